@@ -1,0 +1,26 @@
+"""How commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from dualproc.errors import DualprocError
+
+
+def print_error(error: DualprocError) -> None:
+    """Write an error to stderr, its first word in red."""
+    typer.echo(f"{typer.style('error:', fg='red', bold=True)} {error}", err=True)
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write rows in columns as wide as their longest cell, below bold headings."""
+    widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+    typer.secho(line(headings), bold=True)
+    for row in rows:
+        typer.echo(line(row))

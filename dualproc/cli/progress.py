@@ -1,0 +1,70 @@
+"""Progress on the terminal, and silence from the libraries."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dualproc.types import StepRecord
+
+
+def quiet() -> None:
+    """Keep the libraries' own bars and warnings off the terminal. Call before they are imported."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore")
+    logging.getLogger("torch").setLevel(logging.ERROR)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+
+
+class Bars:
+    """One bar for the steps and one for the held-out pictures: an `engine.Progress`."""
+
+    def __init__(self) -> None:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        )  # fmt: skip
+        self._steps = self._progress.add_task("teaching ", total=None, note="", visible=False)
+        self._pictures = self._progress.add_task("measuring", total=None, note="", visible=False)
+        self._referee = ""
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, record: StepRecord, total: int) -> None:
+        """Show loss, reward and the judge's and referee's P(wanted answer)."""
+        if record.referee is not None:
+            self._referee = f" referee {record.referee:.2f}"
+        note = f"loss {record.loss:+.3f} reward {record.reward:+.3f} judge {record.p_answer:.2f}{self._referee}"
+        if record.skipped:
+            note += " (not a number: skipped)"
+        self._progress.update(self._steps, completed=record.step, total=total, note=note, visible=True)
+
+    def pictures(self, done: int, total: int) -> None:
+        """Show how many held-out pictures are made."""
+        self._progress.update(self._pictures, completed=done, total=total, visible=True)

@@ -1,0 +1,140 @@
+"""`dp run`, `dp generate`, `dp score`: teach, use and measure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .arguments import File, Overrides, Variant
+from .output import print_table
+
+if TYPE_CHECKING:
+    from dualproc.engine import FitResult
+    from dualproc.spec import TaskSpec
+    from dualproc.types import Evaluation
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/line_weight/thick.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command()(run)
+    app.command()(generate)
+    app.command()(score)
+
+
+def run(
+    file: File,
+    overrides: Overrides = None,
+    variant: Variant = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="The run folder; runs/NAME/VARIANT if not given.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an unfinished run from its last checkpoint.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the same folder.")] = False,
+) -> None:
+    """Teach the generator what a spec says, and measure what it learnt.
+
+    Without --variant, every variant of the spec is run. Ctrl+C ends the teaching after the current step: the LoRA, the
+    measurement and the report are still made; a second Ctrl+C ends at once (go on later with --resume).
+
+    \b
+    dp run specs/line_weight.yaml
+    dp run specs/line_weight.yaml --variant thick --set train.steps=50 --out runs/short
+    """
+    from dualproc.resolve import read_checked
+
+    loaded = read_checked(file, overrides=overrides or (), variant=variant)
+    specs = [one.require() for one in loaded.each()]
+    results = []
+    for spec in specs:
+        folder = Path(out, spec.variant or "") if out and len(specs) > 1 else out
+        results.append(
+            _fit_one(spec, Path(file).read_text(encoding="utf-8"), folder, resume=resume, overwrite=overwrite)
+        )
+        if results[-1].stopped and results[-1].stopped.startswith("interrupted"):
+            raise typer.Exit(130)
+
+
+def _fit_one(spec: TaskSpec, text: str, out: str | Path | None, *, resume: bool, overwrite: bool) -> FitResult:
+    from .progress import Bars, quiet
+
+    quiet()
+    title = f"{spec.name}/{spec.variant}" if spec.variant else spec.name
+    typer.secho(f"{title}: loading {spec.generator.type} (generator) and {spec.judge.type} (judge)", bold=True)
+    from dualproc.engine import Engine
+    from dualproc.engine.fit import fit
+
+    engine = Engine(spec)
+    with Bars() as bars:
+        result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
+    if result.stopped:
+        typer.secho(f"{result.stopped}; saved what is there", fg="yellow")
+    _print_evaluation(result.evaluation)
+    typer.echo(f"  pictures  {result.run / 'samples' / 'before_after.png'}")
+    typer.echo(f"  report    {result.run / 'report.html'}")
+    typer.echo(f'  use it    dp generate {result.run} "{result.evaluation.prompts[0].text}" --seed 3 -n 4\n')
+    return result
+
+
+def generate(
+    run: Run,
+    prompt: Annotated[str, typer.Argument(help="What to draw, such as 'a cartoon of an owl'.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture; the others follow.")] = 0,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many pictures.")] = 1,
+    strength: Annotated[float, typer.Option(help="Strength of the LoRA: 1 as trained, 0 the base.")] = 1.0,
+    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; RUN/generated if not given.")] = None,
+) -> None:
+    """Draw pictures with what a run has learnt.
+
+    \b
+    dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
+    dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 --strength 0
+    """
+    from .progress import quiet
+
+    quiet()
+    from dualproc.engine.reload import generate as draw
+    from dualproc.engine.reload import load_generator
+    from dualproc.run import write_pictures
+    from dualproc.run.pictures import picture_names
+
+    seeds = range(seed, seed + count)
+    images = draw(load_generator(run, strength=strength), prompt, seeds)
+    folder = Path(out) if out else Path(run, "generated")
+    for path in write_pictures(folder, images, picture_names([prompt] * count, seeds)):
+        typer.echo(str(path))
+
+
+def score(run: Run) -> None:
+    """Measure a run again on its held-out prompts and seeds, and renew its pictures and report.
+
+    \b
+    dp score runs/line_weight/thick
+    """
+    from .progress import Bars, quiet
+
+    quiet()
+    from dualproc.engine.fit import finish
+    from dualproc.engine.reload import load_engine
+
+    folder, engine = load_engine(run)
+    with Bars() as bars:
+        evaluation = finish(engine, folder, bars)
+    _print_evaluation(evaluation)
+    typer.echo(f"  report    {folder.path / 'report.html'}")
+
+
+def _print_evaluation(evaluation: Evaluation) -> None:
+    from dualproc.run import alarms, summary_rows
+
+    typer.echo(f"\nMeasured on {len(evaluation.seeds)} held-out pictures (prompts and seeds never trained on):")
+    rows: Sequence[Sequence[str]] = [tuple(row) for row in summary_rows(evaluation)]
+    print_table(("", "base", "taught", ""), rows)
+    for alarm in alarms(evaluation):
+        typer.secho(f"warning: {alarm}", fg="yellow")

@@ -1,0 +1,96 @@
+"""`dp spec` and `dp schema`: is a spec right, what does it come to, what may it say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from .arguments import File, Overrides, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dualproc.spec import LoadedSpec, TaskSpec
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check a spec, or show what it comes to.")
+    group.command()(check)
+    group.command()(show)
+    app.add_typer(group, name="spec")
+    app.command()(schema)
+
+
+def check(file: File, overrides: Overrides = None, variant: Variant = None) -> None:
+    """Report every mistake of a spec.
+
+    That includes what it tells its plugins, and all its variants unless one is chosen.
+
+    \b
+    dp spec check specs/line_weight.yaml
+    dp spec check specs/line_weight.yaml --set train.lr=3e-4
+    """
+    from dualproc.resolve import read_checked
+
+    loaded = read_checked(file, overrides=overrides or (), variant=variant)
+    spec = loaded.each()[0].require()
+    chosen = f", variant {loaded.variant}" if loaded.variant else ""
+    variants = f", variants {', '.join(loaded.variants)}" if loaded.variants and not chosen else chosen
+    names = dict.fromkeys(f"{place.kind}/{place.type}" for place in spec.plugins())
+    typer.echo(f"ok: {spec.name}{variants}; plugins {', '.join(names)}")
+
+
+def show(file: File, overrides: Overrides = None, variant: Variant = None) -> None:
+    """Print all values of a spec and their origins.
+
+    Defaults are included. The output is a spec too, the origins being comments.
+
+    \b
+    dp spec show specs/line_weight.yaml --variant thin
+    dp spec show specs/line_weight.yaml --variant thin --set train.steps=50 > mine.yaml
+    """
+    from dualproc.resolve import read_checked
+
+    loaded = read_checked(file, overrides=overrides or (), variant=variant)
+    for line in _with_origins(loaded.require(), loaded):
+        typer.echo(line)
+
+
+def schema() -> None:
+    """Print the JSON schema of a spec, for editors.
+
+    It has the parameters of all plugins that are installed.
+
+    \b
+    dp schema > spec.schema.json
+    # then, in the first line of a spec:  # yaml-language-server: $schema=spec.schema.json
+    """
+    import json
+
+    from dualproc.resolve import installed_schema
+
+    found, broken = installed_schema()
+    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    for error in broken:
+        typer.secho(f"left out: {error}", fg="yellow", err=True)
+
+
+def _with_origins(spec: TaskSpec, loaded: LoadedSpec) -> Iterable[str]:
+    """The spec as YAML, each value's origin as a comment in a column of its own."""
+    from dualproc.spec import to_yaml
+    from dualproc.spec.document import dotted
+    from dualproc.spec.reading import read_text
+
+    text = to_yaml(spec)
+    written, _ = read_text(text, "")
+    origins = {"variant": "--variant", **loaded.origins} if spec.variant else loaded.origins
+    comments: dict[int, str] = {}
+    for path, node in written.walk() if written else ():
+        if not isinstance(node.value, dict) and node.place.line is not None:
+            comments.setdefault(node.place.line, origins.get(dotted(path), "default"))
+    lines = text.splitlines()
+    column = min(70, max(map(len, lines)))
+    for number, line in enumerate(lines, start=1):
+        yield f"{line.ljust(column)}  # {comments[number]}" if number in comments else line

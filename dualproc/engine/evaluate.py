@@ -1,0 +1,165 @@
+"""The proof: base and taught generator on held-out prompts and seeds, measured by what took no part in teaching."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dualproc.protocols import Judge, Scorer
+from dualproc.spec import QuestionSpec
+from dualproc.types import Evaluation, Measurement, Prompt, Sample, Score, ScoreContext
+
+from .loop import SEEDS, Engine, wanted_probability
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HACK_LEVEL = 0.3
+"""The noise level at which the hack meter is read; fixed, so that runs can be compared."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Held-out pictures [B, 3, H, W] in [0, 1]; `overlaid` are the taught ones as the judge sees them."""
+
+    base: Tensor
+    taught: Tensor
+    overlaid: Tensor
+
+
+def held_out(engine: Engine) -> tuple[list[Prompt], list[int]]:
+    """Prompt and seed of every held-out picture: each evaluation prompt with the same seeds, none ever trained on."""
+    prompts, count = engine.spec.prompts.eval_prompts(), engine.spec.evaluation.seeds
+    return [p for p in prompts for _ in range(count)], [SEEDS + i for _ in prompts for i in range(count)]
+
+
+def evaluate(engine: Engine, advance: Callable[[int], None] = lambda _: None) -> tuple[Evaluation, Pictures]:
+    """Measure the generator with the LoRA off and on; `advance` is told of every picture made."""
+    import torch
+
+    prompts, seeds = held_out(engine)
+    with torch.no_grad():
+        base = _sample(engine, prompts, seeds, base=True, advance=advance)
+        taught = _sample(engine, prompts, seeds, base=False, advance=advance)
+        evaluation = Evaluation(
+            prompts=tuple(prompts),
+            seeds=tuple(seeds),
+            base=measure(engine, base, prompts, seeds, base.images),
+            taught=measure(engine, taught, prompts, seeds, base.images),
+        )
+        return evaluation, Pictures(base.images, taught.images, engine.overlaid(taught.images))
+
+
+def measure(
+    engine: Engine, sample: Sample, prompts: Sequence[Prompt], seeds: Sequence[int], base_images: Tensor | None
+) -> Measurement:
+    """Everything that is measured on one set of pictures."""
+    seen = engine.overlaid(sample.images)
+    context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
+    preserve, referee, size = engine.spec.preserve, engine.referee, engine.spec.evaluation.batch
+    return Measurement(
+        scores=tuple(_score(name, scorer, sample.images, context) for name, scorer in engine.scorers),
+        judge=_asked(engine.judge, seen, prompts, engine.spec.questions, size),
+        referee=_asked(referee, seen, prompts, engine.spec.questions, size) if referee else None,
+        preserved=_asked(referee, sample.images, prompts, [preserve], size) if referee and preserve else None,
+        hack_meter=hack_meter(engine, sample, prompts, seeds),
+        diversity=diversity(sample.images, [prompt.text for prompt in prompts]),
+    )
+
+
+def hack_meter(engine: Engine, sample: Sample, prompts: Sequence[Prompt], seeds: Sequence[int]) -> float:
+    """Mean squared distance of the latents to what the base makes of them, re-noised to `HACK_LEVEL`."""
+    total = 0.0
+    for part in _batches(len(seeds), engine.spec.evaluation.batch):
+        latents, texts = sample.latents[part], [prompt.text for prompt in prompts[part]]
+        again = engine.generator.denoise(latents, HACK_LEVEL, texts, seeds[part], base=True)
+        total += (latents - again).square().flatten(1).mean(1).sum().item()
+    return total / len(seeds)
+
+
+def diversity(images: Tensor, prompts: Sequence[str]) -> float:
+    """Mean RMS distance between pictures of the same prompt; nan if no prompt has two."""
+    import torch
+
+    distances = []
+    for prompt in dict.fromkeys(prompts):
+        same = images[[i for i, other in enumerate(prompts) if other == prompt]].flatten(1)
+        distances.append(torch.pdist(same) / same.shape[1] ** 0.5)
+    together = torch.cat(distances)
+    return together.mean().item() if len(together) else float("nan")
+
+
+def referee_score(engine: Engine) -> float:
+    """The referee's mean P(wanted answer), on training prompts with seeds of its own: what stops a fit.
+
+    Not on the held-out prompts, or the final measurement there would have been tuned on.
+    """
+    import random
+
+    import torch
+
+    assert engine.referee is not None
+    assert engine.spec.train.stop is not None
+    rng = random.Random(f"{engine.spec.train.seed}/referee")
+    count = engine.spec.train.stop.pictures
+    prompts = rng.choices(engine.prompts, k=count)
+    seeds = [2 * SEEDS + rng.randrange(SEEDS) for _ in prompts]
+    with torch.no_grad():
+        images = engine.overlaid(_sample(engine, prompts, seeds, base=False).images)
+        scores = _asked(engine.referee, images, prompts, engine.spec.questions, engine.spec.evaluation.batch)
+    return sum(scores) / count
+
+
+def _sample(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    *,
+    base: bool,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Sample:
+    import torch
+
+    made = []
+    for part in _batches(len(seeds), engine.spec.evaluation.batch):
+        texts = [prompt.text for prompt in prompts[part]]
+        made.append(engine.generator.sample(texts, seeds[part], base=base))
+        advance(len(texts))
+    return Sample(torch.cat([s.images for s in made]), torch.cat([s.latents for s in made]))
+
+
+def _asked(
+    judge: Judge, images: Tensor, prompts: Sequence[Prompt], questions: Sequence[QuestionSpec], size: int
+) -> tuple[float, ...]:
+    """P(wanted answer), mean over the questions, one a picture."""
+    wanted = [question.candidates.index(question.answer) for question in questions]
+    out: list[float] = []
+    for part in _batches(len(prompts), size):
+        asked = [[question.for_prompt(prompt) for question in questions] for prompt in prompts[part]]
+        answers = judge.answer_log_likelihoods(images[part], asked)
+        out += wanted_probability(answers.log_likelihoods, wanted).tolist()
+    return tuple(out)
+
+
+def _score(name: str, scorer: Scorer, images: Tensor, context: ScoreContext) -> Score:
+    values = tuple(scorer.score(images, context).tolist())
+    params = getattr(scorer, "params", None)
+    target, tolerance = getattr(params, "target", None), getattr(params, "tolerance", None)
+    allowed = share = None
+    if target is not None and tolerance is not None:
+        allowed = tolerance * abs(target)  # a nan compares false below: what cannot be measured is missed
+        share = sum(abs(value - target) <= allowed for value in values) / len(values)
+    return Score(
+        name=name,
+        unit=scorer.unit,
+        better=scorer.better,
+        values=values,
+        target=target,
+        tolerance=allowed,
+        on_target=share,
+    )
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))

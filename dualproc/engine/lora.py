@@ -1,0 +1,96 @@
+"""The LoRA: attached to the generator's backbone, read out with its scale folded in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dualproc.errors import DualprocError, RunError
+from dualproc.spec import Lora
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
+
+ADAPTER = "dualproc"
+
+
+def attach(module: nn.Module, spec: Lora, targets: Sequence[str], *, seed: int) -> list[nn.Parameter]:
+    """Put a fresh LoRA on the `targets` of a module, and return its weights: all that is trained, in float32.
+
+    The effective scale is strength * alpha / rank (the authors' 5 * 8 / 16 = 2.5). A fresh LoRA changes nothing, for
+    its second factor is zero.
+    """
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora import LoraLayer
+
+    wanted = list(spec.targets or targets)
+    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=wanted, init_lora_weights="gaussian")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, module, adapter_name=ADAPTER)
+    except ValueError as error:
+        linear = sorted(
+            {name.split(".", 2)[-1] for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
+        )
+        raise DualprocError(
+            f"the LoRA's targets {', '.join(wanted)} name no layer of {type(module).__name__}",
+            hint=f"set train.lora.targets to name endings of its linear layers, such as {', '.join(linear[:8])}",
+        ) from error
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_scale(ADAPTER, spec.strength)
+    weights = [value for name, value in module.named_parameters() if f".{ADAPTER}." in name]
+    for weight in weights:
+        weight.data = weight.data.float()
+    return weights
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    """The LoRA's own weights by PEFT's names, as they are trained: what a checkpoint keeps."""
+    return {name: value.detach() for name, value in module.named_parameters() if f".{ADAPTER}." in name}
+
+
+def restore(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Set the LoRA's weights to what `state` returned."""
+    import torch
+
+    with torch.no_grad():
+        for name, value in state(module).items():
+            value.copy_(tensors[name])
+
+
+def load_export(module: nn.Module, spec: Lora, file: Path, *, strength: float = 1.0) -> None:
+    """Set the attached LoRA to what `folded` wrote to a run's file, at `strength` times what was trained.
+
+    Raises RunError if the file is not the LoRA of this module.
+    """
+    from peft.tuners.lora import LoraLayer
+    from safetensors.torch import load_file
+
+    scale = spec.strength * spec.alpha / spec.rank
+    saved = {name.partition(".")[2]: value for name, value in load_file(file).items()}  # without "transformer."
+    tensors = {}
+    for name in state(module):
+        plain = name.replace(f".{ADAPTER}.", ".")
+        if plain not in saved:
+            raise RunError(f"{file} is not a LoRA of this generator: it has no {plain}")
+        tensors[name] = saved[plain] / scale if ".lora_B." in plain else saved[plain]
+    restore(module, tensors)
+    for layer in module.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_scale(ADAPTER, spec.strength * strength)
+
+
+def folded(module: nn.Module, spec: Lora) -> dict[str, Tensor]:
+    """The LoRA as tools load it: PEFT's names without the adapter's, scale folded into lora_B, so alpha == rank."""
+    scale = spec.strength * spec.alpha / spec.rank
+    out = {}
+    for name, value in state(module).items():
+        plain = name.replace(f".{ADAPTER}.", ".")
+        out[plain] = (value * scale if ".lora_B." in plain else value).contiguous().cpu()
+    return out

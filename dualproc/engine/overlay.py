@@ -1,0 +1,70 @@
+"""The visual prompt: drawn with Pillow, laid over the pictures differentiably."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dualproc.protocols import VisualPrompt
+from dualproc.spec import VisualPromptSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+CANVAS = 512
+"""Layers are drawn at least this large and then reduced, so that edges and widths below a pixel come out right."""
+
+
+def overlay(
+    images: Tensor, spec: VisualPromptSpec, layers: Sequence[VisualPrompt], rng: random.Random | None = None
+) -> Tensor:
+    """Lay the visual prompt over images [B, 3, H, W] in [0, 1]; differentiable in the images.
+
+    With `rng`, every picture's prompt is shifted by its own draw from `spec.jitter`; without, it stays in its place.
+    """
+    import torch
+
+    height, width = images.shape[-2:]
+    drawn = _draw(layers, width, height)
+    shifts = [_shift(spec, rng) for _ in range(len(images))]
+    placed = {shift: _to_tensor(_place(drawn, shift, width, height)) for shift in set(shifts)}
+    rgba = torch.stack([placed[shift] for shift in shifts]).to(images)
+    alpha = rgba[:, 3:] * (spec.opacity if spec.blend == "alpha" else 1.0)
+    return images * (1 - alpha) + rgba[:, :3] * alpha
+
+
+def _shift(spec: VisualPromptSpec, rng: random.Random | None) -> tuple[float, float]:
+    return (0.0, 0.0) if rng is None else (rng.uniform(*spec.jitter.x), rng.uniform(*spec.jitter.y))
+
+
+def _draw(layers: Sequence[VisualPrompt], width: int, height: int) -> Image:
+    """All layers on one transparent canvas, a whole number of times as large as the picture."""
+    from PIL import Image
+
+    times = max(1, -(-CANVAS // min(width, height)))
+    canvas = Image.new("RGBA", (times * width, times * height))
+    for layer in layers:
+        layer.draw(canvas)
+    return canvas
+
+
+def _place(canvas: Image, shift: tuple[float, float], width: int, height: int) -> Image:
+    """The canvas shifted (what leaves the picture is lost) and reduced to the picture's size."""
+    from PIL import Image
+
+    moved = canvas
+    if shift != (0.0, 0.0):
+        moved = Image.new("RGBA", canvas.size)
+        moved.paste(canvas, (round(shift[0] * canvas.width), round(shift[1] * canvas.height)))
+    # Premultiplied, or the transparent black around a red line would darken its edge.
+    return moved.convert("RGBa").resize((width, height), Image.Resampling.BOX).convert("RGBA")
+
+
+def _to_tensor(canvas: Image) -> Tensor:
+    """[4, H, W] in [0, 1]."""
+    import torch
+
+    data = torch.frombuffer(bytearray(canvas.tobytes()), dtype=torch.uint8)
+    return data.view(canvas.height, canvas.width, 4).permute(2, 0, 1).float() / 255

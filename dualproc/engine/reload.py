@@ -1,0 +1,53 @@
+"""Runs read back: the generator as a run taught it, alone or with everything that measured it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING
+
+from dualproc import resolve
+from dualproc.protocols import Generator
+from dualproc.run import RunFolder
+from dualproc.run.folder import RESOLVED, WEIGHTS
+
+from . import lora
+from .loop import Engine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dualproc.spec import TaskSpec
+
+
+def open_run(path: str | PathLike[str]) -> tuple[RunFolder, TaskSpec]:
+    """A finished run and its spec. Raises RunError if it is none, SpecError if its spec no longer holds."""
+    run = RunFolder.open(path, needs=[WEIGHTS])
+    return run, resolve.load_spec(run.path / RESOLVED, variant=run.resolved.get("variant"))
+
+
+def load_engine(path: str | PathLike[str]) -> tuple[RunFolder, Engine]:
+    """A run's engine with its LoRA as trained: to measure again, or to go on from in Python."""
+    run, spec = open_run(path)
+    engine = Engine(spec)
+    lora.load_export(engine.generator.adapter_module, spec.train.lora, run.path / WEIGHTS)
+    return run, engine
+
+
+def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Generator:
+    """A run's generator with its LoRA at `strength` (1 as trained, 0 the base)."""
+    run, spec = open_run(path)
+    generator: Generator = resolve.build("generators", spec.generator)
+    module = generator.adapter_module
+    lora.attach(module, spec.train.lora, generator.lora_targets, seed=0)
+    lora.load_export(module, spec.train.lora, run.path / WEIGHTS, strength=strength)
+    return generator
+
+
+def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int = 8) -> Tensor:
+    """[B, 3, H, W] in [0, 1]: pictures of one prompt, one for each seed."""
+    import torch
+
+    parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
+    with torch.no_grad():
+        return torch.cat([generator.sample([prompt] * len(part), part).images for part in parts])

@@ -1,0 +1,65 @@
+"""Errors that are the user's to mend: the command line prints them without a traceback and exits with code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class DualprocError(Exception):
+    """Base of all errors of dualproc: says what is wrong and, in `hint`, what to do about it."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n  {self.hint}"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a spec: where it stands, what is wrong, what was expected."""
+
+    message: str
+    path: str = ""
+    """Dotted path of the key, such as `train.lora.rank`."""
+    source: str | None = None
+    """File (or `--set`) that the value came from; None for a spec built in Python."""
+    line: int | None = None
+    column: int | None = None
+    text: str | None = None
+    """The line itself."""
+    hint: str | None = None
+    """What was expected, or the nearest known name."""
+
+    def __str__(self) -> str:
+        place = ":".join(str(part) for part in (self.source, self.line, self.column) if part is not None)
+        head = ": ".join(part for part in (place, self.path, self.message) if part)
+        lines = [head]
+        if self.text is not None:
+            lines.append(f"    {self.text.rstrip()}")
+            if self.column is not None:
+                lines.append("    " + " " * (self.column - 1) + "^")
+        if self.hint:
+            lines.append(f"    {self.hint}")
+        return "\n".join(lines)
+
+
+class SpecError(DualprocError):
+    """A spec that cannot be used; `problems` has every mistake found, not only the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        head = "1 mistake in the spec" if count == 1 else f"{count} mistakes in the spec"
+        super().__init__(head + ":\n" + "\n".join(str(problem) for problem in self.problems))
+
+
+class PluginError(DualprocError):
+    """A plugin that cannot be found, loaded or used."""
+
+
+class RunError(DualprocError):
+    """A run folder that cannot be written, read or continued."""

@@ -1,0 +1,25 @@
+"""Generators by name: each a set of parameters for `diffusers`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dualproc.protocols import Preset
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
+
+TINY = Preset(
+    of="diffusers",
+    summary="The shipped FluxPipeline: cartoons at 64 x 64 pixels in one step, made for two CPU cores.",
+    params={
+        "model": str(WEIGHTS / "generator"),
+        "height": 64,
+        "width": 64,
+        "steps": 1,
+        "guidance": 0.0,
+        "lora_targets": ATTENTION + FEED_FORWARD,
+        "call": {"max_sequence_length": 14},
+    },
+)

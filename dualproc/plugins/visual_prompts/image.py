@@ -1,0 +1,71 @@
+"""The visual prompt layer `image`."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from dualproc.errors import PluginError
+
+from ._canvas import Place, Size, pixels
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from typing_extensions import Self
+
+
+class ImageLayer:
+    """A picture from a file, stretched to its place."""
+
+    api_version: ClassVar[int] = 1
+
+    class Params(BaseModel, extra="forbid", frozen=True):
+        """Which picture, and where it lies."""
+
+        path: str = Field(min_length=1, description="the picture's file, relative to the current folder")
+        at: Place = Field((0, 0), description="its upper left corner: [x, y], as shares of width and height")
+        size: tuple[Size, Size] = Field((1, 1), description="[width, height], as shares of the picture's")
+
+        @field_validator("path")
+        @classmethod
+        def _below(cls, path: str) -> str:
+            """Refuse paths that lead elsewhere, so that a stranger's spec reads nothing but what lies beside it."""
+            flavours = PurePosixPath(path), PureWindowsPath(path)
+            if any(flavour.anchor or ".." in flavour.parts for flavour in flavours):
+                raise ValueError(f"'{path}' may lead anywhere; give a relative path without '..'")
+            return path
+
+        @model_validator(mode="after")
+        def _inside(self) -> Self:
+            if any(start + extent > 1 + 1e-9 for start, extent in zip(self.at, self.size, strict=True)):
+                raise ValueError("the layer does not fit into the picture: at + size is more than 1")
+            return self
+
+    def __init__(self, params: Params) -> None:
+        """Read the picture.
+
+        Raises:
+            PluginError: there is no such file, or it is not a picture that Pillow can read.
+        """
+        self.params = params
+        self._image = _read(Path(params.path))
+
+    def draw(self, canvas: Image.Image) -> None:
+        """Lay the picture over its place; its transparent parts let the canvas through."""
+        left, top = (round(value) for value in pixels(canvas, self.params.at))
+        width, height = (max(1, round(value)) for value in pixels(canvas, self.params.size))
+        canvas.alpha_composite(self._image.resize((width, height)), (left, top))
+
+
+def _read(file: Path) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as picture:
+            return picture.convert("RGBA")
+    except FileNotFoundError as error:
+        raise PluginError(f"there is no file {file}", hint="paths are relative to the current folder") from error
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise PluginError(f"{file} is not a picture that can be read: {error}", hint="use a PNG or JPEG") from error

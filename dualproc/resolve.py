@@ -1,0 +1,153 @@
+"""From a spec to live plugins: the registry's answer to every name in it, and the plugins' own answer to parameters."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from . import registry
+from .errors import DualprocError, PluginError, Problem, SpecError
+from .protocols import KINDS
+from .registry import LoadedPlugin
+from .spec import LoadedSpec, PluginPlace, PluginRef, TaskSpec, json_schema, problems_from, read_spec
+from .spec.document import Node, from_data, problem_at, split
+
+
+def load_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> TaskSpec:
+    """Read a spec file, checked together with every plugin that it names.
+
+    Raises:
+        SpecError: with every mistake and where it stands; or the spec has variants and none is chosen.
+    """
+    return read_checked(path, overrides=overrides, variant=variant).require()
+
+
+def read_checked(
+    path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None
+) -> LoadedSpec:
+    """As `load_spec`, with the origin of every value; where no variant is chosen, every variant is checked.
+
+    Raises:
+        SpecError: with every mistake and where it stands.
+    """
+    loaded = read_spec(path, overrides=overrides, variant=variant)
+    load = functools.cache(registry.load)
+    problems = list(loaded.problems)
+    for one in loaded.each():
+        problems += _plugin_problems(one.plugins(), one, load)
+    _refuse(problems)
+    return loaded
+
+
+def check_plugins(spec: TaskSpec) -> None:
+    """Check every plugin that a spec names and its parameters, without building any.
+
+    Raises:
+        SpecError: with every mistake and its path.
+    """
+    _refuse(_plugin_problems(spec.plugins(), _InPython(from_data(spec)), functools.cache(registry.load)))
+
+
+def build(kind: str, ref: PluginRef) -> Any:
+    """A live plugin.
+
+    Raises:
+        PluginError: it cannot be found, loaded or built.
+        SpecError: its parameters are not valid.
+    """
+    plugin = registry.load(kind, ref.type)
+    try:
+        params = plugin.params(ref.params)
+    except ValidationError as error:
+        place = PluginPlace(kind, kind, ref.type, ref.params)
+        locator = _InPython(from_data({kind: ref}))
+        raise SpecError(_params_problems(error, plugin, place, locator)) from error
+    try:
+        return plugin.cls(params)
+    except DualprocError:
+        raise
+    except Exception as error:  # a stranger's constructor may raise anything
+        raise registry.failure(plugin.entry, error) from error
+
+
+def installed_schema() -> tuple[dict[str, Any], list[PluginError]]:
+    """The JSON schema of a spec file with the parameters of every installed plugin, and the plugins left out as broken.
+
+    A name that several distributions have stands in it as `distribution/name`.
+    """
+    params: dict[str, dict[str, Any]] = {}
+    broken = []
+    for kind in KINDS:
+        entries = registry.entries(kind)
+        names = [entry.name for entry in entries]
+        params[kind] = {}
+        for entry in entries:
+            name = entry.name if names.count(entry.name) == 1 else f"{entry.distribution}/{entry.name}"
+            try:
+                params[kind][name] = registry.load(kind, name).schema()
+            except PluginError as error:
+                broken.append(error)
+    return json_schema(params), broken
+
+
+class _Locator(Protocol):
+    """Knows where the values of a spec were written."""
+
+    def problem(self, path: str, message: str, *, hint: str | None = None) -> Problem: ...
+
+    def problems_from(self, error: ValidationError, model: type[BaseModel], path: str) -> list[Problem]: ...
+
+
+@dataclass(frozen=True)
+class _InPython:
+    """The locator of a spec that was not read from a file: it knows the paths only."""
+
+    document: Node
+
+    def problem(self, path: str, message: str, *, hint: str | None = None) -> Problem:
+        return problem_at(self.document, split(path), message, hint=hint)
+
+    def problems_from(self, error: ValidationError, model: type[BaseModel], path: str) -> list[Problem]:
+        return problems_from(error, model, self.document, path=split(path))
+
+
+def _plugin_problems(
+    places: Iterable[PluginPlace], locator: _Locator, load: Callable[[str, str], LoadedPlugin]
+) -> list[Problem]:
+    problems = []
+    for place in places:
+        try:
+            plugin = load(place.kind, place.type)
+            plugin.params(place.params)
+        except PluginError as error:
+            problems.append(locator.problem(f"{place.path}.type", error.message, hint=error.hint))
+        except ValidationError as error:
+            problems += _params_problems(error, plugin, place, locator)
+    return problems
+
+
+def _params_problems(
+    error: ValidationError, plugin: LoadedPlugin, place: PluginPlace, locator: _Locator
+) -> list[Problem]:
+    """What is wrong with a plugin's parameters; those that its preset has wrong are not the spec's mistake."""
+    filled_in = set(plugin.preset) - set(place.params)
+    faults = [details for details in error.errors() if details["loc"] and details["loc"][0] in filled_in]
+    if not faults:
+        return locator.problems_from(error, plugin.cls.Params, place.path)
+    causes = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+    message = f"{plugin.entry} is a preset with wrong parameters: {causes}"
+    return [locator.problem(f"{place.path}.type", message, hint=f"pip install --upgrade {plugin.entry.distribution}")]
+
+
+def _refuse(problems: Iterable[Problem]) -> None:
+    """Raise all problems, each once, in the order of the files."""
+    unique = sorted(
+        dict.fromkeys(problems), key=lambda p: (p.source is None, p.source or "", p.line or 0, p.column or 0)
+    )
+    if unique:
+        raise SpecError(unique)

@@ -1,0 +1,128 @@
+"""The model card: README.md with front matter, as the Hub and people read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dualproc.types import Evaluation
+
+from .folder import CARD, SAMPLES, RunFolder
+from .pictures import GRID
+from .resolved import Task, task
+from .summary import alarms, headline, judge_against_measurement, summary_rows
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+_LIMITS = """\
+This LoRA was taught one thing by a vision-language model's answers, on few prompts and in few steps. The numbers above
+hold for the held-out prompts and seeds named in `evaluation.json`, at the resolution of the fit; look at your own
+pictures before relying on it elsewhere. It inherits the limits and the licence terms of the base model."""
+
+
+def write_card(run: RunFolder, *, base_model: str, load: str | None = None) -> Path:
+    """Write the run's README.md from what is in its folder; says where it is.
+
+    `base_model` is the generator's Hub id (or its name, if it is not on the Hub). `load` is the Python expression that
+    loads the base pipeline, where `DiffusionPipeline.from_pretrained(base_model)` would not. RunError if a file of the
+    run is damaged or the card cannot be written.
+    """
+    return run.write(CARD, render_card(run, base_model=base_model, load=load))
+
+
+def render_card(run: RunFolder, *, base_model: str, load: str | None = None) -> str:
+    """The text of `write_card`."""
+    known = task(run.resolved)
+    evaluation = run.read_evaluation()
+    sections = [
+        _front_matter(base_model),
+        f"# {_cell(known.name or run.path.name)}",
+        f"A LoRA for `{_one_line(base_model)}`, taught with dualproc by asking a "
+        "vision-language model about its pictures.",
+        *([_cell(known.description)] if known.description else []),
+        *(f"> {_cell(text)} **{_cell(answer)}**" for text, answer in known.questions),
+        *_results(evaluation),
+        *_grid(run),
+        _usage(base_model, load, _first_prompt(known, evaluation)),
+        f"## The spec\n\n{_fenced(run.resolved_text, 'yaml')}",
+        f"## Limits\n\n{_LIMITS}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(base_model: str) -> str:
+    matter: dict[str, Any] = {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["lora", "text-to-image", "diffusers", "dualproc"],
+    }
+    if _HUB_ID.fullmatch(base_model):
+        matter = {"base_model": base_model, "base_model_relation": "adapter"} | matter
+    return f"---\n{yaml.safe_dump(matter, sort_keys=False)}---"
+
+
+def _results(evaluation: Evaluation | None) -> list[str]:
+    if evaluation is None:
+        return ["**Not evaluated yet**: the run is not finished, nothing is known about what this LoRA does."]
+    cells = [[_cell(text) for text in row] for row in summary_rows(evaluation)]
+    lines = [
+        "| measured | base | taught | |",
+        "| --- | --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in cells),
+    ]
+    remarks = [f"> **Look closely.** {_cell(note)}" for note in alarms(evaluation)]
+    sentence, alarming = judge_against_measurement(evaluation)
+    if not alarming:
+        remarks.append(_cell(sentence))
+    about = f"{len(evaluation.seeds)} held-out pictures, the same prompts and seeds for base and taught."
+    return ["## What it does", f"{_cell(headline(evaluation))}.", "\n".join(lines), about, *remarks]
+
+
+def _grid(run: RunFolder) -> list[str]:
+    if not (run.samples / GRID).exists():
+        return []
+    return [f"![Base and taught pictures, one above the other]({SAMPLES}/{GRID})"]
+
+
+def _usage(base_model: str, load: str | None, prompt: str) -> str:
+    expression = load or f"DiffusionPipeline.from_pretrained({_quoted(base_model)})"
+    code = "\n".join(
+        [
+            *(["from diffusers import DiffusionPipeline", ""] if load is None else []),
+            f"pipe = {expression}",
+            'pipe.load_lora_weights("path/to/this/folder")  # at weight 1.0: the strength of the fit is folded in',
+            f"picture = pipe({_quoted(prompt)}).images[0]",
+        ]
+    )
+    return f"## Use it\n\n{_fenced(code, 'python')}\n\nPlain diffusers, no dualproc needed. In ComfyUI: strength 1.0."
+
+
+def _first_prompt(known: Task, evaluation: Evaluation | None) -> str:
+    if evaluation is not None and evaluation.prompts:
+        return evaluation.prompts[0].text
+    return known.name
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block whose fence is longer than any in the text."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _quoted(text: str) -> str:
+    """A Python string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _cell(text: str) -> str:
+    """Text without meaning to Markdown or HTML, in one line."""
+    return re.sub(r"([\\`*|\[\]<])", r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,214 @@
+"""Hand-written SVG: curves over the steps, and a plot of every picture's score. Colours come from the page's style."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dualproc.types import Score
+
+from .markup import Html, join, tag
+from .numeric import mean, measured, number
+from .summary import title as score_title
+
+WIDTH, HEIGHT = 340, 170
+LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 22
+LANE, COLUMNS = 96, 36
+"""Height of a row of dots, and how many dots fit side by side."""
+POINTS = 240
+"""A curve has at most about this many points; longer ones are averaged in groups."""
+
+Point = tuple[float, float]
+
+
+class Series(NamedTuple):
+    """One curve: its name, its style (`judge`, `referee` or `plain`) and (step, value) points; nan breaks the line."""
+
+    label: str
+    style: str
+    points: Sequence[Point]
+
+
+class _Frame(NamedTuple):
+    """Maps values to places in the drawing."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+    height: float = HEIGHT
+
+    def x(self, value: float) -> float:
+        share = (value - self.x_low) / ((self.x_high - self.x_low) or 1)
+        return round(LEFT + share * (WIDTH - LEFT - RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        share = (value - self.y_low) / ((self.y_high - self.y_low) or 1)
+        return round(self.height - BOTTOM - share * (self.height - TOP - BOTTOM), 1)
+
+
+def line_chart(
+    title: str, series: Sequence[Series], *, about: str = "", base: float = math.nan, from_zero: bool = False
+) -> Html | None:
+    """A figure with one or more curves; `base`, where known, is a dashed line. None if there is nothing to draw.
+
+    The axis of a chart titled P(...) goes from 0 to 1; any other's fits the values, with `from_zero` 0 as well, where
+    ratios matter.
+    """
+    drawn = [one._replace(points=_thin(one.points)) for one in series]
+    drawn = [one for one in drawn if measured([y for _, y in one.points])]
+    if not drawn:
+        return None
+    steps = [x for one in drawn for x, _ in one.points]
+    values = measured([y for one in drawn for _, y in one.points] + [base])
+    low, high = (0.0, 1.0) if title.startswith("P(") else _with_room(0.0 if from_zero else min(values), max(values))
+    frame = _Frame(min(steps), max(steps), low, high)
+    body = [*_y_axis(frame), *_x_axis(frame, about="step")]
+    keys = [_key(one.style, f"{one.label} {number(_last(one.points))}") for one in drawn]
+    if math.isfinite(base):
+        body.append(_line(LEFT, frame.y(base), WIDTH - RIGHT, frame.y(base), "base-line"))
+        keys.append(_key("dashed", f"base {number(base)}"))
+    body += [part for one in drawn for part in _curve(one, frame)]
+    caption = tag("figcaption", tag("b", title), *keys, tag("span", about, class_="about"))
+    return tag("figure", caption, _svg(HEIGHT, f"{title} over the steps", body), class_="chart")
+
+
+def dot_plot(base: Score, taught: Score) -> Html | None:
+    """Every picture a dot: above the base's, below the taught generator's, with the target and its band.
+
+    None if nothing was measured.
+    """
+    if not measured([*base.values, *taught.values]):
+        return None
+    target = math.nan if taught.target is None else taught.target
+    tolerance = taught.tolerance or 0.0
+    values = measured([*base.values, *taught.values, target - tolerance, target + tolerance])
+    low, high = _with_room(min(values), max(values))
+    lanes = (("base", base), ("taught", taught))
+    height = TOP + BOTTOM + LANE * len(lanes)
+    frame = _Frame(low, high, 0, 1, height)
+    body = _x_axis(frame)
+    keys: list[Html] = []
+    first, width = float(LEFT), (WIDTH - LEFT - RIGHT) / COLUMNS
+    if math.isfinite(target):
+        x, edge = frame.x(target), frame.x(target - tolerance)
+        if columns := round(2 * (x - edge) / width):  # whole columns in the band: no dot is on the wrong side
+            first, width = edge, 2 * (x - edge) / columns
+        band = tag("rect", x=edge, y=TOP, width=round(2 * (x - edge), 1), height=height - TOP - BOTTOM, class_="band")
+        body += [band, _line(x, TOP, x, height - BOTTOM, "target-line")]
+        keys.append(_key("target", f"target {target:g}" + (f" ± {tolerance:g}" if tolerance else "")))
+    for index, (label, score) in enumerate(lanes):
+        floor = TOP + LANE * (index + 1)
+        body.append(_line(LEFT, floor, WIDTH - RIGHT, floor, "grid"))
+        body.append(tag("text", label, x=LEFT - 6, y=floor - 3, class_="end"))
+        places = [(frame.x(value) - first) / width for value in measured(score.values)]
+        body += _stacks(places, first, width, floor, label)
+    about = tag("span", f"one dot a picture; {taught.unit}", class_="about")
+    caption = tag("figcaption", tag("b", score_title(taught)), *keys, about)
+    return tag("figure", caption, _svg(height, f"{score_title(taught)} of every picture", body), class_="chart")
+
+
+def _stacks(places: Sequence[float], first: float, width: float, floor: float, style: str) -> list[Html]:
+    """Dots on one another in columns of `width` from `first` on; `places` are in units of columns."""
+    columns = Counter(math.floor(place) for place in places)
+    step = min(width, (LANE - 8) / max(columns.values(), default=1))  # high stacks are pressed together
+    return [
+        tag(
+            "circle",
+            cx=round(first + (column + 0.5) * width, 1),
+            cy=round(floor - step * (rank + 0.5), 1),
+            r=round(step * 0.45, 2),
+            class_=f"dot {style}",
+        )
+        for column, dots in columns.items()
+        for rank in range(dots)
+    ]
+
+
+def _curve(series: Series, frame: _Frame) -> list[Html]:
+    sparse = len(series.points) <= 12
+    raw = _path(series.points, frame)
+    if sparse:
+        dots = [
+            tag("circle", tag("title", f"step {x:g}: {number(y)}"), cx=frame.x(x), cy=frame.y(y), r=2.6)
+            for x, y in series.points
+            if math.isfinite(y)
+        ]
+        return [tag("g", tag("path", d=raw, class_="line"), *dots, class_=series.style)]
+    smooth = _path(_moving_mean(series.points), frame)
+    return [tag("g", tag("path", d=raw, class_="line raw"), tag("path", d=smooth, class_="line"), class_=series.style)]
+
+
+def _path(points: Sequence[Point], frame: _Frame) -> str:
+    parts, pen_down = [], False
+    for x, y in points:
+        if math.isfinite(y):
+            parts.append(f"{'L' if pen_down else 'M'}{frame.x(x)} {frame.y(y)}")
+        pen_down = math.isfinite(y)
+    return "".join(parts)
+
+
+def _moving_mean(points: Sequence[Point]) -> list[Point]:
+    reach = max(1, len(points) // 24)
+    return [(x, mean([y for _, y in points[max(0, i - reach) : i + reach + 1]])) for i, (x, _) in enumerate(points)]
+
+
+def _thin(points: Sequence[Point]) -> list[Point]:
+    size = math.ceil(len(points) / POINTS)
+    if size <= 1:
+        return list(points)
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [(group[-1][0], mean([y for _, y in group])) for group in groups]
+
+
+def _with_room(low: float, high: float) -> tuple[float, float]:
+    room = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+    return (0.0 if 0 <= low < room else low - room), high + room
+
+
+def _ticks(low: float, high: float, count: int) -> list[float]:
+    if high <= low:
+        return [low]
+    raw = (high - low) / count
+    scale = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * scale for factor in (1, 2, 5, 10) if factor * scale > 0.8 * raw)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _y_axis(frame: _Frame) -> list[Html]:
+    return [
+        part
+        for value in _ticks(frame.y_low, frame.y_high, 4)
+        for part in (
+            _line(LEFT, frame.y(value), WIDTH - RIGHT, frame.y(value), "grid"),
+            tag("text", f"{value:g}", x=LEFT - 6, y=frame.y(value) + 3.5, class_="end"),
+        )
+    ]
+
+
+def _x_axis(frame: _Frame, *, about: str = "") -> list[Html]:
+    y = frame.height - 7
+    room = WIDTH - 50 if about else WIDTH
+    ticks = [value for value in _ticks(frame.x_low, frame.x_high, 5) if frame.x(value) < room]
+    labels = [tag("text", f"{value:g}", x=frame.x(value), y=y, class_="middle") for value in ticks]
+    return [*labels, tag("text", about, x=WIDTH - RIGHT, y=y, class_="end")]
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Html:
+    return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=style)
+
+
+def _key(style: str, text: str) -> Html:
+    return tag("span", tag("i", class_=f"swatch {style}"), text.strip(), class_="key")
+
+
+def _last(points: Sequence[Point]) -> float:
+    finite = [y for _, y in (_moving_mean(points) if len(points) > 12 else points) if math.isfinite(y)]
+    return finite[-1]
+
+
+def _svg(height: float, label: str, body: Sequence[Html]) -> Html:
+    return tag("svg", join(body), viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=label)

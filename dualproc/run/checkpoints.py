@@ -1,0 +1,82 @@
+"""Checkpoints: tensors as safetensors, everything else as JSON, written aside and then renamed. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dualproc.errors import RunError
+
+from .files import as_run_error, make_folder, remove, sync_folder, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEPT = 2
+"""How many checkpoints stay: the newest, and one more in case the newest turns out to be damaged."""
+
+_PREFIX, _ASIDE = "checkpoint-", ".aside-"
+_TENSORS, _STATE = "tensors.safetensors", "state.json"
+
+
+class Checkpoint(NamedTuple):
+    """Where a fit stood after `step` steps."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    """On the CPU."""
+    state: dict[str, Any]
+    """As JSON has it: tuples have become lists."""
+
+
+def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+    """Write `folder/checkpoint-<step>` and delete all but the newest two.
+
+    A crash at any moment leaves the earlier checkpoints whole. Raises RunError if it cannot be written.
+    """
+    from safetensors.torch import save
+
+    aside, final = folder / f"{_ASIDE}{_PREFIX}{step}", folder / f"{_PREFIX}{step}"
+    remove(aside)
+    make_folder(aside)
+    # Copies, since safetensors refuses tensors that share memory.
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    write_atomically(aside / _TENSORS, save(copies))
+    write_atomically(aside / _STATE, json.dumps(state))
+    remove(final)
+    with as_run_error("write", final):
+        os.rename(aside, final)
+        sync_folder(folder)
+    for old in steps(folder)[:-KEPT]:
+        remove(folder / f"{_PREFIX}{old}")
+    return final
+
+
+def latest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint, None if there is none.
+
+    Raises RunError if it is damaged: going on silently from an older one would hide that something is wrong.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    found = steps(folder)
+    if not found:
+        return None
+    path = folder / f"{_PREFIX}{found[-1]}"
+    try:
+        tensors = load((path / _TENSORS).read_bytes())
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError) as error:
+        instead = f"continue from {_PREFIX}{found[-2]}" if len(found) > 1 else "start from the beginning"
+        raise RunError(f"{path} is damaged: {error}", hint=f"delete that folder to {instead}") from error
+    return Checkpoint(found[-1], tensors, state)
+
+
+def steps(folder: Path) -> list[int]:
+    """The steps there are checkpoints of, in order."""
+    names = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*")]
+    return sorted(int(name) for name in names if name.isdecimal())

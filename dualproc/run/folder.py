@@ -1,0 +1,239 @@
+"""The run folder: everything that one fit leaves behind, and the only place that knows what the files are called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from dualproc.errors import RunError
+from dualproc.types import Evaluation, StepRecord
+
+from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
+from .environment import environment
+from .files import as_run_error, make_folder, read_text, remove, write_atomically
+from .lock import FolderLock
+from .records import from_json, to_json
+from .resolved import differing_keys, plain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPEC = "spec.yaml"
+RESOLVED = "spec.resolved.yaml"
+"""Written first and deleted last: a folder that has it is a run."""
+ENVIRONMENT = "env.json"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+WEIGHTS = "pytorch_lora_weights.safetensors"
+CARD = "README.md"
+REPORT = "report.html"
+SAMPLES = "samples"
+CHECKPOINTS = "checkpoints"
+
+_OURS = (SPEC, ENVIRONMENT, METRICS, EVALUATION, WEIGHTS, CARD, REPORT, SAMPLES, CHECKPOINTS, RESOLVED)
+
+
+class RunFolder:
+    """A run on disk. `create` one to write (it is locked until `close()` or the end of `with`), `open` one to read."""
+
+    def __init__(self, path: Path, *, lock: FolderLock | None = None) -> None:
+        self.path = path
+        self.samples = path / SAMPLES
+        self._lock = lock
+
+    @classmethod
+    def create(
+        cls,
+        path: str | PathLike[str],
+        *,
+        spec_text: str,
+        resolved_text: str,
+        env: Mapping[str, str | int] | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+    ) -> RunFolder:
+        """Start a run in `path`, or go on with the one that is there.
+
+        `spec_text` is the spec as the user wrote it, `resolved_text` the same with every value filled in; `env` is
+        `environment()` unless given. With `resume`, an unfinished run of the same spec goes on: what its metrics say
+        about steps after its last checkpoint is dropped, since these steps will be done again. Where there is no run,
+        one is started. With `overwrite`, an earlier run's files are deleted, and no others.
+
+        Raises RunError if the folder cannot be used: not writable, a file, files of the same names that are no run's,
+        a run (without `resume` or `overwrite`), a run of another spec, or one that another process is writing.
+        """
+        if resume and overwrite:
+            raise RunError("`--resume` goes on with a run, `--overwrite` deletes it: give one of them")
+        folder = Path(path)
+        with as_run_error("use", folder):
+            _refuse_foreign(folder)
+        make_folder(folder)
+        run = cls(folder, lock=FolderLock(folder))
+        try:
+            run._make_room(resolved_text, resume=resume, overwrite=overwrite)
+            write_atomically(folder / RESOLVED, resolved_text)
+            write_atomically(folder / SPEC, spec_text)
+            write_atomically(folder / ENVIRONMENT, to_json(env or environment(), indent=2) + "\n")
+            make_folder(run.samples)
+            make_folder(folder / CHECKPOINTS)
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: str | PathLike[str], *, needs: Sequence[str] = ()) -> RunFolder:
+        """A run to read from; it may still be going on.
+
+        `needs` names files that must be there, such as `WEIGHTS`. Raises RunError if `path` is no run (the hint lists
+        the runs in its subfolders, if there are any), or says which of the files are missing.
+        """
+        folder = Path(path)
+        if not (folder / RESOLVED).is_file():
+            raise RunError(_why_no_run(folder), hint=_where_runs_are(folder))
+        missing = [name for name in needs if not (folder / name).exists()]
+        if missing:
+            raise RunError(
+                f"the run {folder} is not finished: it has no {' and no '.join(missing)}",
+                hint="go on with it with `dp run ... --resume`",
+            )
+        return cls(folder)
+
+    def close(self) -> None:
+        """Let other processes write to the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- what is written during a fit -------------------------------------------------------------------------
+
+    def log(self, record: StepRecord) -> None:
+        """Add one step to the metrics; it is in the file when this returns."""
+        path = self.path / METRICS
+        with as_run_error("write", path), path.open("a", encoding="utf-8") as file:
+            file.write(to_json(record) + "\n")
+
+    def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+        """Keep where the fit stands: tensors by name, and a JSON-able `state`. The newest two checkpoints stay."""
+        return save_checkpoint(self.path / CHECKPOINTS, step, tensors, state)
+
+    def write_evaluation(self, evaluation: Evaluation) -> None:
+        """Keep what was measured on the held-out pictures."""
+        self.write(EVALUATION, to_json(evaluation, indent=1) + "\n")
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        """Write one file of the run, whole or not at all, and say where it is."""
+        write_atomically(self.path / name, content)
+        return self.path / name
+
+    # --- what is read back ------------------------------------------------------------------------------------
+
+    @property
+    def resolved_text(self) -> str:
+        """The resolved spec, YAML."""
+        return read_text(self.path / RESOLVED)
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """The resolved spec as plain data; RunError if it is damaged."""
+        return plain(self.resolved_text, self.path / RESOLVED)
+
+    @property
+    def environment(self) -> dict[str, str | int]:
+        """Versions and machine; empty if they were not written."""
+        import json
+
+        path = self.path / ENVIRONMENT
+        try:
+            return dict(json.loads(read_text(path))) if path.exists() else {}
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}") from error
+
+    def metrics(self) -> list[StepRecord]:
+        """Every step so far. A last line that a crash cut short is left out; RunError if another line is damaged."""
+        path = self.path / METRICS
+        if not path.exists():
+            return []
+        lines = read_text(path).split("\n")[:-1]  # what follows the last line end is empty or cut short
+        return [from_json(StepRecord, line, source=f"{path}:{number}") for number, line in enumerate(lines, 1)]
+
+    def read_evaluation(self) -> Evaluation | None:
+        """What was measured on the held-out pictures; None before the fit is done."""
+        path = self.path / EVALUATION
+        return from_json(Evaluation, read_text(path), source=path) if path.exists() else None
+
+    def latest_checkpoint(self) -> Checkpoint | None:
+        """Where to go on: (step, tensors, state), None if no checkpoint was written. RunError if it is damaged."""
+        return latest_checkpoint(self.path / CHECKPOINTS)
+
+    # --- starting ---------------------------------------------------------------------------------------------
+
+    def _make_room(self, resolved_text: str, *, resume: bool, overwrite: bool) -> None:
+        if not (self.path / RESOLVED).exists():
+            return
+        if overwrite:
+            for name in _OURS:
+                remove(self.path / name)
+        elif resume:
+            self._refuse_other_spec(resolved_text)
+            self._drop_steps_to_be_repeated()
+        else:
+            raise RunError(
+                f"{self.path} already holds a run",
+                hint="go on with it (`--resume`), replace it (`--overwrite`), or name another folder (`--out`)",
+            )
+
+    def _refuse_other_spec(self, resolved_text: str) -> None:
+        keys = differing_keys(self.resolved, plain(resolved_text, "the resolved spec"))
+        if keys:
+            raise RunError(
+                f"{self.path} holds a run of another spec; different: {', '.join(keys)}",
+                hint=f"go on with the spec it was started with ({self.path / RESOLVED}), "
+                "replace the run (`--overwrite`), or name another folder (`--out`)",
+            )
+
+    def _drop_steps_to_be_repeated(self) -> None:
+        last = max(steps(self.path / CHECKPOINTS), default=0)
+        kept = [record for record in self.metrics() if record.step <= last]
+        self.write(METRICS, "".join(to_json(record) + "\n" for record in kept))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder whose files a run would overwrite though no run wrote them (a project's README.md, say)."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file, a run needs a folder", hint="name another folder with `--out`")
+    taken = [name for name in _OURS if (folder / name).exists()]
+    if taken and RESOLVED not in taken:
+        raise RunError(
+            f"{folder} is not a run, but has files that a run would overwrite: {', '.join(taken)}",
+            hint="name another folder with `--out`",
+        )
+
+
+def _why_no_run(folder: Path) -> str:
+    if not folder.exists():
+        return f"there is no folder {folder}"
+    if not folder.is_dir():
+        return f"{folder} is a file, not the folder of a run"
+    return f"{folder} is not a run: it has no {RESOLVED}"
+
+
+def _where_runs_are(folder: Path) -> str:
+    inside = sorted(path.parent for path in folder.glob(f"*/{RESOLVED}"))
+    if inside:
+        return "name one of the runs in it: " + ", ".join(map(str, inside))
+    beside = sorted(path.parent for path in folder.parent.glob(f"*/{RESOLVED}"))
+    if beside and not folder.exists():
+        return "there are: " + ", ".join(map(str, beside))
+    return "name a folder that `dp run` wrote"

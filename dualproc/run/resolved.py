@@ -1,0 +1,73 @@
+"""What a run's resolved spec says, read as plain data: also a run of another version of dualproc can be shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dualproc.errors import RunError
+from dualproc.spec.reading import read_text
+
+
+@dataclass(frozen=True)
+class Task:
+    """The part of a spec that people are told about; what the spec does not say is empty."""
+
+    name: str
+    """With the variant: `line_weight, thick`."""
+    description: str
+    questions: tuple[tuple[str, str], ...]
+    """(template, wanted answer) of each."""
+    preserve: str
+    """The question that tells whether the subject is kept."""
+    steps: int
+    """As planned; 0 if unknown."""
+
+
+def plain(resolved_text: str, source: Path | str) -> dict[str, Any]:
+    """The spec as mappings, lists and scalars. Raises RunError, naming `source`, if it cannot be read."""
+    tree, problems = read_text(resolved_text, str(source))
+    if tree is None or problems:
+        raise RunError(f"{source} is damaged: {problems[0]}")
+    content: dict[str, Any] = tree.plain()
+    return content
+
+
+def task(spec: Mapping[str, Any]) -> Task:
+    """What `plain` gave, in words."""
+    given = spec.get("question")
+    questions = given if isinstance(given, list) else [given]
+    steps = _mapping(spec.get("train")).get("steps")
+    return Task(
+        name=", ".join(str(spec[key]) for key in ("name", "variant") if spec.get(key)),
+        description=str(spec.get("description") or ""),
+        questions=tuple(
+            (_template(one), str(_mapping(one).get("answer", "Yes"))) for one in questions if _template(one)
+        ),
+        preserve=_template(spec.get("preserve")),
+        steps=steps if isinstance(steps, int) else 0,
+    )
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Dotted keys whose values differ between two specs, in alphabetical order."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _template(question: Any) -> str:
+    return str(_mapping(question).get("template") or "")

@@ -1,0 +1,161 @@
+"""What an evaluation says, in rows and sentences: the one source of the numbers in report, model card and terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from dualproc.types import Evaluation, Measurement, Score
+
+from .numeric import mean, mean_and_spread, measured, number, percent, ratio, share_above, times
+
+PRESERVED_ABOVE = 0.5
+"""A picture's subject counts as kept if the referee's P(wanted answer) to the `preserve` question is over this."""
+GAP_LIMIT = 0.1
+"""The judge may be this much more content than the independent measurement before that is called a warning."""
+HACK_LIMIT = 1.5
+"""Hack meter, as a multiple of the base's: healthy fits stay below, hacked ones end at 3 to 7."""
+DIVERSITY_LIMIT = 0.5
+"""Share of the base's diversity that must be left."""
+LOST_LIMIT = 0.1
+"""Share of the subjects that may be lost."""
+
+KEPT = "subjects kept"
+HACK_METER = "hack meter"
+JUDGE = "judge's P(wanted answer)"
+REFEREE = "referee's P(wanted answer)"
+NO_PROOF = "Nothing independent was measured: only the judge, which taught, was asked. Add a scorer or a referee."
+
+
+class Row(NamedTuple):
+    """One line of the table of results."""
+
+    label: str
+    before: str
+    """The base generator's number."""
+    after: str
+    """The taught generator's number."""
+    note: str
+    """Target, unit, or how to read it; may be empty."""
+
+
+def summary_rows(evaluation: Evaluation) -> list[Row]:
+    """The table of results: every scorer, judge, referee, subjects kept, hack meter, diversity."""
+    base, taught = evaluation.base, evaluation.taught
+    rows = [row for pair in zip(base.scores, taught.scores, strict=True) for row in _score_rows(*pair)]
+    rows.append(Row(JUDGE, mean_and_spread(base.judge), mean_and_spread(taught.judge), "it taught, so it is no proof"))
+    if base.referee is not None and taught.referee is not None:
+        rows.append(Row(REFEREE, mean_and_spread(base.referee), mean_and_spread(taught.referee), "it never taught"))
+    if base.preserved is not None and taught.preserved is not None:
+        note = f"pictures where the referee's P is over {PRESERVED_ABOVE}"
+        rows.append(Row(KEPT, percent(kept(base)), percent(kept(taught)), note))
+    for label, before, after in (
+        (HACK_METER, base.hack_meter, taught.hack_meter),
+        ("diversity", base.diversity, taught.diversity),
+    ):
+        change = ratio(after, before)
+        note = f"{times(change)} the base's" if math.isfinite(change) else ""
+        rows.append(Row(label, number(before), number(after), note))
+    return rows
+
+
+def headline(evaluation: Evaluation) -> str:
+    """The outcome in one line: the independent measurement first, then what it cost."""
+    base, taught = evaluation.base, evaluation.taught
+    parts = [outcome(evaluation)]
+    if taught.scores and taught.scores[0].on_target is not None:
+        parts.append(f"pictures on target {_share(base.scores[0])} -> {_share(taught.scores[0])}")
+    if base.preserved is not None and taught.preserved is not None:
+        parts.append(f"{KEPT} {percent(kept(base))} -> {percent(kept(taught))}")
+    change = ratio(taught.hack_meter, base.hack_meter)
+    if math.isfinite(change):
+        parts.append(f"{HACK_METER} {times(change)} the base's")
+    return "; ".join(parts)
+
+
+def outcome(evaluation: Evaluation) -> str:
+    """The most independent number there is, before and after."""
+    base, taught = evaluation.base, evaluation.taught
+    if taught.scores:
+        before, after = base.scores[0], taught.scores[0]
+        note = f" ({_aim(after)})" if _aim(after) else ""
+        change = f"{number(mean(before.values))} -> {number(mean(after.values))}"
+        return f"Measured {title(after)}: {change}{note}"
+    if base.referee is not None and taught.referee is not None:
+        return f"The {REFEREE}: {number(mean(base.referee))} -> {number(mean(taught.referee))}"
+    return f"The {JUDGE}: {number(mean(base.judge))} -> {number(mean(taught.judge))} (not an independent measurement)"
+
+
+def judge_against_measurement(evaluation: Evaluation) -> tuple[str, bool]:
+    """A sentence on whether judge and independent measurement agree, and whether it is a warning.
+
+    The judge's mean P(wanted answer) is compared with the first scorer's share on target, or else with the referee.
+    """
+    taught = evaluation.taught
+    judge = mean(taught.judge)
+    if taught.scores and taught.scores[0].on_target is not None:
+        other, what = taught.scores[0].on_target, f"{_share(taught.scores[0])} of the pictures are on target"
+    elif taught.referee is not None:
+        other, what = mean(taught.referee), f"the referee's is {number(mean(taught.referee))}"
+    elif taught.scores:
+        return f"The judge's mean P(wanted answer) is {number(judge)}; no target says what share it should be.", False
+    else:
+        return NO_PROOF, True
+    sentence = f"The judge's mean P(wanted answer) is {number(judge)}; {what}."
+    if judge - other > GAP_LIMIT:
+        return f"{sentence} The judge is too content: the fit may have learnt to please it.", True
+    return f"{sentence} The two do not contradict each other.", False
+
+
+def alarms(evaluation: Evaluation) -> list[str]:
+    """Everything that should make one look at the pictures before using the LoRA; empty if nothing does."""
+    base, taught = evaluation.base, evaluation.taught
+    sentence, alarming = judge_against_measurement(evaluation)
+    found = [sentence] if alarming else []
+    change = ratio(taught.hack_meter, base.hack_meter)
+    if change > HACK_LIMIT:
+        found.append(
+            f"The hack meter is {times(change)} the base's: the pictures have left what the base would draw. "
+            "Raise the anchor's weight, or teach fewer steps."
+        )
+    left = ratio(taught.diversity, base.diversity)
+    if left < DIVERSITY_LIMIT:
+        found.append(f"Pictures of different seeds have become alike: {percent(left)} of the base's diversity is left.")
+    if kept(base) - kept(taught) > LOST_LIMIT:
+        found.append(
+            f"Subjects were lost: {percent(kept(base))} were recognisable before, {percent(kept(taught))} are now."
+        )
+    return found
+
+
+def kept(measurement: Measurement) -> float:
+    """Share of the pictures whose subject is still there; nan if the spec has no `preserve` question."""
+    return math.nan if measurement.preserved is None else share_above(measurement.preserved, PRESERVED_ABOVE)
+
+
+def title(score: Score) -> str:
+    """A scorer's name as words: `line weight`."""
+    return score.name.replace("_", " ")
+
+
+def _score_rows(base: Score, taught: Score) -> list[Row]:
+    name = title(taught)
+    rows = [Row(name, mean_and_spread(base.values), mean_and_spread(taught.values), _aim(taught, unit=True))]
+    if base.on_target is not None and taught.on_target is not None:
+        within = f"within ± {taught.tolerance:g}" if taught.tolerance is not None else ""
+        rows.append(Row(f"{name} on target", _share(base), _share(taught), within))
+    blind = [len(score.values) - len(measured(score.values)) for score in (base, taught)]
+    if any(blind):
+        rows.append(Row(f"{name} not measurable", str(blind[0]), str(blind[1]), f"of {len(taught.values)} pictures"))
+    return rows
+
+
+def _aim(score: Score, *, unit: bool = False) -> str:
+    aim = f"target {score.target:g}" if score.target is not None else ""
+    if not aim and score.better in ("higher", "lower"):
+        aim = f"{score.better} is better"
+    return ", ".join(part for part in (aim, score.unit if unit else "") if part)
+
+
+def _share(score: Score) -> str:
+    return percent(math.nan if score.on_target is None else score.on_target)

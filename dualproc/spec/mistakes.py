@@ -1,0 +1,95 @@
+"""How the models say what is wrong: located errors that `messages` turns into problems."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from .document import MAX_DEPTH, Path
+
+
+class Mistake(NamedTuple):
+    """One mistake inside a value: where, relative to the value, and what."""
+
+    path: Path
+    message: str
+    hint: str | None = None
+
+
+def refuse(mistakes: Sequence[Mistake], value: Any) -> None:
+    """Raise all mistakes of a value as one ValidationError, which pydantic passes on with its location.
+
+    Raises:
+        ValidationError: if there is any mistake.
+    """
+    if not mistakes:
+        return
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("mistake", "{message}", {"message": mistake.message, "hint": mistake.hint}),
+            loc=mistake.path,
+            input=value,
+        )
+        for mistake in mistakes
+    ]
+    raise ValidationError.from_exception_data("spec", details)
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """A hint for a word that is not known: the known one that it looks like, or all of them."""
+    close = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.66)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    return f"known: {', '.join(known)}" if known else "none is known here"
+
+
+def show(value: Any) -> str:
+    """A value in a few words, for messages: `the text 'abc'`, `0.5`, `a list of 3`."""
+    if isinstance(value, str):
+        return f"the text {value!r}" if len(value) <= 60 else f"the text {value[:60]!r}..."
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}" if value else "an empty list"
+    return repr(value)[:60]
+
+
+def plain_data(data: Any) -> Any:
+    """A copy of `data` made of mappings, lists, texts, numbers, booleans and None only, so that YAML can hold it.
+
+    Raises:
+        ValidationError: something in it is none of these, or a number that is not finite, or nested too deep.
+    """
+    mistakes: list[Mistake] = []
+    copy = _plain(data, (), mistakes)
+    refuse(mistakes, data)
+    return copy
+
+
+def _plain(data: Any, path: Path, mistakes: list[Mistake]) -> Any:
+    if len(path) > MAX_DEPTH:
+        mistakes.append(Mistake(path, f"values are nested more than {MAX_DEPTH} deep"))
+        return None
+    if isinstance(data, Mapping):
+        return {str(key): _plain(value, (*path, str(key)), mistakes) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_plain(value, (*path, index), mistakes) for index, value in enumerate(data)]
+    if data is None or isinstance(data, bool):
+        return data
+    if isinstance(data, int) and abs(data) < 10**300:
+        return int(data)
+    if isinstance(data, float) and math.isfinite(data):
+        return float(data)
+    if isinstance(data, str) and data.encode("utf-8", "ignore").decode() == data:  # no half characters
+        return str(data)
+    mistakes.append(Mistake(path, f"expected a text or a finite number, found {show(data)}"))
+    return None

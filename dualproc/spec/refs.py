@@ -1,0 +1,89 @@
+"""Naming a plugin in a spec: its `type`, and its parameters beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
+
+from .document import Path, dotted
+from .fields import NotNegative, SpecModel, Text
+from .mistakes import plain_data
+
+
+class PluginRef(SpecModel):
+    """A plugin by name. All keys but `type` are parameters, checked later against the plugin's own `Params`.
+
+    In Python: `PluginRef(type="line", width=0.02)`, or `PluginRef.model_validate({"type": "line", "from": [0, 0]})`.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    type: Text = Field(description="The plugin's name (`dp plugins` lists them), or `distribution/name`.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        return plain_data(data) if isinstance(data, Mapping) else data
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The plugin's parameters: mappings, lists, texts, numbers, booleans and None."""
+        return dict(self.model_extra or {})
+
+
+class AnchorRef(PluginRef):
+    """An anchor by name, and how much its penalty counts."""
+
+    weight: NotNegative = Field(default=1.0, description="Factor of the penalty in the loss.")
+
+
+class PluginPlace(NamedTuple):
+    """One place of a spec that names a plugin."""
+
+    path: str
+    """Dotted, such as `visual_prompt.layers.0`."""
+    kind: str
+    """One of `dualproc.protocols.KINDS`."""
+    type: str
+    params: dict[str, Any]
+
+
+_PLACES: tuple[tuple[Path, str, type[PluginRef]], ...] = (
+    (("reward",), "rewards", PluginRef),
+    (("visual_prompt", "layers", "*"), "visual_prompts", PluginRef),
+    (("generator",), "generators", PluginRef),
+    (("judge",), "judges", PluginRef),
+    (("referee",), "judges", PluginRef),
+    (("scorers", "*"), "scorers", PluginRef),
+    (("anchor",), "anchors", AnchorRef),
+)
+
+
+def plugin_places(data: Mapping[str, Any]) -> Iterator[PluginPlace]:
+    """Every plugin that a spec's plain data name; what is no mapping with a `type` is passed over."""
+    for pattern, kind, model in _PLACES:
+        for path, ref in _matches(data, pattern, ()):
+            if isinstance(ref, Mapping) and isinstance(ref.get("type"), str):
+                params = {key: value for key, value in ref.items() if key not in model.model_fields}
+                yield PluginPlace(dotted(path), kind, ref["type"], params)
+
+
+def _matches(data: Any, pattern: Path, path: Path) -> Iterator[tuple[Path, Any]]:
+    if not pattern:
+        yield path, data
+    elif pattern[0] == "*":
+        for index, item in enumerate(data if isinstance(data, (list, tuple)) else ()):
+            yield from _matches(item, pattern[1:], (*path, index))
+    elif isinstance(data, Mapping) and pattern[0] in data:
+        yield from _matches(data[pattern[0]], pattern[1:], (*path, pattern[0]))
+
+
+# The markers that `schema.json_schema` replaces by the installed plugins of a kind.
+RewardRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "rewards"})]
+LayerRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "visual_prompts"})]
+GeneratorRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "generators"})]
+JudgeRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "judges"})]
+ScorerRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "scorers"})]
+WeightedAnchorRef = Annotated[AnchorRef, WithJsonSchema({"x-plugin": "anchors"})]

@@ -1,0 +1,42 @@
+"""A TaskSpec as YAML that people can read and `read_spec` reads back as the same TaskSpec."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from .models import TaskSpec
+from .reading import scalar
+
+_OLD_LINE_BREAKS = "\x85\u2028\u2029"
+"""Line breaks of YAML 1.1: PyYAML writes them bare unless told to escape, and reads a space."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Block style, lists of numbers on one line, no anchors; what YAML 1.1 or 1.2 could misread is quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def _text(self, text: str) -> yaml.Node:
+        misread = scalar(text) != text or any(mark in text for mark in _OLD_LINE_BREAKS)
+        style = '"' if misread else "|" if "\n" in text else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+    def _list(self, items: Any) -> yaml.Node:
+        numbers = all(isinstance(item, (int, float)) for item in items)
+        return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=numbers)
+
+
+_Dumper.add_representer(str, _Dumper._text)
+_Dumper.add_representer(list, _Dumper._list)
+_Dumper.add_representer(tuple, _Dumper._list)
+
+
+def to_yaml(spec: TaskSpec) -> str:
+    """Every value of a spec, defaults included, in the order of the reference.
+
+    A spec that is one variant of several keeps them all and says in `variant` which it is.
+    """
+    return yaml.dump(spec.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31)

@@ -1,0 +1,128 @@
+"""The values that pass between generator, judge, reward, anchor and scorers.
+
+Shape letters: B pictures, Q questions, K candidate answers, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the generator is told, and the fields that questions about its picture may use."""
+
+    text: str
+    fields: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about one picture, complete with its suffix, and the answers that are compared."""
+
+    text: str
+    candidates: tuple[str, ...] = ("Yes", "No")
+    wanted: int = 0
+    """Index of the wanted answer among the candidates."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pictures and the clean latents they were decoded from."""
+
+    images: Tensor
+    """[B, 3, H, W], float, in [0, 1]."""
+    latents: Tensor
+    """[B, ...], float: the generator's own layout, as its `denoise` takes it."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """How likely a judge finds each candidate answer."""
+
+    log_likelihoods: Tensor
+    """[B, Q, K]: natural log of P(candidate k | picture b, question q), summed over the candidate's tokens."""
+    token_counts: Tensor
+    """[Q, K]: how many tokens each candidate has."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step of the engine did; everything that is logged."""
+
+    step: int
+    """Steps done, counted from 1."""
+    loss: float
+    reward: float
+    """Mean reward over the batch."""
+    p_answer: float
+    """The judge's mean P(wanted answer)."""
+    anchor: float
+    """Mean anchor penalty, before its weight; 0 without an anchor."""
+    grad_norm: float
+    seconds: float
+    skipped: bool = False
+    """True if loss or gradient was not finite and the weights were left as they were."""
+    referee: float | None = None
+    """The referee's mean P(wanted answer) on held-out prompts, at the steps where it was asked."""
+    hack_meter: float | None = None
+    """Squared distance to what the base makes of the re-noised picture, at the steps where it was measured."""
+
+
+@dataclass(frozen=True)
+class ScoreContext:
+    """What a scorer may know about the pictures besides their pixels."""
+
+    prompts: Sequence[Prompt]
+    seeds: Sequence[int]
+    base_images: Tensor | None = None
+    """[B, 3, H, W]: pictures of the same prompts and seeds without the LoRA, where there are any."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One scorer's verdict on a set of pictures."""
+
+    name: str
+    unit: str
+    better: str
+    """`higher`, `lower` or `target`."""
+    values: tuple[float, ...]
+    """One a picture; nan where nothing could be measured."""
+    target: float | None = None
+    on_target: float | None = None
+    """Share of the pictures within the tolerance of the target; pictures without a value count as missed."""
+    tolerance: float | None = None
+    """Values within `target` plus or minus this are on target; None if the scorer counts in another way."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything measured on one set of held-out pictures."""
+
+    scores: tuple[Score, ...]
+    judge: tuple[float, ...]
+    """The judge's P(wanted answer), one a picture (mean over the questions)."""
+    referee: tuple[float, ...] | None
+    """The referee's P(wanted answer)."""
+    preserved: tuple[float, ...] | None
+    """The referee's P(wanted answer) to the spec's `preserve` question."""
+    hack_meter: float
+    diversity: float
+    """Mean distance (RMS over pixels) between pictures of one prompt and different seeds."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Base and taught generator on the same held-out prompts and seeds."""
+
+    prompts: tuple[Prompt, ...]
+    """One a picture."""
+    seeds: tuple[int, ...]
+    base: Measurement
+    taught: Measurement

@@ -1,0 +1,61 @@
+# ruff: noqa: ARG001
+"""Classes that keep to the protocol of their kind in everything but one thing."""
+
+from pydantic import BaseModel
+
+from dualproc.protocols import Preset
+
+
+class _Reward:
+    api_version = 1
+
+    class Params(BaseModel, extra="forbid"):
+        pass
+
+    def __init__(self, params):
+        self.params = params
+
+    def __call__(self, answers, wanted):
+        return answers.log_likelihoods.sum(dim=(1, 2))
+
+
+class TooNew(_Reward):
+    api_version = 2
+
+
+class TooOld(_Reward):
+    api_version = 0
+
+
+class NoVersion(_Reward):
+    api_version = None
+
+
+class NoParams(_Reward):
+    Params = None
+
+
+class Lenient(_Reward):
+    class Params(BaseModel):
+        pass
+
+
+class NoCall:
+    api_version = 1
+    Params = _Reward.Params
+
+
+class HalfDoneScorer:
+    api_version = 1
+    Params = _Reward.Params
+    unit: str
+    better = "higher"
+
+
+def not_a_class(answers, wanted):
+    return answers
+
+
+not_a_class.api_version = 1
+
+NEW_PRESET = Preset(of="constant", summary="Written for a later dualproc.", api_version=2)

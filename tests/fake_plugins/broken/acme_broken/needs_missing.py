@@ -1,0 +1,3 @@
+"""A module whose dependency is not installed."""
+
+import surely_not_installed.deeply  # noqa: F401

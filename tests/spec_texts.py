@@ -1,0 +1,59 @@
+"""A small valid spec, and a way to write specs into a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dualproc.errors import Problem
+from dualproc.spec import LoadedSpec, read_spec
+
+SPEC = """\
+schema_version: 1
+name: lines
+description: Lines of {width}.
+prompts:
+  template: a cartoon of {subject}
+  train: [a cat, a dog]
+  eval: [an owl]
+question:
+  template: Is the line of {subject} {width} wide?
+  answer: Yes
+preserve: {template: "Is this a drawing of {prompt}?"}
+reward: {type: yes_no_gap}
+visual_prompt:
+  jitter: {y: [-0.05, 0.02]}
+  layers:
+    - {type: line, from: [0, 1], width: "{width}", color: red}
+variants:
+  thin: {width: 0.016}
+  thick: {width: 0.042}
+referee: {type: other}
+scorers: [{type: line_weight, target: "{width}"}]
+anchor: {type: base_denoise, weight: 2}
+train: {lr: 1e-4, lora: {strength: 5}, stop: {every: 5}}
+"""
+
+PLAIN = """\
+schema_version: 1
+name: plain
+prompts: {train: [a cat, a dog], eval: [an owl]}
+question: {template: "Is it {prompt}?"}
+"""
+
+
+def write(folder: Path, text: str, name: str = "spec.yaml") -> Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def load(folder: Path, text: str, *overrides: str, variant: str | None = None) -> LoadedSpec:
+    return read_spec(write(folder, text), overrides=overrides, variant=variant)
+
+
+def only(loaded: LoadedSpec) -> Problem:
+    """The one problem of a spec."""
+    assert loaded.spec is None
+    assert len(loaded.problems) == 1, "\n".join(map(str, loaded.problems))
+    return loaded.problems[0]

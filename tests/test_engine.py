@@ -1,0 +1,209 @@
+"""The engine: the loop, what it leaves behind, and that it can be stopped and continued."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dualproc import Engine, TaskSpec
+from dualproc.engine import overlay as overlaying
+from dualproc.engine.evaluate import diversity, held_out
+from dualproc.engine.loop import SEEDS
+from dualproc.engine.reload import load_engine, load_generator
+from dualproc.errors import DualprocError, RunError, SpecError
+from dualproc.plugins.visual_prompts.line import Line
+from dualproc.run import RunFolder
+from dualproc.spec import VisualPromptSpec, spec_from_dict
+from dualproc.types import StepRecord
+
+LORA = "pytorch_lora_weights.safetensors"
+
+
+def make_spec(**changes: Any) -> TaskSpec:
+    data: dict[str, Any] = {
+        "name": "test",
+        "prompts": {
+            "template": "a cartoon of {subject}",
+            "train": ["a cat", "a dog", "a tree"],
+            "eval": ["an owl", "a house"],
+        },
+        "question": {"template": "Does the line weight of the image match the red line overlaid at the bottom?"},
+        "preserve": {"template": "Is this a drawing of {subject}?"},
+        "visual_prompt": {
+            "jitter": {"y": [-0.1, 0.0]},
+            "layers": [{"type": "line", "from": [0.1, 0.9], "to": [0.9, 0.9], "width": 0.04}],
+        },
+        "referee": {"type": "tiny-referee"},
+        "scorers": [{"type": "line_weight", "target": 0.04}],
+        "anchor": {"type": "base_denoise", "weight": 1.0},
+        "train": {"steps": 4, "batch": 2, "checkpoint_every": 2, "lora": {"rank": 4}},
+        "evaluation": {"seeds": 2},
+    }
+    return spec_from_dict(data | changes)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of four steps."""
+    return Engine(make_spec()).fit(tmp_path_factory.mktemp("runs") / "whole").run
+
+
+def test_a_fit_leaves_a_whole_run_behind(done: Path) -> None:
+    names = {
+        "spec.yaml", "spec.resolved.yaml", "env.json", "metrics.jsonl", "evaluation.json", "README.md", "report.html",
+        "samples/before_after.png", "checkpoints/checkpoint-4", LORA,
+    }  # fmt: skip
+    assert {name for name in names if (done / name).exists()} == names
+    run = RunFolder.open(done)
+    assert [record.step for record in run.metrics()] == [1, 2, 3, 4]
+    evaluation = run.read_evaluation()
+    assert evaluation is not None
+    assert len(evaluation.seeds) == 4
+    assert min(evaluation.seeds) >= SEEDS
+    for measured in (evaluation.base, evaluation.taught):
+        assert measured.hack_meter > 0
+        assert measured.referee is not None
+        assert measured.preserved is not None
+        assert len(measured.scores[0].values) == 4
+
+
+def test_the_lora_of_an_interrupted_and_resumed_run_is_that_of_a_whole_one(done: Path, tmp_path: Path) -> None:
+    class Interrupt:
+        def step(self, record: StepRecord, total: int) -> None:
+            if record.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def pictures(self, done: int, total: int) -> None: ...
+
+    before = signal.getsignal(signal.SIGINT)
+    first = Engine(make_spec()).fit(tmp_path / "run", progress=Interrupt())
+    assert first.steps == 3
+    assert first.stopped == "interrupted after step 3"
+    assert (first.run / LORA).exists()
+    assert signal.getsignal(signal.SIGINT) is before
+    second = Engine(make_spec()).fit(tmp_path / "run", resume=True)
+    assert second.steps == 4
+    assert second.stopped is None
+    assert (second.run / LORA).read_bytes() == (done / LORA).read_bytes()
+    assert [record.step for record in RunFolder.open(second.run).metrics()] == [1, 2, 3, 4]
+
+
+def test_a_finished_run_is_not_overwritten_unasked(done: Path) -> None:
+    kept = (done / LORA).read_bytes()
+    with pytest.raises(RunError, match="already holds a run"):
+        Engine(make_spec()).fit(done)
+    assert (done / LORA).read_bytes() == kept
+
+
+def test_a_run_is_read_back_as_it_was(done: Path) -> None:
+    run, engine = load_engine(done)
+    prompts, seeds = held_out(engine)
+    kept = run.read_evaluation()
+    assert kept is not None
+    texts = [prompt.text for prompt in prompts]
+    taught = engine.generator.sample(texts, seeds).images
+    again = [engine.scorers[0][1].score(taught, None)]  # type: ignore[arg-type]
+    torch.testing.assert_close(again[0], torch.tensor(kept.taught.scores[0].values), atol=1e-5, rtol=0, equal_nan=True)
+    alone = load_generator(done).sample(texts, seeds).images
+    torch.testing.assert_close(alone, taught, atol=1e-5, rtol=0)
+
+
+def test_steps_teach() -> None:
+    """On one prompt and one seed, the reward of the same picture rises and the weights outside the LoRA stay."""
+    spec = make_spec(train={"steps": 8, "batch": 1, "lr": 1e-3})
+    engine = Engine(spec)
+    frozen = {name: p.clone() for name, p in engine.generator.adapter_module.named_parameters() if not p.requires_grad}
+
+    def reward() -> float:
+        prompt = engine.prompts[0]
+        with torch.no_grad():
+            images = engine.overlaid(engine.generator.sample([prompt.text] * 4, [1, 2, 3, 4]).images)
+            answers = engine.judge.answer_log_likelihoods(images, engine.questions([prompt] * 4))
+        return engine.reward(answers, engine.wanted).mean().item()
+
+    before = reward()
+    records = list(engine.steps())
+    assert reward() > before + 0.1
+    assert not any(record.skipped for record in records)
+    now = dict(engine.generator.adapter_module.named_parameters())
+    assert all(torch.equal(value, now[name]) for name, value in frozen.items())
+
+
+def test_the_same_spec_takes_the_same_steps() -> None:
+    one, two = (list(Engine(make_spec(train={"steps": 2, "batch": 2})).steps()) for _ in range(2))
+    assert [(r.loss, r.anchor, r.grad_norm) for r in one] == [(r.loss, r.anchor, r.grad_norm) for r in two]
+    other = next(Engine(make_spec(train={"steps": 2, "batch": 2, "seed": 1})).steps())
+    assert other.loss != one[0].loss
+
+
+def test_a_step_without_a_number_is_skipped_and_several_end_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(make_spec(train={"steps": 9, "batch": 1, "max_skipped": 2, "lora": {"rank": 2}}))
+    kept = [weight.clone() for weight in engine.weights]
+    monkeypatch.setattr(engine, "reward", lambda answers, _: answers.log_likelihoods.sum((1, 2)) * float("nan"))
+    steps = engine.steps()
+    records = [next(steps), next(steps)]
+    with pytest.raises(DualprocError, match="not a number in 2 steps in a row"):
+        next(steps)
+    assert all(record.skipped for record in records)
+    assert all(torch.equal(a, b) for a, b in zip(kept, engine.weights, strict=True))
+
+
+def test_the_referee_stops_a_fit_that_no_longer_improves(tmp_path: Path) -> None:
+    stop = {"every": 1, "patience": 2, "pictures": 2, "min_delta": 1.0}  # no look can improve by this much
+    spec = make_spec(train={"steps": 9, "batch": 1, "stop": stop, "lora": {"rank": 2}})
+    result = Engine(spec).fit(tmp_path / "run")
+    assert result.steps == 3
+    assert result.stopped is not None
+    assert "no improvement since step 1" in result.stopped
+    assert all(record.referee is not None for record in RunFolder.open(result.run).metrics())
+    tensors = load_file(result.run / LORA)
+    assert tensors
+
+
+def test_held_out_pictures_are_none_that_were_trained_on() -> None:
+    engine = Engine(make_spec())
+    prompts, seeds = held_out(engine)
+    assert {prompt.text for prompt in prompts} == {"a cartoon of an owl", "a cartoon of a house"}
+    assert len(set(zip((p.text for p in prompts), seeds, strict=True))) == 4
+    assert not {prompt.text for prompt in engine.prompts} & {prompt.text for prompt in prompts}
+
+
+def test_wrong_parameters_are_found_before_any_model_is_loaded() -> None:
+    spec = make_spec(generator={"type": "diffusers", "model": "/no/such", "stepz": 3}, scorers=[{"type": "line_wait"}])
+    with pytest.raises(SpecError) as caught:
+        Engine(spec)
+    message = str(caught.value)
+    assert "stepz" in message
+    assert "line_weight" in message
+
+
+def test_diversity_is_the_distance_between_seeds() -> None:
+    images = torch.zeros(4, 3, 2, 2)
+    images[1] += 0.5  # of the same prompt as picture 0
+    assert diversity(images, ["a", "a", "b", "b"]) == pytest.approx(0.25)
+
+
+def test_the_visual_prompt_is_laid_over_differentiably() -> None:
+    line = Line(Line.Params.model_validate({"from": [0, 0.5], "to": [1, 0.5], "width": 0.25, "color": "red"}))
+    images = torch.full((3, 3, 32, 32), 0.25, requires_grad=True)
+    spec = VisualPromptSpec.model_validate({"layers": [{"type": "line"}], "jitter": {"y": [-0.3, 0.3]}})
+    seen = overlaying.overlay(images, spec, [line])
+    assert seen[0, :, 16, 16].tolist() == [1, 0, 0]
+    torch.testing.assert_close(seen[:, :, 2], images[:, :, 2])
+    seen.sum().backward()
+    assert images.grad is not None
+    assert images.grad[0, 0, 16, 16] == 0  # hidden by the line
+    assert images.grad[0, 0, 2, 2] == 1
+    import random
+
+    moved = overlaying.overlay(images, spec, [line], random.Random(0))
+    rows = {tuple((picture[0, :, 5] > 0.9).nonzero().flatten().tolist()) for picture in moved}
+    assert len(rows) == 3  # every picture has its own place
+    half = overlaying.overlay(images, spec.model_copy(update={"blend": "alpha", "opacity": 0.5}), [line])
+    assert half[0, :, 16, 16].tolist() == [0.625, 0.125, 0.125]

@@ -1,0 +1,64 @@
+"""The line-weight scorer, on drawings whose line weight is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from dualproc.plugins.scorers.line_weight import LineWeight
+from dualproc.types import ScoreContext
+
+NOTHING = ScoreContext(prompts=(), seeds=())
+
+
+def drawing(width: float, size: int, *, ground: str = "#9ac", ink: str = "black") -> torch.Tensor:
+    """[3, size, size]: a circle, a box and a slanting line with outlines of `width` (of the height), antialiased."""
+    times = 8
+    canvas = Image.new("RGB", (times * size, times * size), ground)
+    draw = ImageDraw.Draw(canvas)
+    side = times * size
+    draw.rectangle([0, 0.6 * side, side, side], fill="#da8")
+    thick = round(width * side)
+    draw.ellipse([0.1 * side, 0.15 * side, 0.5 * side, 0.55 * side], fill="#fd6", outline=ink, width=thick)
+    draw.rectangle([0.55 * side, 0.3 * side, 0.9 * side, 0.8 * side], fill="white", outline=ink, width=thick)
+    draw.line([0.1 * side, 0.9 * side, 0.5 * side, 0.65 * side], fill=ink, width=thick)
+    small = canvas.resize((size, size), Image.Resampling.BOX)
+    data = torch.frombuffer(bytearray(small.tobytes()), dtype=torch.uint8)
+    return data.view(size, size, 3).permute(2, 0, 1).float() / 255
+
+
+def measure(*pictures: torch.Tensor, **params: float) -> list[float]:
+    values: list[float] = LineWeight(LineWeight.Params(**params)).score(torch.stack(pictures), NOTHING).tolist()
+    return values
+
+
+@pytest.mark.parametrize("size", [64, 96, 128, 512])
+@pytest.mark.parametrize("width", [0.018, 0.03, 0.045])
+def test_the_width_is_found_at_any_size(width: float, size: int) -> None:
+    (found,) = measure(drawing(width, size))
+    assert found == pytest.approx(width, rel=0.2)
+
+
+def test_thicker_is_more() -> None:
+    found = measure(*[drawing(width, 64) for width in (0.012, 0.02, 0.03, 0.04, 0.05)])
+    assert found == sorted(found)
+
+
+def test_the_colours_of_the_ground_do_not_matter() -> None:
+    one, two = measure(drawing(0.03, 96), drawing(0.03, 96, ground="#fbe"))
+    assert one == pytest.approx(two, rel=0.05)
+
+
+def test_coloured_ink_is_measured_when_its_luminance_is_told() -> None:
+    (found,) = measure(drawing(0.03, 96, ink="#703030"), ink=0.24)
+    assert found == pytest.approx(0.03, rel=0.2)
+
+
+def test_pale_lines_count_as_thin() -> None:
+    black, pale = measure(drawing(0.02, 64), drawing(0.02, 64, ink="#667"))
+    assert pale < 0.8 * black
+
+
+def test_a_picture_without_outlines_has_no_line_weight() -> None:
+    assert all(value != value for value in measure(torch.full((3, 64, 64), 0.7), torch.zeros(3, 64, 64)))

@@ -1,0 +1,204 @@
+"""Finding and loading plugins, with the fake distributions of tests/fake_plugins."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from dualproc import registry
+from dualproc.errors import PluginError
+from dualproc.protocols import KINDS
+
+Install = Callable[..., None]
+FAKE_PLUGINS = Path(__file__).parent / "fake_plugins"
+
+BUILT_IN = {
+    "generators": ["diffusers", "tiny"],
+    "judges": ["tiny", "tiny-referee", "transformers"],
+    "rewards": ["answer_likelihood", "yes_no_gap"],
+    "visual_prompts": ["box", "image", "line", "points", "swatches", "text"],
+    "anchors": ["base_denoise"],
+    "scorers": ["line_weight"],
+}
+
+
+def names(kind: str, distribution: str) -> list[str]:
+    return [entry.name for entry in registry.entries(kind) if entry.distribution == distribution]
+
+
+# listing
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_built_in_registration_is_lost(kind: str) -> None:
+    assert names(kind, "dualproc") == BUILT_IN[kind]
+
+
+def test_an_entry_tells_where_it_comes_from(install: Install) -> None:
+    install("good")
+    entry = registry.find("rewards", "constant")
+    assert (entry.distribution, entry.version, entry.target) == ("acme-good", "1.2", "acme_good:Constant")
+
+
+def test_a_source_tree_without_a_version_takes_it_from_the_metadata() -> None:
+    assert registry.find("rewards", "yes_no_gap").version == metadata.version("dualproc")
+
+
+def test_listing_imports_nothing(install: Install) -> None:
+    install("good", "broken", "twin_a", "twin_b")
+    before = set(sys.modules)
+    assert sum(len(registry.entries(kind)) for kind in KINDS) > 25
+    assert not [name for name in set(sys.modules) - before if name.startswith(("acme", "twin", "dualproc"))]
+
+
+def test_a_distribution_found_twice_counts_once(
+    install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("good")
+    info = FAKE_PLUGINS / "good" / "acme_good-1.2.dist-info"
+    shutil.copytree(info, tmp_path / "again" / info.name)
+    shutil.copytree(info, tmp_path / "other_spelling" / "Acme.Good-1.2.dist-info")
+    for folder in ("again", "other_spelling"):
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    assert names("scorers", "acme-good") == ["brightness"]
+    assert registry.load("scorers", "brightness").cls.__name__ == "Brightness"
+
+
+def test_a_line_that_cannot_be_parsed_fails_only_when_named(install: Install) -> None:
+    install("good", "garbled_line")
+    assert names("rewards", "garbled-line") == ["garbled", "neighbour"]
+    assert names("rewards", "dualproc") == BUILT_IN["rewards"]
+    assert registry.load("rewards", "neighbour").cls.__name__ == "Constant"
+    with pytest.raises(PluginError, match=r"garbled-line 1\.0.*not of the form module:object"):
+        registry.load("rewards", "garbled")
+
+
+def test_a_file_that_cannot_be_read_is_data(install: Install) -> None:
+    install("garbled_file", "good")
+    found = registry.discover("rewards")
+    assert [entry.name for entry in found.entries if entry.distribution == "dualproc"] == BUILT_IN["rewards"]
+    assert len(found.unreadable) == 1
+    assert "garbled_file-1.0.dist-info" in found.unreadable[0]
+    with pytest.raises(PluginError) as caught:
+        registry.find("rewards", "of_the_garbled_file")
+    assert "garbled_file-1.0.dist-info" in str(caught.value)
+
+
+def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(PluginError, match="'judge' is no kind") as caught:
+        registry.entries("judge")
+    assert "judges" in str(caught.value.hint)
+
+
+# looking up
+
+
+def test_an_unknown_name_gets_the_nearest_and_the_command_that_lists_them() -> None:
+    with pytest.raises(PluginError, match="no visual prompt plugin is called 'lin'") as caught:
+        registry.find("visual_prompts", "lin")
+    assert caught.value.hint == "did you mean 'line'?; `dp plugins visual_prompts` lists what is installed"
+
+
+def test_equal_names_are_refused_and_both_distributions_named(install: Install) -> None:
+    install("twin_a", "twin_b")
+    with pytest.raises(PluginError) as caught:
+        registry.find("rewards", "twin")
+    assert "twin-a 1.0 and twin-b 1.0" in caught.value.message
+    assert caught.value.hint == "write 'twin-a/twin' or 'twin-b/twin'"
+
+
+@pytest.mark.parametrize("name", ["twin-b/twin", "twin_b/twin", "Twin.B/twin"])
+def test_a_distribution_and_name_settle_equal_names(install: Install, name: str) -> None:
+    install("twin_a", "twin_b")
+    assert registry.load("rewards", name).summary == "The twin of distribution twin-b."
+
+
+def test_a_distribution_without_that_name_is_unknown(install: Install) -> None:
+    install("twin_a", "twin_b")
+    with pytest.raises(PluginError, match="no reward plugin is called 'dualproc/twin'"):
+        registry.find("rewards", "dualproc/twin")
+
+
+# loading
+
+
+def test_a_class_comes_with_its_summary(install: Install) -> None:
+    install("good")
+    loaded = registry.load("rewards", "constant")
+    assert (loaded.cls.__name__, loaded.summary, loaded.preset) == ("Constant", "Always the same reward.", {})
+
+
+def test_presets_chain_and_the_outer_one_wins(install: Install) -> None:
+    install("good")
+    loaded = registry.load("rewards", "quarter")
+    assert loaded.cls.__name__ == "Constant"
+    assert loaded.preset == {"value": 0.25, "unit": "marks"}
+    assert loaded.summary == "A quarter of a reward."
+
+
+def test_what_a_preset_fills_in_is_a_default_and_not_required(install: Install) -> None:
+    install("good")
+    assert registry.load("visual_prompts", "dot").schema()["required"] == ["at"]
+    schema = registry.load("visual_prompts", "middle").schema()
+    assert "required" not in schema
+    assert schema["properties"]["at"]["default"] == [0.5, 0.5]
+    assert schema["properties"]["at"]["description"] == "where"
+
+
+@pytest.mark.parametrize(
+    ("name", "cause", "remedy"),
+    [
+        ("raises", "RuntimeError: the moon is in the wrong phase", "pip install --force-reinstall acme-broken"),
+        ("needs_missing", "No module named 'surely_not_installed'", "pip install surely_not_installed"),
+        ("no_module", "No module named 'acme_broken.nowhere'", "pip install --force-reinstall acme-broken"),
+        ("no_object", "has no attribute 'Nothing'", "pip install --force-reinstall acme-broken"),
+        ("too_new", "written for plugin API 2, but this dualproc has 1", "pip install --upgrade dualproc"),
+        ("too_old", "its api_version is 0", "pip install --upgrade acme-broken"),
+        ("no_version", "its api_version is None", "pip install --upgrade acme-broken"),
+        ("new_preset", "written for plugin API 2", "pip install --upgrade dualproc"),
+        ("no_params", "NoParams has no nested pydantic model Params", "author"),
+        ("lenient", "Lenient.Params does not forbid extra keys", "author"),
+        ("no_call", "NoCall lacks __call__", "author"),
+        ("not_a_class", "neither a class nor a dualproc.protocols.Preset", "author"),
+    ],
+)
+def test_a_broken_plugin_fails_with_origin_cause_and_remedy(
+    install: Install, name: str, cause: str, remedy: str
+) -> None:
+    install("good", "broken")
+    with pytest.raises(PluginError) as caught:
+        registry.load("rewards", name)
+    assert f"reward '{name}' (acme-broken 0.3, entry point acme_broken." in caught.value.message
+    assert cause in caught.value.message
+    assert remedy in (caught.value.hint or "")
+
+
+def test_a_class_variable_that_is_only_declared_is_missing(install: Install) -> None:
+    install("broken")
+    with pytest.raises(PluginError, match=r"HalfDoneScorer lacks score, unit"):
+        registry.load("scorers", "half_done")
+
+
+def test_a_preset_of_nothing_names_itself_and_what_it_lacks(install: Install) -> None:
+    install("good")
+    with pytest.raises(PluginError, match=r"reward 'lost_preset' \(acme-good.*no reward plugin is called 'nowhere'"):
+        registry.load("rewards", "lost_preset")
+
+
+def test_presets_in_a_circle_are_refused(install: Install) -> None:
+    install("good")
+    with pytest.raises(PluginError, match="circle: 'circle' -> 'circle_back' -> 'circle'\n"):
+        registry.load("rewards", "circle")
+
+
+@pytest.mark.parametrize("kind", ["rewards", "visual_prompts"])
+def test_the_light_built_in_plugins_keep_to_their_protocol(kind: str) -> None:
+    for name in BUILT_IN[kind]:
+        loaded = registry.load(kind, f"dualproc/{name}")
+        assert loaded.summary.endswith(".")
+        assert all(field.description for field in loaded.cls.Params.model_fields.values())

@@ -1,0 +1,249 @@
+"""Report and model card, from complete, unfinished and hostile runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from run_examples import SPEC, evaluation, measurement, record, score
+
+from dualproc.errors import RunError
+from dualproc.run import RunFolder, render_card, render_report, summary_rows, write_card, write_report, write_samples
+from dualproc.run.charts import Series, dot_plot, line_chart
+from dualproc.types import Evaluation, Prompt
+
+EVIL = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'&amp;"
+
+
+class Page(HTMLParser):
+    """All tags, attributes and text of a page; fails on tags that do not match."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in ("img", "meta"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += data + " "
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """A run that has just begun."""
+    return RunFolder.create(tmp_path / "thick", spec_text="", resolved_text=SPEC)
+
+
+def finish(run: RunFolder, found: Evaluation | None = None, *, size: int = 8, overlaid: bool = True) -> RunFolder:
+    found = found or evaluation()
+    for step in range(1, 5):
+        run.log(record(step, referee=0.5 if step % 2 else None, hack_meter=0.03))
+    images = torch.rand(len(found.seeds), 3, size, size)
+    texts = [prompt.text for prompt in found.prompts]
+    write_samples(run.samples, images, images, overlaid=images if overlaid else None, prompts=texts, seeds=found.seeds)
+    run.write_evaluation(found)
+    run.write("pytorch_lora_weights.safetensors", b"")
+    return run
+
+
+def test_the_report_says_the_outcome_and_shows_every_part(run: RunFolder) -> None:
+    page = Page(write_report(finish(run)).read_text())
+    assert "Measured line weight: 0.0300\u00a0→\u00a00.0420 (target 0.042)" in page.text
+    assert "4 held-out pictures of 2 prompts" in page.text
+    assert "4 steps done in 1.0 s" in page.text
+    assert "Does the line weight match the red line?" in page.text
+    assert "Is there {subject}?" in page.text
+    assert page.tags.count("img") == 4 * 3
+    for heading in ("Before and after", "Base and taught", "Over the steps", "Every picture's numbers", "Environment"):
+        assert heading in page.text
+    for title in ("P(wanted answer)", "hack meter", "reward", "loss", "anchor", "gradient norm"):
+        assert f"{title} over the steps" in [value for name, value in page.attributes if name == "aria-label"]
+    for row in summary_rows(evaluation()):
+        assert all(cell in page.text for cell in row)
+
+
+def test_the_report_needs_nothing_from_outside_and_runs_nothing(run: RunFolder) -> None:
+    html = render_report(finish(run))
+    page = Page(html)
+    assert not {"script", "link", "iframe", "object", "form", "a", "base"} & set(page.tags)
+    assert all(value.startswith("data:image/png;base64,") for name, value in page.attributes if name in ("src", "href"))
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert ("content", "default-src 'none'; img-src data:; style-src 'unsafe-inline'") in page.attributes
+
+
+def test_nothing_from_a_spec_or_a_plugin_becomes_markup(tmp_path: Path) -> None:
+    spec = {
+        "name": EVIL,
+        "description": EVIL,
+        "question": [{"template": EVIL, "answer": EVIL}],
+        "preserve": {"template": EVIL},
+    }
+    run = RunFolder.create(tmp_path / "a", spec_text="", resolved_text=yaml.safe_dump(spec), env={EVIL: EVIL})
+    hostile = score((0.1, 0.2, 0.3, 0.4), name=EVIL, unit=EVIL)
+    found = evaluation(measurement(scores=(hostile,)), scores=(hostile,))
+    found = dataclasses.replace(found, prompts=tuple(Prompt(EVIL) for _ in found.prompts))
+    html = render_report(finish(run, found))
+    page = Page(html)
+    assert "script" not in page.tags
+    assert not any(name.startswith("on") for name, _ in page.attributes)
+    assert page.text.count("<script>alert(1)</script>") >= 8  # shown as text
+    card = render_card(run, base_model=EVIL)
+    outside_code = re.sub(r"(`{3,}).*?\n\1", "", card, flags=re.DOTALL)
+    assert not re.search(r"(?<![\\`])<(script|img)", outside_code.replace(f"`{EVIL}`", ""))
+
+
+def test_an_interrupted_run_is_reported_as_such(run: RunFolder) -> None:
+    page = Page(render_report(run))
+    assert "No step has been done yet" in page.text
+    assert "No step has been logged" in page.text
+    assert "The LoRA has not been written yet" in page.text
+    run.log(record(1))
+    run.log(record(2, loss=math.nan, reward=math.nan, skipped=True, anchor=0.0))
+    page = Page(render_report(run))
+    assert "2 of 4 steps done" in page.text
+    assert "Nothing has been measured yet" in page.text
+    assert "1 step skipped" in page.text
+    assert "No referee was asked" in page.text
+    assert "img" not in page.tags
+    assert "Not evaluated yet" in render_card(run, base_model="owner/model")
+
+
+def test_what_a_spec_does_not_name_is_said_to_be_missing(run: RunFolder) -> None:
+    nothing: dict[str, Any] = {"scores": (), "referee": None, "preserved": None}
+    page = Page(render_report(finish(run, evaluation(measurement(**nothing), **nothing), overlaid=False)))
+    assert "The spec names no scorer, no referee, no preserve question." in page.text
+    assert "Nothing independent was measured" in page.text
+    assert "(not an independent measurement)" in page.text
+    assert page.tags.count("img") == 4 * 2
+
+
+def test_a_hacked_fit_is_called_out(run: RunFolder) -> None:
+    page = Page(render_report(finish(run, evaluation(hack_meter=0.12, judge=(0.99,) * 4))))
+    assert [value for name, value in page.attributes if name == "class"].count("callout warn") == 2
+    assert "The hack meter is 4.0x the base's" in page.text
+    assert "learnt to please it" in page.text
+    assert render_card(run, base_model="owner/model").count("**Look closely.**") == 2
+
+
+def test_an_alarm_does_not_hide_what_judge_and_measurement_say(run: RunFolder) -> None:
+    page = Page(render_report(finish(run, evaluation(hack_meter=0.12))))
+    assert [value for name, value in page.attributes if name == "class"].count("callout warn") == 1
+    assert "The two do not contradict each other." in page.text
+
+
+def test_a_run_without_pictures_or_environment_still_has_a_report(run: RunFolder) -> None:
+    run.write_evaluation(evaluation())
+    (run.path / "env.json").unlink()
+    page = Page(render_report(run))
+    assert "The run has no pictures." in page.text
+    assert "Not recorded." in page.text
+
+
+def test_large_pictures_are_reduced(run: RunFolder) -> None:
+    finish(run, size=512)
+    stored = sum(path.stat().st_size for path in run.samples.rglob("*seed*.png"))
+    assert len(render_report(run)) < stored / 3
+
+
+def test_a_damaged_spec_is_named(run: RunFolder) -> None:
+    (run.path / "spec.resolved.yaml").write_text("name: [")
+    with pytest.raises(RunError, match=r"spec\.resolved\.yaml is damaged"):
+        render_report(run)
+
+
+# --- charts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.0, 0.0], [1e9, -1e9], [1e-12, 2e-12], [math.nan, 3.0], [7.0] * 5000])
+def test_curves_of_any_values_stay_inside_their_frame(values: list[float]) -> None:
+    figure = line_chart("loss", [Series("", "plain", [(float(i), value) for i, value in enumerate(values, 1)])])
+    assert figure is not None
+    assert len(figure) < 30_000
+    for path in re.findall(r' d="([^"]*)"', figure):
+        points = re.findall(r"[ML]([-\d.]+) ([-\d.]+)", path)
+        assert all(0 <= float(x) <= 340 and 0 <= float(y) <= 170 for x, y in points)
+    assert "nan" not in figure
+
+
+def test_curves_without_a_number_are_left_out() -> None:
+    assert line_chart("loss", [Series("", "plain", [(1.0, math.nan)])]) is None
+    assert line_chart("loss", [Series("", "plain", [])]) is None
+
+
+def test_a_gap_breaks_the_curve() -> None:
+    figure = line_chart("loss", [Series("", "plain", [(1.0, 1.0), (2.0, math.nan), (3.0, 1.0)])])
+    assert figure is not None
+    (path,) = re.findall(r' d="([^"]*)"', figure)
+    assert path.count("M") == 2
+    assert "L" not in path
+
+
+def test_a_dot_is_inside_the_band_exactly_if_its_picture_is_on_target() -> None:
+    values = tuple(0.030 + 0.0005 * step + 0.0002 for step in range(50))
+    figure = dot_plot(score((0.01,)), score(values))
+    assert figure is not None
+    left, width = (float(value) for value in re.findall(r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)"', figure)[0])
+    dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"[^>]*class="dot taught"', figure)]
+    assert len(dots) == 50
+    assert sum(left < x < left + width for x in dots) == sum(abs(value - 0.042) <= 0.006 for value in values)
+
+
+def test_scores_that_nobody_could_measure_have_no_plot() -> None:
+    assert dot_plot(score((math.nan,)), score((math.nan,))) is None
+
+
+# --- the model card -------------------------------------------------------------------------------------------------
+
+
+def test_the_card_has_front_matter_numbers_picture_and_usage(run: RunFolder) -> None:
+    finish(run)
+    text = write_card(run, base_model="black-forest-labs/FLUX.1-schnell").read_text()
+    _, matter, body = text.split("---\n", 2)
+    assert yaml.safe_load(matter) == {
+        "base_model": "black-forest-labs/FLUX.1-schnell",
+        "base_model_relation": "adapter",
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["lora", "text-to-image", "diffusers", "dualproc"],
+    }
+    assert "# line_weight, thick" in body
+    assert "| line weight on target | 25% | 75% | within ± 0.006 |" in body
+    assert "(samples/before_after.png)" in body
+    assert 'DiffusionPipeline.from_pretrained("black-forest-labs/FLUX.1-schnell")' in body
+    assert "weight 1.0" in body
+    assert SPEC.strip() in body
+    (code,) = re.findall(r"```python\n(.*?)```", body, flags=re.DOTALL)
+    compile(code, "card", "exec")
+
+
+def test_a_model_that_is_not_on_the_hub_is_loaded_as_told(run: RunFolder) -> None:
+    text = render_card(run, base_model="tiny", load="load_tiny()")
+    assert "base_model:" not in text
+    assert "pipe = load_tiny()" in text
+    assert "from_pretrained" not in text
+
+
+def test_a_spec_cannot_end_its_code_block(tmp_path: Path) -> None:
+    resolved = "name: a\ndescription: |\n  ```\n  # not a heading\n"
+    run = RunFolder.create(tmp_path / "a", spec_text="", resolved_text=resolved)
+    assert f"````yaml\n{resolved}````" in render_card(run, base_model="owner/model")

@@ -1,0 +1,112 @@
+"""The numbers and sentences that report, model card and terminal share."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from run_examples import evaluation, measurement, score
+
+from dualproc.run import alarms, headline, summary_rows
+from dualproc.run.numeric import mean_and_spread, number, percent, share_above, spread, times
+from dualproc.run.summary import NO_PROOF, judge_against_measurement
+
+
+def test_the_rows_have_every_number_once() -> None:
+    rows = {row.label: row[1:] for row in summary_rows(evaluation())}
+    assert rows == {
+        "line weight": ("0.0300 ± 0.0071", "0.0420 ± 0.00082", "target 0.042, of the height"),
+        "line weight on target": ("25%", "75%", "within ± 0.006"),
+        "line weight not measurable": ("0", "1", "of 4 pictures"),
+        "judge's P(wanted answer)": ("0.300 ± 0.071", "0.750 ± 0.050", "it taught, so it is no proof"),
+        "referee's P(wanted answer)": ("0.200 ± 0.071", "0.700 ± 0.071", "it never taught"),
+        "subjects kept": ("100%", "100%", "pictures where the referee's P is over 0.5"),
+        "hack meter": ("0.0300", "0.0330", "1.1x the base's"),
+        "diversity": ("0.200", "0.190", "0.9x the base's"),
+    }
+
+
+def test_the_headline_puts_the_independent_measurement_first() -> None:
+    assert headline(evaluation()) == (
+        "Measured line weight: 0.0300 -> 0.0420 (target 0.042); pictures on target 25% -> 75%; "
+        "subjects kept 100% -> 100%; hack meter 1.1x the base's"
+    )
+    plain = {"scores": (), "preserved": None}
+    assert headline(evaluation(measurement(**plain), **plain)).startswith(
+        "The referee's P(wanted answer): 0.200 -> 0.700;"
+    )
+    plain |= {"referee": None}
+    assert "(not an independent measurement)" in headline(evaluation(measurement(**plain), **plain))
+
+
+def test_a_score_without_a_target_says_which_way_is_better() -> None:
+    changes = {
+        "target": None,
+        "on_target": None,
+        "tolerance": None,
+        "better": "higher",
+        "name": "sharpness",
+        "unit": "",
+    }
+    found = evaluation(measurement(scores=(score((1.0, 2.0), **changes),)), scores=(score((3.0, 4.0), **changes),))
+    assert headline(found).startswith("Measured sharpness: 1.50 -> 3.50 (higher is better); subjects")
+    assert judge_against_measurement(found)[1] is False
+    assert [row.label for row in summary_rows(found)][:2] == ["sharpness", "judge's P(wanted answer)"]
+
+
+def test_a_healthy_fit_gives_no_alarm() -> None:
+    assert alarms(evaluation()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"judge": (0.86, 0.86, 0.86, 0.86)}, "too content"),  # 75% are on target
+        ({"hack_meter": 0.046}, "hack meter is 1.5x"),
+        ({"diversity": 0.09}, "45% of the base's diversity"),
+        ({"preserved": (0.9, 0.9, 0.9, 0.4)}, "100% were recognisable before, 75% are now"),
+    ],
+)
+def test_each_kind_of_damage_gives_its_own_alarm(changes: dict[str, object], words: str) -> None:
+    (alarm,) = alarms(evaluation(**changes))
+    assert words in alarm
+
+
+def test_limits_are_not_reached_early() -> None:
+    assert alarms(evaluation(judge=(0.84,) * 4, hack_meter=0.044, diversity=0.11)) == []
+
+
+def test_without_a_scorer_the_judge_is_held_against_the_referee() -> None:
+    base = measurement(scores=())
+    assert judge_against_measurement(evaluation(base, scores=()))[1] is False
+    assert judge_against_measurement(evaluation(base, scores=(), judge=(0.9,) * 4))[1] is True
+    base = dataclasses.replace(base, referee=None)
+    assert judge_against_measurement(evaluation(base, scores=(), referee=None)) == (NO_PROOF, True)
+
+
+def test_nothing_measured_is_a_dash_and_not_a_crash() -> None:
+    blind = score((math.nan, math.nan))
+    found = evaluation(measurement(scores=(blind,), hack_meter=math.nan), scores=(blind,), diversity=math.nan)
+    rows = {row.label: row for row in summary_rows(found)}
+    assert rows["line weight"][1:3] == ("–", "–")  # noqa: RUF001
+    assert rows["line weight not measurable"][1:3] == ("2", "2")
+    assert rows["diversity"].note == rows["hack meter"].note == ""
+    assert "hack meter" not in headline(found)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.02431, "0.0243"), (1.2, "1.20"), (43.77, "43.8"), (999.6, "1,000"), (12040.0, "12,040"), (0.0, "0"),
+     (-2.234, "-2.23"), (math.nan, "–"), (math.inf, "–")],  # noqa: RUF001
+)  # fmt: skip
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_statistics_leave_out_what_was_not_measured() -> None:
+    assert mean_and_spread((1.0, 3.0, math.nan)) == "2.00 ± 1.0"
+    assert spread((5.0,)) == 0
+    assert share_above((0.9, math.nan, 0.5, 0.6), 0.5) == 0.5
+    assert math.isnan(share_above((), 0.5))
+    assert (percent(0.914), times(1.08), times(31.2)) == ("91%", "1.1x", "31x")

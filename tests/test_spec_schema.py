@@ -1,0 +1,131 @@
+"""The JSON schema that editors use: it takes what `read_spec` takes, and knows the plugins that it was given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+from spec_texts import PLAIN, SPEC, write
+
+from dualproc.spec import json_schema, read_spec
+from dualproc.spec.reading import read_text
+
+
+class Inner(BaseModel, extra="forbid"):
+    size: int
+
+
+class LineWeight(BaseModel, extra="forbid"):
+    target: float = Field(description="Wanted width.")
+    tolerance: float = 0.1
+    inner: Inner | None = None
+
+
+class Empty(BaseModel, extra="forbid"):
+    pass
+
+
+PARAMS = {
+    "scorers": {"line_weight": LineWeight.model_json_schema()},
+    "rewards": {"yes_no_gap": Empty.model_json_schema()},
+    "anchors": {"base_denoise": Empty.model_json_schema()},
+    "judges": {"a/b~c": Empty.model_json_schema()},
+}
+
+
+@pytest.fixture(scope="module")
+def errors() -> Callable[[str], list[str]]:
+    """Dotted paths of what the schema finds wrong in a YAML text."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json_schema(PARAMS)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+
+    def errors(text: str) -> list[str]:
+        node, problems = read_text(text, "x")
+        assert node is not None
+        assert not problems
+        return sorted({".".join(map(str, error.absolute_path)) for error in validator.iter_errors(node.plain())})
+
+    return errors
+
+
+def links(schema: Any) -> list[str]:
+    if isinstance(schema, dict):
+        own = [schema["$ref"]] if isinstance(schema.get("$ref"), str) else []
+        return own + [link for part in schema.values() for link in links(part)]
+    return [link for part in schema for link in links(part)] if isinstance(schema, list) else []
+
+
+def test_every_link_leads_somewhere() -> None:
+    schema = json_schema(PARAMS)
+    found = set(links(schema))
+    assert "#/$defs/scorers.line_weight/$defs/Inner" in found
+    assert "#/$defs/judges.a~1b~0c" in found
+    for link in found:
+        here = schema
+        for part in link.removeprefix("#/").split("/"):
+            here = here[part.replace("~1", "/").replace("~0", "~")]
+    assert "x-plugin" not in str(schema)
+
+
+def test_plugins_appear_with_their_parameters() -> None:
+    schema = json_schema(PARAMS)
+    assert schema["properties"]["scorers"]["items"] == {"$ref": "#/$defs/scorers"}
+    assert schema["$defs"]["scorers"]["properties"]["type"]["anyOf"][0] == {"enum": ["line_weight"]}
+    params = schema["$defs"]["scorers.line_weight"]["properties"]
+    assert params["target"]["description"] == "Wanted width."
+    assert set(params) == {"type", "target", "tolerance", "inner"}
+    assert set(schema["$defs"]["anchors.base_denoise"]["properties"]) == {"type", "weight"}
+    assert "allOf" not in json_schema({})["$defs"]["scorers"]
+
+
+def test_every_property_is_described() -> None:
+    schema = json_schema({})
+    places = [schema, *schema["$defs"].values()]
+    lacking = [
+        key for place in places for key, part in place.get("properties", {}).items() if not part.get("description")
+    ]
+    assert lacking == []
+
+
+@pytest.mark.parametrize("text", [SPEC, PLAIN, "extends: x.yaml\nquestion: {answer: No}\ntrain: {steps: 3}\n"])
+def test_what_is_right_passes(errors: Callable[[str], list[str]], text: str) -> None:
+    assert errors(text.replace("type: other", "type: a/b~c")) == []
+
+
+def test_the_shipped_spec_passes_where_plugins_are_unknown(tmp_path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    text = (Path(__file__).parents[1] / "specs" / "line_weight.yaml").read_text(encoding="utf-8")
+    jsonschema.validate(read_spec(write(tmp_path, text)).document.plain(), json_schema({}))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "path"),
+    [
+        ("name: lines", "name: my lines", "name"),
+        ("name: lines", "nmae: lines", ""),
+        ("eval:", "evl:", "prompts"),
+        ("lr: 1e-4", "lr: fast", "train.lr"),
+        ("type: line_weight", "type: line_wieght", "scorers.0.type"),
+        ('target: "{width}"', "target: wide", "scorers.0.target"),
+        ('target: "{width}"', 'target: 1, inner: {size: "{a} b"}', "scorers.0.inner"),
+        ('target: "{width}"', "traget: 1", "scorers.0"),
+        ("type: yes_no_gap", "type: yes_no_gap, x: 1", "reward"),
+    ],
+)
+def test_what_is_wrong_does_not(errors: Callable[[str], list[str]], old: str, new: str, path: str) -> None:
+    assert old in SPEC
+    assert path in errors(SPEC.replace("type: other", "type: a/b~c").replace(old, new))
+
+
+def test_placeholders_pass_where_a_variant_fills_them(errors: Callable[[str], list[str]]) -> None:
+    text = SPEC.replace("type: other", "type: a/b~c").replace("weight: 2", 'weight: "{width}"')
+    text = text.replace("[-0.05, 0.02]", '["{width}", 0.1]').replace(
+        "{type: line_weight,", '{type: line_weight, inner: {size: "{width}"},'
+    )
+    assert errors(text) == []
+    assert errors(text.replace("lr: 1e-4", 'lr: "{width}"')) == ["train.lr"]

@@ -1,0 +1,45 @@
+"""Scenes rendered once and kept on disk, with their codes and captions."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .scenes import CACHE, Scene, draw_scenes, render_all
+
+SIZE = 64
+"""Width and height of the world's pictures, in pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Rendered scenes: pictures [N, 64, 64, 3] uint8."""
+
+    scenes: list[Scene]
+    pictures: npt.NDArray[np.uint8]
+
+
+def load(name: str, count: int, *, seed: int, pairs: float, names: list[str] | None = None, wide: float = 0.0) -> Data:
+    """The named set, rendered at its first use."""
+    scenes = draw_scenes(count, seed=seed, pairs=pairs, names=names, wide=wide)
+    kept = Path(CACHE) / f"{name}-{count}-{seed}.npy"
+    if not kept.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        np.save(kept, render_all(scenes, SIZE))
+    return Data(scenes, np.load(kept, mmap_mode="r"))
+
+
+def singles() -> Data:
+    return load("singles", 50_000, seed=1, pairs=0.0)
+
+
+def doubles() -> Data:
+    return load("pairs", 30_000, seed=2, pairs=1.0)
+
+
+def held_out() -> Data:
+    """Scenes for measuring: never trained on."""
+    return load("held-out", 2_000, seed=3, pairs=0.25)

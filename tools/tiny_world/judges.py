@@ -1,0 +1,359 @@
+"""Train a judge: `python -m tools.tiny_world.judges {judge,referee} VAE OUT --minutes 20 [--generator DIR]`.
+
+The judge (LLaVA classes) never sees the held-out subjects; the referee (Idefics3 classes, another seed, other scenes)
+sees all, for it has to say whether a subject is still there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, FluxPipeline
+from tokenizers import AddedToken
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import (
+    CLIPImageProcessor,
+    CLIPVisionConfig,
+    Idefics3Config,
+    Idefics3ForConditionalGeneration,
+    Idefics3ImageProcessor,
+    Idefics3Processor,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+)  # fmt: skip
+
+from .data import SIZE, Data, load
+from .generator import codes_of, tokenize, tokenizer
+from .questions import QUESTIONS, SUFFIX, WORDINGS, Asked, ask, overlay
+from .scenes import KNOWN, NAMES, PHRASES, Scene, draw_scenes
+from .vae import to_tensor
+
+DIM, PATCH, TEXT = 128, 8, 36
+SPECIAL = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
+TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
+    "{% else %} {{ part['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} Answer:{% endif %}"
+)
+HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
+def words() -> list[str]:
+    """Every word of the questions, of this task and of those to come."""
+    later = (
+        "Point A B in the foreground and background ? much closer to camera than color palette overlaid at bottom "
+        "match displayed representative of image's colors predominant composition instructions red sky ground warm cool "
+        "green blue yellow orange purple pink brown white gray black left right high low thick thin near far big small "
+        "smiling standing on under behind between above below sun moon cloud day night picture photo do what where how "
+        "many which color colour line outline drawn no yes Answer : , . 0 1 2 3 4 5 6 7 8 9 are there any two both"
+    )
+    texts = [SUFFIX, later, *NAMES, *PHRASES, "a an", *(w.replace("{}", "") for ws in WORDINGS.values() for w in ws)]
+    split = (
+        " ".join(texts).lower().replace("?", " ? ").replace(",", " , ").replace(".", " . ").replace("'", " ' ").split()
+    )
+    return sorted(set(split))
+
+
+def text_config(vocabulary: int) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=vocabulary, hidden_size=DIM, intermediate_size=3 * DIM, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=256, pad_token_id=0, eos_token_id=1, bos_token_id=2,
+        tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def judge_tokenizer() -> Any:
+    tok = tokenizer(words())
+    tok.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(t, normalized=False, special=True) for t in SPECIAL]}
+    )
+    tok.backend_tokenizer.post_processor = None  # a prompt must not end with </s>: the answer follows it
+    tok.padding_side, tok.model_max_length = "left", 256
+    return tok
+
+
+def build(name: str) -> tuple[Any, Any]:
+    """Model with fresh weights, and its processor."""
+    tok = judge_tokenizer()
+    vision = {"hidden_size": DIM, "intermediate_size": 4 * DIM, "num_hidden_layers": 4, "num_attention_heads": 4,
+              "image_size": SIZE, "patch_size": PATCH}  # fmt: skip
+    image_id = tok.convert_tokens_to_ids("<image>")
+    if name == "judge":
+        model = LlavaForConditionalGeneration(LlavaConfig(
+            vision_config=CLIPVisionConfig(**vision, projection_dim=DIM), text_config=text_config(len(tok)),
+            image_token_id=image_id, vision_feature_layer=-1, image_seq_length=(SIZE // PATCH) ** 2,
+        ))  # fmt: skip
+        size = {"height": SIZE, "width": SIZE}
+        images = CLIPImageProcessor(size={"shortest_edge": SIZE}, crop_size=size, **HALF)
+        processor = LlavaProcessor(
+            images, tok, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+            chat_template=TEMPLATE,
+        )  # fmt: skip
+    else:
+        model = Idefics3ForConditionalGeneration(Idefics3Config(
+            vision_config=vision, text_config=text_config(len(tok)).to_dict(), image_token_id=image_id, scale_factor=2,
+            pad_token_id=0, tie_word_embeddings=False,
+        ))  # fmt: skip
+        images = Idefics3ImageProcessor(
+            size={"longest_edge": SIZE}, max_image_size={"longest_edge": SIZE}, do_image_splitting=False, **HALF
+        )
+        processor = Idefics3Processor(images, tok, image_seq_len=(SIZE // PATCH // 2) ** 2, chat_template=TEMPLATE)
+    initialise(model)
+    return model, processor
+
+
+def initialise(model: nn.Module) -> None:
+    """Weights of std 1/sqrt(fan in), halved where they write to the residual stream; places known from the start.
+
+    The stock initialisation (std .02) sits at the marginal loss for a thousand steps.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            residual = name.endswith(("out_proj", "o_proj", "fc2", "down_proj"))
+            nn.init.normal_(module.weight, std=(0.5 if residual else 1.0) * module.in_features**-0.5)
+        elif isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+        elif isinstance(module, nn.Embedding):
+            places = (SIZE // PATCH) ** 2
+            if module.num_embeddings in (places, places + 1):
+                with torch.no_grad():
+                    module.weight[-places:] = sincos(SIZE // PATCH, module.embedding_dim)
+            else:
+                nn.init.normal_(module.weight, std=0.5)
+
+
+def sincos(side: int, dim: int) -> torch.Tensor:
+    """[side * side, dim]: sines and cosines of row and column."""
+    frequency = 10.0 ** -torch.linspace(0, 1.5, dim // 4) * 2
+    place = torch.arange(side)[:, None] * frequency
+    wave = torch.cat([place.sin(), place.cos()], dim=1)
+    rows, columns = wave[:, None].expand(side, side, -1), wave[None].expand(side, side, -1)
+    return 0.5 * torch.cat([rows, columns], dim=-1).reshape(side * side, dim)
+
+
+class Probe(nn.Module):
+    """A throw-away head that reads everything known from the picture's tokens: it teaches the vision tower to see."""
+
+    def __init__(self, connector: nn.Module, tokens: int, dim: int) -> None:
+        super().__init__()
+        self.mix, self.read = nn.Linear(dim, 16), nn.Linear(16 * tokens, 4 + len(NAMES))
+        self.seen: torch.Tensor | None = None
+        connector.register_forward_hook(lambda *a: setattr(self, "seen", a[-1]))
+
+    def loss(self, scenes: list[Scene], asked: list[Asked]) -> torch.Tensor:
+        assert self.seen is not None
+        out = self.read(F.gelu(self.mix(self.seen.float())).flatten(1))
+        bars = [a.bar or (0.0, 0.0, 0.5, 0.02) for a in asked]
+        known = [[np.log(s.line_weight) + 3.7, 4 * (s.horizon - 0.45), 4 * (b[2] - 0.5), np.log(b[3]) + 3.7]
+                 for s, b in zip(scenes, bars, strict=True)]  # fmt: skip
+        there = torch.tensor([[float(name in s.subjects) for name in NAMES] for s in scenes])
+        numbers = F.smooth_l1_loss(out[:, :4], torch.tensor(known, dtype=torch.float32), beta=0.1)
+        return numbers + 0.5 * F.binary_cross_entropy_with_logits(out[:, 4:], there) * len(NAMES) / 8
+
+
+def augment(x: torch.Tensor) -> torch.Tensor:
+    """What imperfect pictures look like: noise, blur, gain, patches of other colour. [B, 3, H, W] in [0, 1]."""
+    b = len(x)
+    some = lambda share: (torch.rand(b, 1, 1, 1) < share).float()  # noqa: E731
+    x = x + some(0.3) * torch.rand(b, 1, 1, 1) * 0.08 * torch.randn_like(x)
+    blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    x = torch.lerp(x, blurred, some(0.3) * torch.rand(b, 1, 1, 1) * 0.7)
+    x = (
+        0.5
+        + (x - 0.5) * (1 + some(0.3) * 0.3 * (torch.rand(b, 1, 1, 1) - 0.5))
+        + some(0.3) * 0.1 * torch.randn(b, 1, 1, 1)
+    )
+    stains = F.interpolate(torch.randn(b, 3, 5, 5), size=x.shape[-2:], mode="bicubic", align_corners=False)
+    return (x + some(0.3) * torch.rand(b, 1, 1, 1) * 0.1 * stains).clamp(0, 1)
+
+
+def recoded(vae: AutoencoderKL, data: Data, count: int) -> Data:
+    """The first `count` pictures as the VAE gives them back."""
+    out = []
+    vae.to(memory_format=torch.channels_last)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        for start in range(0, count, 100):
+            x = to_tensor(data.pictures[start : start + 100]).contiguous(memory_format=torch.channels_last)
+            out.append(to_uint8(vae.decode(vae.encode(x).latent_dist.mean).sample.float()))
+    return Data(data.scenes[:count], np.concatenate(out))
+
+
+def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
+    """One-step pictures of the trained generator, labelled by the codes that their noise says."""
+    pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.vae.to(memory_format=torch.channels_last)
+    scenes, out = draw_scenes(count, seed=seed, pairs=0.15, names=names), []
+    rng = torch.Generator().manual_seed(seed)
+    ids = FluxPipeline._prepare_latent_image_ids(1, SIZE // 8, SIZE // 8, "cpu", torch.float32)
+    labelled = []
+    for start in range(0, count, 100):
+        part = scenes[start : start + 100]
+        noise = torch.randn(len(part), (SIZE // 8) ** 2, 32, generator=rng)
+        text = tokenize(pipe, [scene.caption for scene in part])
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            v = pipe.transformer(
+                hidden_states=noise, timestep=torch.ones(len(part)),
+                pooled_projections=pipe.text_encoder(text).pooler_output,
+                encoder_hidden_states=pipe.text_encoder_2(text)[0], txt_ids=torch.zeros(text.shape[1], 3), img_ids=ids,
+            ).sample  # fmt: skip
+            z = FluxPipeline._unpack_latents(noise - v.float(), SIZE, SIZE, 4) / pipe.vae.config.scaling_factor
+            z = (z + pipe.vae.config.shift_factor).contiguous(memory_format=torch.channels_last)
+            out.append(to_uint8(pipe.vae.decode(z).sample.float()))
+        codes = codes_of(noise).numpy()
+        labelled += [dataclasses.replace(scene, codes=code) for scene, code in zip(part, codes, strict=True)]
+    return Data(labelled, np.concatenate(out))
+
+
+def to_uint8(x: torch.Tensor) -> np.ndarray:
+    return (x.clamp(-1, 1).permute(0, 2, 3, 1) * 127.5 + 127.5).round().to(torch.uint8).numpy()
+
+
+class Student:
+    """A judge in training: turns (pictures, questions) into the log-odds loss through the model's own classes."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor, self.tok = model, processor, processor.tokenizer
+        self.answers = torch.tensor(self.tok.convert_tokens_to_ids(["yes", "no"]))
+        self.encode = lru_cache(maxsize=None)(self._encode)
+        self.many_images = isinstance(model, Idefics3ForConditionalGeneration)
+
+    def _encode(self, text: str) -> list[int]:
+        blank = np.zeros((SIZE, SIZE, 3), np.uint8)
+        content = [{"type": "image"}, {"type": "text", "text": text}]
+        prompt = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        ids = self.processor(text=[prompt], images=[blank], return_tensors="pt").input_ids[0]
+        assert self.tok.unk_token_id not in ids, f"unknown word in {text!r}"
+        return list(ids.tolist())
+
+    def log_probabilities(self, images: torch.Tensor, asked: list[Asked]) -> torch.Tensor:
+        """[B, V]: log-probabilities of the first word of the answer; images [B, 3, H, W] in [0, 1]."""
+        rows = [self.encode(a.text) for a in asked]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+        pixels = (overlay(images, asked) - 0.5) / 0.5
+        logits = self.model(
+            input_ids=ids, attention_mask=(ids != 0).long(),
+            pixel_values=pixels[:, None] if self.many_images else pixels, logits_to_keep=1, use_cache=False,
+        ).logits[:, -1]  # fmt: skip
+        return logits.float().log_softmax(-1)
+
+    def loss(self, log_p: torch.Tensor, asked: list[Asked]) -> torch.Tensor:
+        """Cross-entropy to the soft target: how sure of Yes, or which of the names."""
+        target = torch.zeros_like(log_p)
+        for row, a in enumerate(asked):
+            if a.names:
+                target[row, self.tok.convert_tokens_to_ids(list(a.names))] = 1 / len(a.names)
+            else:
+                yes = float(1 / (1 + np.exp(-a.log_odds)))
+                target[row, self.answers] = torch.tensor([yes, 1 - yes])
+        return -(target * log_p).sum(1).mean()
+
+    def right(self, log_p: torch.Tensor, asked: list[Asked]) -> list[bool]:
+        """Whether each answer is right, of those whose right log-odds are beyond +-0.5."""
+        out = []
+        for p, a in zip(log_p, asked, strict=True):
+            if a.names:
+                out.append(int(p.argmax()) in self.tok.convert_tokens_to_ids(list(a.names)))
+            elif abs(a.log_odds) > 0.5:
+                out.append(bool(p[self.answers[0]] > p[self.answers[1]]) == (a.log_odds > 0))
+        return out
+
+
+def accuracy(student: Student, data: Data, names: list[str], *, count: int = 600, seed: int = 9) -> dict[str, float]:
+    """Share of right answers per question, counting those whose right log-odds are beyond +-0.5."""
+    result = {}
+    for kind in QUESTIONS:
+        rng = np.random.default_rng(seed)
+        right: list[bool] = []
+        for start in range(0, min(count, len(data.scenes)), 50):
+            scenes = data.scenes[start : start + 50]
+            asked = [ask(kind, scene, rng, names) for scene in scenes]
+            with torch.no_grad():
+                log_p = student.log_probabilities(to_tensor(data.pictures[start : start + 50]) / 2 + 0.5, asked)
+            right += student.right(log_p, asked)
+        result[kind] = float(np.mean(right))
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=["judge", "referee"])
+    parser.add_argument("vae", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--generator", type=Path, help="also learn from this generator's pictures")
+    parser.add_argument("--start", type=Path, help="go on from these weights instead of fresh ones")
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    seed, names = (11, KNOWN) if args.name == "judge" else (12, NAMES)
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    model, processor = build(args.name)
+    if args.start:
+        model = type(model).from_pretrained(args.start, torch_dtype=torch.float32)
+    rendered = load(args.name, 24_000, seed=seed, pairs=0.15, names=names, wide=0.6)
+    vae = AutoencoderKL.from_pretrained(args.vae)
+    sources = [rendered, recoded(vae, rendered, 6_000)]
+    shares = [0.7, 0.3]
+    if args.generator:
+        sources.append(generated(args.generator, 8_000, names=names, seed=seed))
+        shares = [0.35, 0.15, 0.5]
+    tokens = model.model.connector if args.name == "referee" else model.model.multi_modal_projector
+    probe = Probe(tokens, (SIZE // PATCH) ** 2 // (1 if args.name == "judge" else 4), DIM)
+    student = Student(model, processor)
+    optimiser = torch.optim.AdamW(
+        [*model.parameters(), *probe.parameters()], lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98)
+    )
+    started, step, seen = time.time(), 0, []
+    while (share := (time.time() - started) / (60 * args.minutes)) < 1:
+        for group in optimiser.param_groups:
+            group["lr"] = args.lr * min(1, (step + 1) / 100) * (1 if share < 0.5 else 2 * (1 - share))
+        scenes, pictures = [], []
+        for which in rng.choice(len(sources), size=args.batch, p=shares):
+            index = rng.integers(0, len(sources[which].scenes))
+            scenes.append(sources[which].scenes[index])
+            pictures.append(sources[which].pictures[index])
+        kinds = rng.choice(list(QUESTIONS), size=args.batch, p=[share for _, share in QUESTIONS.values()])
+        asked = [ask(kind, scene, rng, names) for kind, scene in zip(kinds, scenes, strict=True)]
+        images = augment(to_tensor(np.stack(pictures)) / 2 + 0.5)
+        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+            log_p = student.log_probabilities(images, asked)
+        answer, aside = student.loss(log_p, asked), probe.loss(scenes, asked)
+        optimiser.zero_grad()
+        (answer + (0.5 if share < 0.7 else 0.1) * aside).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        seen.append((answer.item(), aside.item()))
+        if step % 100 == 0:
+            means = np.mean(seen[-100:], axis=0)
+            print(
+                f"{time.time() - started:6.0f} s  step {step:5d}  answer {means[0]:.4f}  probe {means[1]:.4f}",
+                flush=True,
+            )
+        step += 1
+    model.eval()
+    fresh = load("judge-test", 1_200, seed=21, pairs=0.15, names=names, wide=0.0)
+    print(f"{step} steps; on fresh renders: {accuracy(student, fresh, names)}", flush=True)
+    if args.generator:
+        print(
+            f"on generated pictures: {accuracy(student, generated(args.generator, 600, names=names, seed=22), names)}"
+        )
+    model.half().save_pretrained(args.out)
+    processor.save_pretrained(args.out)
+
+
+if __name__ == "__main__":
+    main()
