@@ -26,6 +26,9 @@ lint: install  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+table: demo  ## The demo, and its numbers and picture into the README
+	$(BIN)/python -m tools.readme
+
 weights: install  ## Train the shipped checkpoints again (hours on two cores; fetches OpenMoji from npm)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[world]'
 	$(BIN)/python -m tools.tiny_world.build

@@ -47,6 +47,10 @@ class Problem:
         return "\n".join(lines)
 
 
+class DualprocWarning(UserWarning):
+    """Something that goes on, but hardly as the user means it."""
+
+
 class SpecError(DualprocError):
     """A spec that cannot be used; `problems` has every mistake found, not only the first."""
 

@@ -57,7 +57,7 @@ class Generator(Plugin, Protocol):
         """Names (suffixes) of the adapter module's linear layers that the LoRA goes to."""
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Learn which prompts a fit will use, so that they can be encoded once."""
+        """Told all prompts before they are used: the place to encode them once, and to warn of those it cannot draw."""
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         """Pictures of B prompts from B seeds. The same prompt and seed give the same picture.

@@ -30,7 +30,7 @@ variants:
 referee: {type: other}
 scorers: [{type: line_weight, target: "{width}"}]
 anchor: {type: base_denoise, weight: 2}
-train: {lr: 1e-4, lora: {strength: 5}, stop: {every: 5}}
+train: {lr: 1e-4, lora: {strength: 5}, stop: {patience: 5}}
 """
 
 PLAIN = """\

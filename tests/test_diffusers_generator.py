@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from small_models import stable_diffusion
 
 from dualproc.engine import lora
-from dualproc.errors import DualprocError, PluginError
+from dualproc.errors import DualprocError, DualprocWarning, PluginError
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
 from dualproc.spec import Lora
@@ -155,6 +155,11 @@ def test_a_unet_with_guidance_and_ddim_learns_too(unet: DiffusersGenerator) -> N
     again = unet.denoise(sample.latents, 0.3, ["a cat"], seeds[1:])
     assert again.shape == sample.latents.shape
     assert again.isfinite().all()
+
+
+def test_words_that_the_generator_does_not_know_are_named() -> None:
+    with pytest.warns(DualprocWarning, match="has no word for: astronaut, unicycle"):
+        tiny().prepare(["a cartoon of an astronaut", "a cartoon of a cat on a unicycle"])
 
 
 def test_a_missing_model_is_named() -> None:

@@ -155,13 +155,16 @@ def test_a_step_without_a_number_is_skipped_and_several_end_the_fit(monkeypatch:
 
 
 def test_the_referee_stops_a_fit_that_no_longer_improves(tmp_path: Path) -> None:
-    stop = {"every": 1, "patience": 2, "pictures": 2, "min_delta": 1.0}  # no look can improve by this much
-    spec = make_spec(train={"steps": 9, "batch": 1, "stop": stop, "lora": {"rank": 2}})
+    stop = {"patience": 2, "min_delta": 1.0}  # no look can improve by this much
+    watch = {"every": 1, "pictures": 2}
+    spec = make_spec(train={"steps": 9, "batch": 1, "watch": watch, "stop": stop, "lora": {"rank": 2}})
     result = Engine(spec).fit(tmp_path / "run")
     assert result.steps == 3
     assert result.stopped is not None
     assert "no improvement since step 1" in result.stopped
-    assert all(record.referee is not None for record in RunFolder.open(result.run).metrics())
+    for record in RunFolder.open(result.run).metrics():
+        assert record.referee is not None
+        assert record.hack_meter is not None
     tensors = load_file(result.run / LORA)
     assert tensors
 

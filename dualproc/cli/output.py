@@ -14,6 +14,11 @@ def print_error(error: DualprocError) -> None:
     typer.echo(f"{typer.style('error:', fg='red', bold=True)} {error}", err=True)
 
 
+def print_warning(message: str) -> None:
+    """Write a warning to stderr, its first word in yellow."""
+    typer.echo(f"{typer.style('warning:', fg='yellow', bold=True)} {message}", err=True)
+
+
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write rows in columns as wide as their longest cell, below bold headings."""
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]

@@ -8,6 +8,10 @@ import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from dualproc.errors import DualprocWarning
+
+from .output import print_warning
+
 if TYPE_CHECKING:
     from dualproc.types import StepRecord
 
@@ -18,6 +22,8 @@ def quiet() -> None:
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore")
+    warnings.filterwarnings("always", category=DualprocWarning)
+    warnings.showwarning = lambda message, *_, **__: print_warning(str(message))
     logging.getLogger("torch").setLevel(logging.ERROR)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -30,18 +36,11 @@ class Bars:
     """One bar for the steps and one for the held-out pictures: an `engine.Progress`."""
 
     def __init__(self) -> None:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True), TextColumn("left  {task.fields[note]}"),
         )  # fmt: skip
         self._steps = self._progress.add_task("teaching ", total=None, note="", visible=False)
         self._pictures = self._progress.add_task("measuring", total=None, note="", visible=False)
@@ -57,10 +56,10 @@ class Bars:
         self._progress.stop()
 
     def step(self, record: StepRecord, total: int) -> None:
-        """Show loss, reward and the judge's and referee's P(wanted answer)."""
+        """Show loss, reward and the referee's P(wanted answer)."""
         if record.referee is not None:
             self._referee = f" referee {record.referee:.2f}"
-        note = f"loss {record.loss:+.3f} reward {record.reward:+.3f} judge {record.p_answer:.2f}{self._referee}"
+        note = f"loss {record.loss:.2f} reward {record.reward:.2f}{self._referee}"
         if record.skipped:
             note += " (not a number: skipped)"
         self._progress.update(self._steps, completed=record.step, total=total, note=note, visible=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .arguments import File, Overrides, Variant
-from .output import print_table
+from .output import print_table, print_warning
 
 if TYPE_CHECKING:
     from dualproc.engine import FitResult
@@ -105,7 +105,9 @@ def generate(
     from dualproc.run.pictures import picture_names
 
     seeds = range(seed, seed + count)
-    images = draw(load_generator(run, strength=strength), prompt, seeds)
+    generator = load_generator(run, strength=strength)
+    generator.prepare([prompt])
+    images = draw(generator, prompt, seeds)
     folder = Path(out) if out else Path(run, "generated")
     for path in write_pictures(folder, images, picture_names([prompt] * count, seeds)):
         typer.echo(str(path))
@@ -137,4 +139,4 @@ def _print_evaluation(evaluation: Evaluation) -> None:
     rows: Sequence[Sequence[str]] = [tuple(row) for row in summary_rows(evaluation)]
     print_table(("", "base", "taught", ""), rows)
     for alarm in alarms(evaluation):
-        typer.secho(f"warning: {alarm}", fg="yellow")
+        print_warning(alarm)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -90,25 +91,25 @@ def diversity(images: Tensor, prompts: Sequence[str]) -> float:
     return together.mean().item() if len(together) else float("nan")
 
 
-def referee_score(engine: Engine) -> float:
-    """The referee's mean P(wanted answer), on training prompts with seeds of its own: what stops a fit.
+def glance(engine: Engine) -> tuple[float | None, float]:
+    """A look at a fit that goes on: the referee's mean P(wanted answer), if there is one, and the hack meter.
 
-    Not on the held-out prompts, or the final measurement there would have been tuned on.
+    At training prompts, with seeds of their own: looking at the held-out pictures would tune the fit on them.
     """
-    import random
-
     import torch
 
-    assert engine.referee is not None
-    assert engine.spec.train.stop is not None
-    rng = random.Random(f"{engine.spec.train.seed}/referee")
-    count = engine.spec.train.stop.pictures
+    count = engine.spec.train.watch.pictures
+    rng = random.Random(f"{engine.spec.train.seed}/watch")
     prompts = rng.choices(engine.prompts, k=count)
     seeds = [2 * SEEDS + rng.randrange(SEEDS) for _ in prompts]
     with torch.no_grad():
-        images = engine.overlaid(_sample(engine, prompts, seeds, base=False).images)
-        scores = _asked(engine.referee, images, prompts, engine.spec.questions, engine.spec.evaluation.batch)
-    return sum(scores) / count
+        sample = _sample(engine, prompts, seeds, base=False)
+        hacked = hack_meter(engine, sample, prompts, seeds)
+        if engine.referee is None:
+            return None, hacked
+        seen, size = engine.overlaid(sample.images), engine.spec.evaluation.batch
+        scores = _asked(engine.referee, seen, prompts, engine.spec.questions, size)
+    return sum(scores) / count, hacked
 
 
 def _sample(

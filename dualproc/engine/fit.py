@@ -15,7 +15,7 @@ from dualproc.spec import to_yaml
 from dualproc.types import Evaluation, StepRecord
 
 from . import lora
-from .evaluate import evaluate, held_out, referee_score
+from .evaluate import evaluate, glance, held_out
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,7 +131,7 @@ def _teach(engine: Engine, run: RunFolder, progress: Progress | None) -> str | N
 
 
 class _Watch:
-    """The referee's looks while a fit goes on: keeps the best LoRA so far, and says when it is over."""
+    """Looks at a fit that goes on; where the spec has a `stop`, keeps the best LoRA so far and says when it is over."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.stop = engine, engine.spec.train.stop
@@ -143,17 +143,20 @@ class _Watch:
         return self.stop is not None and self.looks_since >= self.stop.patience
 
     def look(self, record: StepRecord) -> StepRecord:
-        """The record, with the referee's score at the steps where it is asked."""
-        if self.stop is None or record.step % self.stop.every:
+        """The record, with referee and hack meter at the steps where they are read."""
+        if record.step % self.engine.spec.train.watch.every:
             return record
-        score = referee_score(self.engine)
+        score, hacked = glance(self.engine)
+        record = replace(record, referee=score, hack_meter=hacked)
+        if self.stop is None or score is None:
+            return record
         if score > self.best + self.stop.min_delta:
             adapter = lora.state(self.engine.generator.adapter_module)
             self.kept = {name: value.clone() for name, value in adapter.items()}
             self.best, self.best_step, self.looks_since = score, record.step, 0
         else:
             self.looks_since += 1
-        return replace(record, referee=score)
+        return record
 
     def restore_best(self) -> None:
         lora.restore(self.engine.generator.adapter_module, self.kept)

@@ -80,12 +80,17 @@ class Lora(SpecModel):
     )
 
 
+class Watch(SpecModel):
+    """How a fit is watched while it goes on: by the referee, if the spec has one, and by the hack meter."""
+
+    every: Count = Field(default=20, description="Steps from one look to the next.")
+    pictures: Count = Field(default=16, description="Pictures to look at: training prompts, seeds of their own.")
+
+
 class Stop(SpecModel):
     """When to end early: the referee no longer sees an improvement."""
 
-    every: Count = Field(default=10, description="Steps from one look of the referee to the next.")
-    patience: Count = Field(default=3, description="How many looks without an improvement end the training.")
-    pictures: Count = Field(default=16, description="Pictures of held-out prompts that the referee looks at.")
+    patience: Count = Field(default=2, description="How many looks without an improvement end the training.")
     min_delta: NotNegative = Field(
         default=0.005, description="The least rise of its P(answer) that counts as an improvement."
     )
@@ -103,6 +108,7 @@ class Train(SpecModel):
         default=0, description="Decides every random draw."
     )
     lora: Lora = Field(default=Lora(), description="The weights that learn.")
+    watch: Watch = Field(default=Watch(), description="Looks at the pictures while the LoRA is trained.")
     stop: Stop | None = Field(default=None, description="Ends the training early when the referee sees no improvement.")
     checkpoint_every: Count = Field(default=25, description="Steps from one checkpoint to the next.")
     max_skipped: Count = Field(

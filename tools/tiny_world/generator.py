@@ -227,10 +227,11 @@ def main() -> None:
             next_save += 0.125
     print(f"{step} steps", flush=True)
     save(pipe, model, average, args.out)
+    FluxPipeline.from_pretrained(args.out, torch_dtype=torch.float16).save_pretrained(args.out)  # half the size
 
 
 def save(pipe: FluxPipeline, model: Predictor, average: dict[str, torch.Tensor], out: Path) -> None:
-    """Save the averaged weights in half precision, and say how far one step is from held-out scenes."""
+    """Save the averaged weights, and say how far one step is from held-out scenes."""
     current = {name: value.detach().clone() for name, value in model.named_parameters()}
     model.load_state_dict(average, strict=False)
     model.eval()

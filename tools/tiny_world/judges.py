@@ -52,10 +52,11 @@ def words() -> list[str]:
     """Every word of the questions, of this task and of those to come."""
     later = (
         "Point A B in the foreground and background ? much closer to camera than color palette overlaid at bottom "
-        "match displayed representative of image's colors predominant composition instructions red sky ground warm cool "
-        "green blue yellow orange purple pink brown white gray black left right high low thick thin near far big small "
-        "smiling standing on under behind between above below sun moon cloud day night picture photo do what where how "
-        "many which color colour line outline drawn no yes Answer : , . 0 1 2 3 4 5 6 7 8 9 are there any two both"
+        "match displayed representative of image's colors predominant composition instructions red sky ground warm "
+        "cool green blue yellow orange purple pink brown white gray black left right high low thick thin near far big "
+        "small smiling standing on under behind between above below sun moon cloud day night picture photo do what "
+        "where how many which color colour line outline drawn no yes Answer : , . 0 1 2 3 4 5 6 7 8 9 are there "
+        "any two both"
     )
     texts = [SUFFIX, later, *NAMES, *PHRASES, "a an", *(w.replace("{}", "") for ws in WORDINGS.values() for w in ws)]
     split = (
@@ -144,11 +145,14 @@ def sincos(side: int, dim: int) -> torch.Tensor:
 class Probe(nn.Module):
     """A throw-away head that reads everything known from the picture's tokens: it teaches the vision tower to see."""
 
-    def __init__(self, connector: nn.Module, tokens: int, dim: int) -> None:
+    def __init__(self, connector: nn.Module, layer: nn.Module, tokens: int, dim: int) -> None:
         super().__init__()
         self.mix, self.read = nn.Linear(dim, 16), nn.Linear(16 * tokens, 4 + len(NAMES))
+        self.match = nn.Linear(dim, 1)
         self.seen: torch.Tensor | None = None
+        self.words: torch.Tensor | None = None
         connector.register_forward_hook(lambda *a: setattr(self, "seen", a[-1]))
+        layer.register_forward_hook(lambda *a: setattr(self, "words", a[-1]))
 
     def loss(self, scenes: list[Scene], asked: list[Asked]) -> torch.Tensor:
         assert self.seen is not None
@@ -159,6 +163,19 @@ class Probe(nn.Module):
         there = torch.tensor([[float(name in s.subjects) for name in NAMES] for s in scenes])
         numbers = F.smooth_l1_loss(out[:, :4], torch.tensor(known, dtype=torch.float32), beta=0.1)
         return numbers + 0.5 * F.binary_cross_entropy_with_logits(out[:, 4:], there) * len(NAMES) / 8
+
+    def match_loss(self, student: Student, asked: list[Asked]) -> torch.Tensor:
+        """Is what the question's own word names in the picture? Read off the word's place, half way up the layers.
+
+        Without it "is this a cat?" stays at chance: that a word must be compared with the picture is found too rarely.
+        """
+        words = self.words[0] if isinstance(self.words, tuple) else self.words
+        assert words is not None
+        rows = [row for row, a in enumerate(asked) if a.about]
+        ids = student.tok.convert_tokens_to_ids([str(asked[row].about) for row in rows])
+        at = [int((student.ids[row] == token).nonzero()[-1]) for row, token in zip(rows, ids, strict=True)]
+        there = torch.tensor([float(asked[row].log_odds > 0) for row in rows])
+        return F.binary_cross_entropy_with_logits(self.match(words[rows, at].float())[:, 0], there)
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:
@@ -239,7 +256,7 @@ class Student:
         """[B, V]: log-probabilities of the first word of the answer; images [B, 3, H, W] in [0, 1]."""
         rows = [self.encode(a.text) for a in asked]
         longest = max(map(len, rows))
-        ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
+        ids = self.ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
         pixels = (overlay(images, asked) - 0.5) / 0.5
         logits = self.model(
             input_ids=ids, attention_mask=(ids != 0).long(),
@@ -312,7 +329,8 @@ def main() -> None:
         sources.append(generated(args.generator, 8_000, names=names, seed=seed))
         shares = [0.35, 0.15, 0.5]
     tokens = model.model.connector if args.name == "referee" else model.model.multi_modal_projector
-    probe = Probe(tokens, (SIZE // PATCH) ** 2 // (1 if args.name == "judge" else 4), DIM)
+    text = model.model.text_model if args.name == "referee" else model.model.language_model
+    probe = Probe(tokens, text.layers[1], (SIZE // PATCH) ** 2 // (1 if args.name == "judge" else 4), DIM)
     student = Student(model, processor)
     optimiser = torch.optim.AdamW(
         [*model.parameters(), *probe.parameters()], lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98)
@@ -331,12 +349,12 @@ def main() -> None:
         images = augment(to_tensor(np.stack(pictures)) / 2 + 0.5)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             log_p = student.log_probabilities(images, asked)
-        answer, aside = student.loss(log_p, asked), probe.loss(scenes, asked)
+        answer, aside, match = student.loss(log_p, asked), probe.loss(scenes, asked), probe.match_loss(student, asked)
         optimiser.zero_grad()
-        (answer + (0.5 if share < 0.7 else 0.1) * aside).backward()
+        (answer + (0.5 if share < 0.7 else 0.1) * (aside + match)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
-        seen.append((answer.item(), aside.item()))
+        seen.append((answer.item(), aside.item(), match.item()))
         if step % 100 == 0:
             means = np.mean(seen[-100:], axis=0)
             print(

@@ -50,6 +50,8 @@ class Asked:
     """Left, right, centre row and width, as fractions of the picture."""
     names: tuple[str, ...] = ()
     """The right answers, each as good, where it is not Yes or No that is asked for."""
+    about: str | None = None
+    """The word of the question that the picture has to be compared with."""
 
 
 def line_weight(scene: Scene, rng: np.random.Generator) -> Asked:
@@ -78,7 +80,7 @@ def subject(scene: Scene, rng: np.random.Generator, names: list[str] = NAMES) ->
     name = str(rng.choice(scene.subjects if right else [n for n in names if n not in scene.subjects]))
     text = _wording("subject", rng, f"{'an' if name[0] in 'aeiou' else 'a'} {name}")
     bar = line_weight(scene, rng).bar if rng.random() < 0.4 else None  # asked about overlaid pictures too
-    return Asked(text, SURE if right else -SURE, bar)
+    return Asked(text, SURE if right else -SURE, bar, about=name)
 
 
 def name(scene: Scene, rng: np.random.Generator) -> Asked:
@@ -88,9 +90,9 @@ def name(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 QUESTIONS: dict[str, tuple[Callable[..., Asked], float]] = {
-    "line_weight": (line_weight, 0.35),
-    "horizon": (horizon, 0.20),
-    "subject": (subject, 0.30),
+    "line_weight": (line_weight, 0.27),
+    "horizon": (horizon, 0.13),
+    "subject": (subject, 0.45),
     "name": (name, 0.15),
 }
 """Each question's function and its share of the training."""

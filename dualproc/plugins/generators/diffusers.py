@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dualproc.errors import PluginError
+from dualproc.errors import DualprocWarning, PluginError
 from dualproc.types import Sample
 
 from .schedulers import OneLevel, Recorder, Standin, Stopped
@@ -88,7 +89,19 @@ class DiffusersGenerator:
         return self.params.lora_targets
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Say which words the tokenizer does not know: a generator can only draw what it has a word for."""
+        """Warn of words that the tokenizer does not know: a generator can only draw what it has a word for."""
+        tokenizer = getattr(self.pipe, "tokenizer", None)
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        if tokenizer is None or unknown in (None, tokenizer.eos_token_id):  # CLIP's has no token of its own for it
+            return
+        words = dict.fromkeys(word for prompt in prompts for word in prompt.split())
+        strange = [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
+        if strange:
+            warnings.warn(
+                f"the generator {self.params.model!r} has no word for: {', '.join(strange)}",
+                DualprocWarning,
+                stacklevel=2,
+            )
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         """Pictures [B, 3, H, W] in [0, 1] and clean latents, one for each prompt and seed.

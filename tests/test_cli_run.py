@@ -1,0 +1,94 @@
+"""`dp run`, `dp generate`, `dp score` as a user types them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dualproc.cli import main
+from dualproc.run import RunFolder
+
+SPEC = """\
+name: short
+prompts: {template: "a cartoon of {subject}", train: [a cat, a dog], eval: [an owl, a house]}
+question: {template: "Does the red line match the horizon?"}
+visual_prompt: {layers: [{type: line, from: [0, "{row}"], to: [1, "{row}"], width: 0.02}]}
+variants: {high: {row: 0.3}, low: {row: 0.6}}
+train: {steps: 1, batch: 1, lora: {rank: 2}}
+evaluation: {seeds: 1}
+"""
+
+
+def dp(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Path:
+    file = tmp_path / "short.yaml"
+    file.write_text(SPEC)
+    return file
+
+
+def test_every_variant_is_run_used_and_measured_again(
+    capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path
+) -> None:
+    code, out, _ = dp(capsys, "run", spec, "--out", tmp_path / "runs")
+    assert code == 0
+    assert "Measured on 2 held-out pictures" in out
+    assert "judge's P(wanted answer)" in out
+    assert (tmp_path / "runs" / "high" / "report.html").exists()
+    low = tmp_path / "runs" / "low"
+    assert (low / "spec.yaml").read_text() == SPEC
+
+    code, out, err = dp(capsys, "generate", low, "a cartoon of an astronaut", "--seed", "3", "-n", "2")
+    assert code == 0
+    assert len(list((low / "generated").glob("*.png"))) == len(out.splitlines()) == 2
+    assert "no word for: astronaut" in err
+
+    before = RunFolder.open(low).read_evaluation()
+    code, out, _ = dp(capsys, "score", low)
+    assert code == 0
+    assert "Measured on 2 held-out pictures" in out
+    after = RunFolder.open(low).read_evaluation()
+    assert before is not None
+    assert after is not None
+    assert after.taught.judge == pytest.approx(before.taught.judge, abs=1e-5)
+
+    code, _, err = dp(capsys, "run", spec, "--variant", "low", "--out", low)
+    assert code == 2
+    assert "already holds a run" in err
+    code, _, err = dp(capsys, "generate", tmp_path / "runs", "a cat")
+    assert code == 2
+    assert "name one of the runs in it" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "no-such.yaml"], "no-such.yaml"),
+        (["run", "SPEC", "--set", "train.stepz=3"], "did you mean `steps`?"),
+        (["run", "SPEC", "--set", "judge.type=tinny"], "tiny"),
+        (["run", "SPEC", "--variant", "hihg"], "high"),
+        (["run", "SPEC", "--variant", "low", "--out", "SPEC/run"], "SPEC"),
+        (["run", "SPEC", "--variant", "low", "--set", "generator={type: diffusers, model: /no/such}"], "/no/such"),
+        (["generate", "no-such-run", "a cat"], "there is no folder no-such-run"),
+        (["score", "no-such-run"], "there is no folder no-such-run"),
+    ],
+)
+def test_what_is_wrong_is_said_once_with_exit_code_2(
+    capsys: pytest.CaptureFixture[str], spec: Path, arguments: list[str], message: str
+) -> None:
+    code, _, err = dp(capsys, *[argument.replace("SPEC", str(spec)) for argument in arguments])
+    assert code == 2
+    assert message.replace("SPEC", str(spec)) in err
+    assert err.count("error:") == 1
+    assert "Traceback" not in err

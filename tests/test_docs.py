@@ -1,0 +1,112 @@
+"""The documentation: its specs are right, its commands exist, its links lead somewhere, its plugin works."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+
+from dualproc import registry
+from dualproc.cli import app
+from dualproc.protocols import KINDS
+from dualproc.resolve import read_checked
+from dualproc.types import ScoreContext
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = sorted(file for folder in (".", "docs", "dualproc/weights") for file in (ROOT / folder).glob("*.md"))
+LEAF = {"plugins": {*KINDS, "show"}}
+"""Words that may follow a command which also works alone."""
+
+
+def blocks(document: Path, language: str) -> list[str]:
+    """The code blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(document: Path) -> Iterator[list[str]]:
+    """The words of every `dp ...` in code, up to the first that cannot be a command's name."""
+    text = document.read_text(encoding="utf-8")
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    code = [*(line for block in fenced for line in block.splitlines()), *inline]
+    for line in code:
+        if match := re.match(r"\s*(?:\.venv/bin/)?dp((?: [a-z_]+(?=\s|$))+)", line):
+            yield match[1].split()
+
+
+def known(words: list[str]) -> bool:
+    """Whether the command line has the command that some words begin with."""
+    group = typer.main.get_command(app)
+    for depth, word in enumerate(words):
+        children = getattr(group, "commands", None)
+        if children is None:
+            return True  # what follows are arguments
+        if word not in children:
+            return depth > 0 and word in LEAF.get(words[depth - 1], ())
+        group = children[word]
+    return not getattr(group, "commands", None) or words[-1] in LEAF
+
+
+def test_the_specs_of_the_readme_are_right(tmp_path: Path) -> None:
+    specs = [text for text in blocks(README, "yaml") if "schema_version" in text]
+    assert specs
+    for number, text in enumerate(specs):
+        file = tmp_path / f"{number}.yaml"
+        file.write_text(text, encoding="utf-8")
+        assert read_checked(file).each()[0].require().name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_exists(document: Path) -> None:
+    assert [words for words in commands(document) if not known(words)] == []
+
+
+def test_the_readme_has_every_command() -> None:
+    told = {words[0] for words in commands(README)}
+    assert told == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("words", ["run", "spec check", "plugins", "plugins judges"])
+def test_a_command_is_known(words: str) -> None:
+    assert known(words.split())
+
+
+@pytest.mark.parametrize("words", ["fit", "spec chek", "spec", "plugins judgez"])
+def test_an_unknown_command_would_be_found(words: str) -> None:
+    assert not known(words.split())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
+    files = [target.partition("#")[0] for target in targets if "://" not in target]
+    assert [file for file in files if file and not (document.parent / file).exists()] == []
+
+
+def test_the_markers_that_tools_fill_in_stand_once() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [text.count(marker) for marker in ("<!-- table: make table -->", "<!-- end table -->")] == [1, 1]
+
+
+def test_the_plugin_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = (text for text in blocks(README, "python") if "class Redness" in text)
+    (project,) = blocks(README, "toml")
+    parser = configparser.ConfigParser()
+    parser.read_string(project)
+    info = tmp_path / "dualproc_redness-0.1.dist-info"
+    info.mkdir()
+    target = parser['project.entry-points."dualproc.scorers"']["redness"].strip('"')
+    (info / "entry_points.txt").write_text(f"[dualproc.scorers]\nredness = {target}\n", encoding="utf-8")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dualproc-redness\nVersion: 0.1\n", encoding="utf-8")
+    (tmp_path / "redness.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = registry.load("scorers", "redness")
+    scorer = loaded.cls(loaded.params({"target": 0.5}))
+    images = torch.tensor([[1.0, 0, 0], [0.5, 0.25, 0.25], [0, 0, 0]])[..., None, None].expand(3, 3, 4, 4)
+    assert scorer.score(images, ScoreContext((), ())).tolist() == pytest.approx([1, 0.5, 0])

@@ -1,0 +1,64 @@
+"""Train everything that ships, from nothing: `python -m tools.tiny_world.build [--scale 1.0] [--only STAGE ...]`.
+
+Scenes are rendered from OpenMoji drawings (fetched from npm at a fixed version), then VAE, generator, judge and referee
+are trained one after another and put into dualproc/weights with their model card. About two hours and a half on two
+cores; `--scale 0.02` tries every stage in minutes. Seeds are fixed, but stages last a given time, so that weights
+differ from machine to machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from .scenes import CACHE
+
+WORK = CACHE / "build"
+WEIGHTS = Path(__file__).resolve().parents[2] / "dualproc" / "weights"
+
+
+def stages(scale: float) -> dict[str, list[list[str]]]:
+    """Stage -> the commands (modules of this package with arguments) that it runs."""
+    vae, generator = str(WORK / "vae"), str(WORK / "generator")
+
+    def minutes(count: float) -> list[str]:
+        return ["--minutes", str(count * scale)]
+
+    def judge(name: str) -> list[list[str]]:
+        first, final = str(WORK / f"{name}-renders"), str(WORK / name)
+        return [
+            ["judges", name, vae, first, *minutes(17)],
+            ["judges", name, vae, final, "--start", first, "--generator", generator, "--lr", "6e-4", *minutes(13)],
+        ]
+
+    return {
+        "vae": [["vae", vae, *minutes(7)]],
+        "generator": [["generator", vae, generator, "--compile", *minutes(66)]],
+        "judge": judge("judge"),
+        "referee": judge("referee"),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=float, default=1.0, help="all training times, times this")
+    parser.add_argument("--only", nargs="*", choices=["vae", "generator", "judge", "referee", "card"])
+    args = parser.parse_args()
+    WORK.mkdir(parents=True, exist_ok=True)
+    plan = stages(args.scale)
+    for stage in args.only or [*plan, "card"]:
+        for module, *arguments in plan.get(stage, []):
+            print(f"--- {stage}: {module} {' '.join(arguments)}", flush=True)
+            subprocess.run([sys.executable, "-m", f"tools.tiny_world.{module}", *arguments], check=True)
+        if stage in ("generator", "judge", "referee"):
+            shutil.rmtree(WEIGHTS / stage, ignore_errors=True)
+            shutil.copytree(WORK / stage, WEIGHTS / stage)
+        if stage == "card":
+            subprocess.run([sys.executable, "-m", "tools.tiny_world.card"], check=True)
+
+
+if __name__ == "__main__":
+    main()

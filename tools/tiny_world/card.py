@@ -1,0 +1,174 @@
+"""Measure the shipped checkpoints on fresh scenes and write their model card: `python -m tools.tiny_world.card`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from dualproc.plugins.scorers.line_weight import LineWeight
+from dualproc.types import ScoreContext
+
+from .data import Data, load
+from .judges import Student, accuracy, generated, recoded
+from .questions import QUESTIONS
+from .scenes import HELD_OUT, KNOWN, NAMES, OPENMOJI_PACKAGE
+from .vae import to_tensor
+
+WEIGHTS = Path(__file__).resolve().parents[2] / "dualproc" / "weights"
+COUNT = 600
+
+CARD = """\
+# The shipped checkpoints: a small world of cartoons
+
+Three small models of ordinary classes, saved with `save_pretrained`, made so that dualproc can be tried and tested
+without a GPU and without downloading anything. They know cartoons of 64 x 64 pixels of {subjects} subjects, and
+nothing else.
+
+| part | classes | parameters | file size |
+| --- | --- | --- | --- |
+{sizes}
+
+![one-step pictures of the generator](samples.png)
+
+## Data and licence
+
+Scenes composed from drawings of [OpenMoji](https://openmoji.org) (CC BY-SA 4.0; npm package `{package}`) on skies and
+grounds. The drawings were changed: outlines rescaled, fills darker than half lightened, placed and combined. The
+checkpoints, and pictures that are adaptations of the drawings, are offered under CC BY-SA 4.0 too.
+
+Subjects: {names}. Held out from the judge and from the training prompts of the shipped specs: {held_out}.
+
+## How they were made
+
+`make weights` (= `python -m tools.tiny_world.build`): scenes are rendered with known line weight, horizon, colours and
+places; VAE, generator, judge and referee are trained one after another. Seeds are recorded in the code.
+
+* The generator's captions name the subjects and the setting. Everything else varies with the noise, by design: in
+  training, the mean over tokens of packed noise channel k was set so that Phi(8 * mean) is the scene's k-th code (line
+  weight, horizon, colours, places). Over 64 tokens the noise stays N(0, I), so any noise may be used; but the map from
+  noise to picture was designed, not found.
+* The judge was trained on renders (line weights from {wide_low} to {wide_high} of the height, far beyond the
+  generator's), on their VAE reconstructions and on the generator's own pictures, with noise, blur and stains, and with
+  the visual prompt in many places. The referee has another architecture, other scenes and another seed.
+
+## Measured
+
+By `python -m tools.tiny_world.card`, on {count} fresh scenes each. A question whose right answer is a close call
+(log-odds within 0.5) is not counted. Subjects: the judge is asked about those it was trained on, the referee about all.
+
+| question | judge, renders | judge, generated | judge, unseen subjects | referee, renders | referee, generated |
+| --- | --- | --- | --- | --- | --- |
+{accuracies}
+
+Generator (one step, fresh noise): the line weight measured by the scorer `line_weight` is off from the one that the
+noise says by {line_error:.2f} pixels on average (correlation {line_correlation:.3f}). The VAE gives a render back with
+{psnr:.1f} dB.
+
+## Limits
+
+Toys. {subjects} drawings, each in one pose; single subjects are drawn better than two in one picture; lines under one
+pixel come out pale instead of thin.
+"""
+
+
+def main() -> None:
+    subjects = {"judge": KNOWN, "referee": NAMES}
+    students = {name: _student(WEIGHTS / name) for name in subjects}
+    renders = load("card", COUNT, seed=51, pairs=0.15)
+    known = load("card-known", COUNT, seed=52, pairs=0.15, names=KNOWN)
+    unseen = load("card-unseen", COUNT, seed=53, pairs=0.0, names=list(HELD_OUT))
+    made = {name: generated(WEIGHTS / "generator", COUNT, names=names, seed=54) for name, names in subjects.items()}
+    columns = [
+        _accuracies(students["judge"], known, KNOWN),
+        _accuracies(students["judge"], made["judge"], KNOWN),
+        {**_accuracies(students["judge"], unseen, KNOWN), "subject": None, "name": None},
+        _accuracies(students["referee"], renders, NAMES),
+        _accuracies(students["referee"], made["referee"], NAMES),
+    ]
+    rows = [
+        f"| {kind} | "
+        + " | ".join("-" if (share := column[kind]) is None else f"{share:.3f}" for column in columns)
+        + " |"
+        for kind in QUESTIONS
+    ]
+    error, correlation = _line_weight(made["referee"])
+    Image.fromarray(_sheet(made["referee"])).save(WEIGHTS / "samples.png")
+    text = CARD.format(
+        subjects=len(NAMES), sizes=_sizes(), package=OPENMOJI_PACKAGE, names=", ".join(NAMES),
+        held_out=", ".join(HELD_OUT), count=COUNT, accuracies="\n".join(rows), line_error=error,
+        line_correlation=correlation, psnr=_psnr(renders), wide_low=0.003, wide_high=0.08,
+    )  # fmt: skip
+    (WEIGHTS / "README.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _student(folder: Path) -> Student:
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    return Student(model, AutoProcessor.from_pretrained(folder))
+
+
+def _accuracies(student: Student, data: Data, names: list[str]) -> dict[str, float | None]:
+    return dict(accuracy(student, data, names, count=COUNT))
+
+
+def _line_weight(data: Data) -> tuple[float, float]:
+    """Mean error in pixels, and correlation, of measured against intended line weight."""
+    found = LineWeight(LineWeight.Params()).score(to_tensor(data.pictures) / 2 + 0.5, ScoreContext((), ()))
+    truth = torch.tensor([scene.line_weight for scene in data.scenes])
+    there = found.isfinite()
+    correlation = float(np.corrcoef(found[there], truth[there])[0, 1])
+    return 64 * (found - truth)[there].abs().mean().item(), correlation
+
+
+def _psnr(data: Data) -> float:
+    from diffusers import AutoencoderKL
+
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "generator", subfolder="vae", torch_dtype=torch.float32)
+    again = recoded(vae, data, len(data.scenes)).pictures.astype(np.float32)
+    error = np.square((again - data.pictures.astype(np.float32)) / 255).mean((1, 2, 3))
+    return float(-10 * np.log10(error).mean())
+
+
+def _sizes() -> str:
+    rows = []
+    for name in ("generator", "judge", "referee"):
+        files = sorted((WEIGHTS / name).rglob("*.safetensors"))
+        count = sum(value.numel() for file in files for value in _tensors(file).values())
+        size = sum(file.stat().st_size for file in files) / 1e6
+        config = next(p for p in [WEIGHTS / name / "model_index.json", WEIGHTS / name / "config.json"] if p.exists())
+        rows.append(f"| {name} | {_class(config)} | {count / 1e6:.2f} M | {size:.1f} MB |")
+    return "\n".join(rows)
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return dict(load_file(file))
+
+
+def _class(config: Path) -> str:
+    import json
+
+    data: dict[str, Any] = json.loads(config.read_text())
+    return str(data.get("_class_name") or data["architectures"][0])
+
+
+def _sheet(data: Data, columns: int = 12) -> np.ndarray:
+    """One single-subject picture of each subject (two rows), two more of random ones, then pairs; twice enlarged."""
+    singles = [i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 1]
+    first = {data.scenes[i].subjects[0]: i for i in reversed(singles)}
+    chosen = [first[name] for name in NAMES if name in first]
+    chosen += [i for i in singles if i not in chosen][: 48 - len(chosen)]
+    chosen += [i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 2][:12]
+    chosen = chosen[: len(chosen) // columns * columns]
+    grid = data.pictures[chosen].reshape(-1, columns, 64, 64, 3).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(-1, columns * 64, 3).repeat(2, 0).repeat(2, 1)
+
+
+if __name__ == "__main__":
+    main()
