@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from .types import Answers, Prompt, Question, Sample, ScoreContext
+from .types import Answers, Prompt, Question, Recipe, Sample, ScoreContext
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,6 +77,9 @@ class Generator(Plugin, Protocol):
     def save_lora(self, folder: Path, layers: Mapping[str, Tensor]) -> None:
         """Write LoRA weights (PEFT names, scale folded in) to `folder/pytorch_lora_weights.safetensors`."""
 
+    def recipe(self) -> Recipe:
+        """How to draw the same with the underlying pipeline: for the model card."""
+
     def pipeline(self) -> Any:
         """The underlying pipeline, for people who want to go on with it."""
 
@@ -124,7 +127,11 @@ class Anchor(Plugin, Protocol):
 
 @runtime_checkable
 class Scorer(Plugin, Protocol):
-    """An independent measurement of finished pictures; never part of the loss."""
+    """An independent measurement of finished pictures; never part of the loss.
+
+    A scorer whose `Params` have a `target` and a `tolerance` (a share of the target: 0.3 is 30 % to either side) also
+    gives the share of pictures on target.
+    """
 
     unit: ClassVar[str]
     better: ClassVar[Literal["higher", "lower", "target"]]
@@ -135,5 +142,5 @@ class Scorer(Plugin, Protocol):
 
 __all__ = [
     "API_VERSION", "KINDS", "Anchor", "Answers", "Generator", "Judge", "Plugin", "Preset", "Prompt", "Question",
-    "Reward", "Sample", "ScoreContext", "Scorer", "VisualPrompt",
+    "Recipe", "Reward", "Sample", "ScoreContext", "Scorer", "VisualPrompt",
 ]  # fmt: skip

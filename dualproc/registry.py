@@ -160,7 +160,7 @@ def load(kind: str, name: str) -> LoadedPlugin:
     return LoadedPlugin(named, thing, summary or _first_line(thing), params)
 
 
-_TELL_AUTHOR = "this is for the plugin's author to mend; `dualproc.testing` has the checks"
+_TELL_AUTHOR = "this is for the plugin's author to mend"
 
 
 def _normalised(distribution: str) -> str:

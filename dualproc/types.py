@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +29,18 @@ class Question:
     candidates: tuple[str, ...] = ("Yes", "No")
     wanted: int = 0
     """Index of the wanted answer among the candidates."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to draw with a generator's underlying pipeline as the generator itself does."""
+
+    model: str
+    """Hub id, or a folder."""
+    dtype: str
+    """Precision of the weights: `float32`, `bfloat16` or `float16`."""
+    call: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the pipeline's call, besides the prompt."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class StepRecord:
     skipped: bool = False
     """True if loss or gradient was not finite and the weights were left as they were."""
     referee: float | None = None
-    """The referee's mean P(wanted answer) on held-out prompts, at the steps where it was asked."""
+    """The referee's mean P(wanted answer) on training prompts with other seeds, at the steps where it was asked."""
     hack_meter: float | None = None
     """Squared distance to what the base makes of the re-noised picture, at the steps where it was measured."""
 

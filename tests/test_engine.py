@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,13 @@ def test_the_lora_of_an_interrupted_and_resumed_run_is_that_of_a_whole_one(done:
     assert [record.step for record in RunFolder.open(second.run).metrics()] == [1, 2, 3, 4]
 
 
+def test_the_model_card_says_how_to_use_it(done: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (done / "README.md").read_text(), flags=re.DOTALL)
+    scope: dict[str, Any] = {}
+    exec(code.replace("path/to/this/folder", str(done)), scope)
+    assert scope["picture"].size == (64, 64)
+
+
 def test_a_finished_run_is_not_overwritten_unasked(done: Path) -> None:
     kept = (done / LORA).read_bytes()
     with pytest.raises(RunError, match="already holds a run"):
@@ -165,8 +173,11 @@ def test_the_referee_stops_a_fit_that_no_longer_improves(tmp_path: Path) -> None
     for record in RunFolder.open(result.run).metrics():
         assert record.referee is not None
         assert record.hack_meter is not None
-    tensors = load_file(result.run / LORA)
-    assert tensors
+    kept = load_file(result.run / LORA)
+    again = Engine(spec).fit(tmp_path / "run", resume=True)  # it stays stopped, at the same LoRA
+    assert again.steps == 3
+    assert again.stopped == result.stopped
+    assert all(torch.equal(value, kept[name]) for name, value in load_file(again.run / LORA).items())
 
 
 def test_held_out_pictures_are_none_that_were_trained_on() -> None:

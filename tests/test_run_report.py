@@ -17,7 +17,7 @@ from run_examples import SPEC, evaluation, measurement, record, score
 from dualproc.errors import RunError
 from dualproc.run import RunFolder, render_card, render_report, summary_rows, write_card, write_report, write_samples
 from dualproc.run.charts import Series, dot_plot, line_chart
-from dualproc.types import Evaluation, Prompt
+from dualproc.types import Evaluation, Prompt, Recipe
 
 EVIL = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'&amp;"
 
@@ -107,7 +107,7 @@ def test_nothing_from_a_spec_or_a_plugin_becomes_markup(tmp_path: Path) -> None:
     assert "script" not in page.tags
     assert not any(name.startswith("on") for name, _ in page.attributes)
     assert page.text.count("<script>alert(1)</script>") >= 8  # shown as text
-    card = render_card(run, base_model=EVIL)
+    card = render_card(run, Recipe(EVIL, "float32"))
     outside_code = re.sub(r"(`{3,}).*?\n\1", "", card, flags=re.DOTALL)
     assert not re.search(r"(?<![\\`])<(script|img)", outside_code.replace(f"`{EVIL}`", ""))
 
@@ -125,7 +125,7 @@ def test_an_interrupted_run_is_reported_as_such(run: RunFolder) -> None:
     assert "1 step skipped" in page.text
     assert "No referee was asked" in page.text
     assert "img" not in page.tags
-    assert "Not evaluated yet" in render_card(run, base_model="owner/model")
+    assert "Not evaluated yet" in render_card(run, Recipe("owner/model", "float32"))
 
 
 def test_what_a_spec_does_not_name_is_said_to_be_missing(run: RunFolder) -> None:
@@ -142,7 +142,7 @@ def test_a_hacked_fit_is_called_out(run: RunFolder) -> None:
     assert [value for name, value in page.attributes if name == "class"].count("callout warn") == 2
     assert "The hack meter is 4.0x the base's" in page.text
     assert "learnt to please it" in page.text
-    assert render_card(run, base_model="owner/model").count("**Look closely.**") == 2
+    assert render_card(run, Recipe("owner/model", "float32")).count("**Look closely.**") == 2
 
 
 def test_an_alarm_does_not_hide_what_judge_and_measurement_say(run: RunFolder) -> None:
@@ -217,7 +217,7 @@ def test_scores_that_nobody_could_measure_have_no_plot() -> None:
 
 def test_the_card_has_front_matter_numbers_picture_and_usage(run: RunFolder) -> None:
     finish(run)
-    text = write_card(run, base_model="black-forest-labs/FLUX.1-schnell").read_text()
+    text = write_card(run, Recipe("black-forest-labs/FLUX.1-schnell", "bfloat16")).read_text()
     _, matter, body = text.split("---\n", 2)
     assert yaml.safe_load(matter) == {
         "base_model": "black-forest-labs/FLUX.1-schnell",
@@ -229,21 +229,21 @@ def test_the_card_has_front_matter_numbers_picture_and_usage(run: RunFolder) -> 
     assert "# line_weight, thick" in body
     assert "| line weight on target | 25% | 75% | within ± 0.006 |" in body
     assert "(samples/before_after.png)" in body
-    assert 'DiffusionPipeline.from_pretrained("black-forest-labs/FLUX.1-schnell")' in body
+    assert 'DiffusionPipeline.from_pretrained("black-forest-labs/FLUX.1-schnell", torch_dtype=torch.bfloat16)' in body
     assert "weight 1.0" in body
     assert SPEC.strip() in body
     (code,) = re.findall(r"```python\n(.*?)```", body, flags=re.DOTALL)
     compile(code, "card", "exec")
 
 
-def test_a_model_that_is_not_on_the_hub_is_loaded_as_told(run: RunFolder) -> None:
-    text = render_card(run, base_model="tiny", load="load_tiny()")
+def test_a_model_in_a_folder_is_no_hub_id_and_is_called_as_it_was_sampled(run: RunFolder) -> None:
+    text = render_card(run, Recipe("/models/mine", "float32", {"height": 64, "guidance_scale": 0.0}))
     assert "base_model:" not in text
-    assert "pipe = load_tiny()" in text
-    assert "from_pretrained" not in text
+    assert 'from_pretrained("/models/mine", torch_dtype=torch.float32)' in text
+    assert ", height=64, guidance_scale=0.0).images[0]" in text
 
 
 def test_a_spec_cannot_end_its_code_block(tmp_path: Path) -> None:
     resolved = "name: a\ndescription: |\n  ```\n  # not a heading\n"
     run = RunFolder.create(tmp_path / "a", spec_text="", resolved_text=resolved)
-    assert f"````yaml\n{resolved}````" in render_card(run, base_model="owner/model")
+    assert f"````yaml\n{resolved}````" in render_card(run, Recipe("owner/model", "float32"))

@@ -19,13 +19,13 @@ def table() -> str:
     for variant in VARIANTS:
         evaluation = RunFolder.open(ROOT / "runs" / "line_weight" / variant).read_evaluation()
         assert evaluation is not None, f"the run {variant} is not finished"
-        columns.append(summary_rows(evaluation))
+        columns.append({row.label: row for row in summary_rows(evaluation)})
         count = len(evaluation.seeds)
     heads = [f"{variant}: {when}" for variant in VARIANTS for when in ("base", "taught")]
     lines = [f"| {count} held-out pictures each | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
-    for rows in zip(*columns, strict=True):
-        cells = [cell for row in rows for cell in (row.before, row.after)]
-        lines.append(f"| {rows[0].label} | " + " | ".join(cells) + " |")
+    for label in dict.fromkeys(label for column in columns for label in column):
+        cells = [cell for c in columns for cell in ((c[label].before, c[label].after) if label in c else ("-", "-"))]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -102,13 +102,14 @@ def generate(
     from dualproc.engine.reload import generate as draw
     from dualproc.engine.reload import load_generator
     from dualproc.run import write_pictures
+    from dualproc.run.folder import GENERATED
     from dualproc.run.pictures import picture_names
 
     seeds = range(seed, seed + count)
     generator = load_generator(run, strength=strength)
     generator.prepare([prompt])
     images = draw(generator, prompt, seeds)
-    folder = Path(out) if out else Path(run, "generated")
+    folder = Path(out) if out else Path(run, GENERATED)
     for path in write_pictures(folder, images, picture_names([prompt] * count, seeds)):
         typer.echo(str(path))
 

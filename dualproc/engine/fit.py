@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dualproc.errors import DualprocError
 from dualproc.run import RunFolder, write_card, write_report, write_samples
 from dualproc.spec import to_yaml
 from dualproc.types import Evaluation, StepRecord
@@ -72,10 +73,13 @@ def fit(
     with RunFolder.create(
         folder, spec_text=spec_text or resolved, resolved_text=resolved, resume=resume, overwrite=overwrite
     ) as run:
+        watch = _Watch(engine)
         checkpoint = run.latest_checkpoint() if resume else None
         if checkpoint is not None:
-            engine.restore(dict(checkpoint.tensors), dict(checkpoint.state))
-        stopped = _teach(engine, run, progress)
+            engine.restore(checkpoint.tensors, checkpoint.state)
+            watch.restore(checkpoint.tensors, checkpoint.state)
+        stopped = _teach(engine, run, watch, progress)
+        watch.take_best()
         engine.generator.save_lora(run.path, lora.folded(engine.generator.adapter_module, spec.train.lora))
         evaluation = finish(engine, run, progress)
         return FitResult(run.path, evaluation, engine.done, stopped, engine.generator.pipeline())
@@ -102,32 +106,37 @@ def finish(engine: Engine, run: RunFolder, progress: Progress | None = None) -> 
         overlaid=pictures.overlaid if engine.spec.visual_prompt else None,
     )
     run.write_evaluation(evaluation)
-    write_card(run, base_model=_base_model(engine))
+    write_card(run, engine.generator.recipe())
     write_report(run)
     return evaluation
 
 
-def _teach(engine: Engine, run: RunFolder, progress: Progress | None) -> str | None:
+def _teach(engine: Engine, run: RunFolder, watch: _Watch, progress: Progress | None) -> str | None:
     """Run the steps; returns why they ended early, or None."""
-    train, watch = engine.spec.train, _Watch(engine)
+    train = engine.spec.train
+
+    def save() -> None:
+        (tensors, state), (more_tensors, more_state) = engine.state(), watch.state()
+        run.save_checkpoint(engine.done, tensors | more_tensors, state | more_state)
+
     with _interruptible() as interrupted:
         try:
-            for record in engine.steps():
+            for record in engine.steps() if not watch.over else ():
                 record = watch.look(record)
                 run.log(record)
                 if progress is not None:
                     progress.step(record, train.steps)
-                if record.step % train.checkpoint_every == 0 or record.step == train.steps:
-                    run.save_checkpoint(record.step, *engine.state())
-                if interrupted():
-                    return f"interrupted after step {record.step}"
-                if watch.over:
-                    watch.restore_best()
-                    return f"the referee saw no improvement since step {watch.best_step}; the LoRA is that step's"
-            return None
-        finally:
-            if engine.done % train.checkpoint_every and engine.done:
-                run.save_checkpoint(engine.done, *engine.state())
+                last = watch.over or interrupted() or engine.done == train.steps
+                if last or engine.done % train.checkpoint_every == 0:
+                    save()
+                if last:
+                    break
+        except DualprocError:  # the steps that were not numbers left the weights as they were
+            save()
+            raise
+        if watch.over:
+            return f"the referee saw no improvement since step {watch.best_step}; the LoRA is that step's"
+        return f"interrupted after step {engine.done}" if interrupted() else None
 
 
 class _Watch:
@@ -147,19 +156,34 @@ class _Watch:
         if record.step % self.engine.spec.train.watch.every:
             return record
         score, hacked = glance(self.engine)
-        record = replace(record, referee=score, hack_meter=hacked)
-        if self.stop is None or score is None:
-            return record
-        if score > self.best + self.stop.min_delta:
-            adapter = lora.state(self.engine.generator.adapter_module)
-            self.kept = {name: value.clone() for name, value in adapter.items()}
-            self.best, self.best_step, self.looks_since = score, record.step, 0
-        else:
-            self.looks_since += 1
-        return record
+        if self.stop is not None and score is not None:
+            if not self.kept or score > self.best + self.stop.min_delta:
+                adapter = lora.state(self.engine.generator.adapter_module)
+                self.kept = {name: value.clone() for name, value in adapter.items()}
+                self.best, self.best_step, self.looks_since = score, record.step, 0
+            else:
+                self.looks_since += 1
+        return replace(record, referee=score, hack_meter=hacked)
 
-    def restore_best(self) -> None:
-        lora.restore(self.engine.generator.adapter_module, self.kept)
+    def take_best(self) -> None:
+        """Set the LoRA to the best one seen, if any was kept."""
+        if self.kept:
+            lora.restore(self.engine.generator.adapter_module, self.kept)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What a checkpoint keeps of it."""
+        tensors = {f"best/{name}": value for name, value in self.kept.items()}
+        return tensors, {
+            "best": self.best,
+            "best_step": self.best_step,
+            "looks_since": self.looks_since,
+        } if tensors else {}
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.kept = {name.removeprefix("best/"): v for name, v in tensors.items() if name.startswith("best/")}
+        if self.kept:
+            self.best, self.best_step, self.looks_since = state["best"], state["best_step"], state["looks_since"]
 
 
 @contextmanager
@@ -181,7 +205,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, previous)
-
-
-def _base_model(engine: Engine) -> str:
-    return str(engine.spec.generator.params.get("model", engine.spec.generator.type))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dualproc import resolve
@@ -146,15 +146,15 @@ class Engine:
             tensors |= {f"optimiser/{index}/{key}": value for key, value in kept.items()}
         return tensors, {"done": self.done}
 
-    def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
-        parts: dict[str, dict[str, Tensor]] = {"lora": {}, "optimiser": {}}
+        parts: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             kind, _, rest = name.partition("/")
-            parts[kind][rest] = value
+            parts.setdefault(kind, {})[rest] = value
         lora.restore(self.generator.adapter_module, parts["lora"])
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["optimiser"].items():
+        for name, value in parts.get("optimiser", {}).items():
             index, _, key = name.partition("/")
             moments.setdefault(int(index), {})[key] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dualproc.types import Evaluation
+from dualproc.types import Evaluation, Recipe
 
 from .folder import CARD, SAMPLES, RunFolder
 from .pictures import GRID
@@ -24,30 +24,28 @@ hold for the held-out prompts and seeds named in `evaluation.json`, at the resol
 pictures before relying on it elsewhere. It inherits the limits and the licence terms of the base model."""
 
 
-def write_card(run: RunFolder, *, base_model: str, load: str | None = None) -> Path:
+def write_card(run: RunFolder, recipe: Recipe) -> Path:
     """Write the run's README.md from what is in its folder; says where it is.
 
-    `base_model` is the generator's Hub id (or its name, if it is not on the Hub). `load` is the Python expression that
-    loads the base pipeline, where `DiffusionPipeline.from_pretrained(base_model)` would not. RunError if a file of the
-    run is damaged or the card cannot be written.
+    `recipe` is the base generator's. RunError if a file of the run is damaged or the card cannot be written.
     """
-    return run.write(CARD, render_card(run, base_model=base_model, load=load))
+    return run.write(CARD, render_card(run, recipe))
 
 
-def render_card(run: RunFolder, *, base_model: str, load: str | None = None) -> str:
+def render_card(run: RunFolder, recipe: Recipe) -> str:
     """The text of `write_card`."""
     known = task(run.resolved)
     evaluation = run.read_evaluation()
     sections = [
-        _front_matter(base_model),
+        _front_matter(recipe.model),
         f"# {_cell(known.name or run.path.name)}",
-        f"A LoRA for `{_one_line(base_model)}`, taught with dualproc by asking a "
+        f"A LoRA for `{_one_line(recipe.model)}`, taught with dualproc by asking a "
         "vision-language model about its pictures.",
         *([_cell(known.description)] if known.description else []),
         *(f"> {_cell(text)} **{_cell(answer)}**" for text, answer in known.questions),
         *_results(evaluation),
         *_grid(run),
-        _usage(base_model, load, _first_prompt(known, evaluation)),
+        _usage(recipe, _first_prompt(known, evaluation)),
         f"## The spec\n\n{_fenced(run.resolved_text, 'yaml')}",
         f"## Limits\n\n{_LIMITS}",
     ]
@@ -88,14 +86,16 @@ def _grid(run: RunFolder) -> list[str]:
     return [f"![Base and taught pictures, one above the other]({SAMPLES}/{GRID})"]
 
 
-def _usage(base_model: str, load: str | None, prompt: str) -> str:
-    expression = load or f"DiffusionPipeline.from_pretrained({_quoted(base_model)})"
+def _usage(recipe: Recipe, prompt: str) -> str:
+    settings = "".join(f", {name}={value!r}" for name, value in recipe.call.items())
     code = "\n".join(
         [
-            *(["from diffusers import DiffusionPipeline", ""] if load is None else []),
-            f"pipe = {expression}",
+            "import torch",
+            "from diffusers import DiffusionPipeline",
+            "",
+            f"pipe = DiffusionPipeline.from_pretrained({_quoted(recipe.model)}, torch_dtype=torch.{recipe.dtype})",
             'pipe.load_lora_weights("path/to/this/folder")  # at weight 1.0: the strength of the fit is folded in',
-            f"picture = pipe({_quoted(prompt)}).images[0]",
+            f"picture = pipe({_quoted(prompt)}{settings}).images[0]",
         ]
     )
     return f"## Use it\n\n{_fenced(code, 'python')}\n\nPlain diffusers, no dualproc needed. In ComfyUI: strength 1.0."

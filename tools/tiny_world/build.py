@@ -2,8 +2,8 @@
 
 Scenes are rendered from OpenMoji drawings (fetched from npm at a fixed version), then VAE, generator, judge and referee
 are trained one after another and put into dualproc/weights with their model card. About two hours and a half on two
-cores; `--scale 0.02` tries every stage in minutes. Seeds are fixed, but stages last a given time, so that weights
-differ from machine to machine.
+cores; `--scale 0.02` tries every stage in minutes and leaves the shipped weights alone. Seeds are fixed, but stages
+last a given time, so that weights differ from machine to machine.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ def main() -> None:
         for module, *arguments in plan.get(stage, []):
             print(f"--- {stage}: {module} {' '.join(arguments)}", flush=True)
             subprocess.run([sys.executable, "-m", f"tools.tiny_world.{module}", *arguments], check=True)
+        if args.scale < 1:
+            continue  # a trial: the shipped weights stay
         if stage in ("generator", "judge", "referee"):
             shutil.rmtree(WEIGHTS / stage, ignore_errors=True)
             shutil.copytree(WORK / stage, WEIGHTS / stage)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from .scenes import CACHE, Scene, draw_scenes, render_all
+from .scenes import CACHE, OPENMOJI_PACKAGE, Scene, draw_scenes, render_all
 
 SIZE = 64
 """Width and height of the world's pictures, in pixels."""
@@ -25,7 +26,8 @@ class Data:
 def load(name: str, count: int, *, seed: int, pairs: float, names: list[str] | None = None, wide: float = 0.0) -> Data:
     """The named set, rendered at its first use."""
     scenes = draw_scenes(count, seed=seed, pairs=pairs, names=names, wide=wide)
-    kept = Path(CACHE) / f"{name}-{count}-{seed}.npy"
+    drawn = (count, seed, pairs, names, wide, SIZE, OPENMOJI_PACKAGE, Path(__file__).with_name("scenes.py").read_text())
+    kept = CACHE / f"{name}-{hashlib.sha256(repr(drawn).encode()).hexdigest()[:12]}.npy"
     if not kept.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         np.save(kept, render_all(scenes, SIZE))

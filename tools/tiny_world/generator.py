@@ -8,6 +8,7 @@ function, so that plain velocity regression has no conditional mean to blur into
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import random
 import time
@@ -167,7 +168,8 @@ def main() -> None:
     pipe = build(vae)
     model = Predictor(pipe)
     average = {name: value.detach().clone() for name, value in model.named_parameters()}
-    kept = args.out.parent / "latents.pt"
+    coder = (args.vae / "diffusion_pytorch_model.safetensors").read_bytes()
+    kept = args.out.parent / f"latents-{hashlib.sha256(coder).hexdigest()[:12]}.pt"
     if not kept.exists():
         torch.save([encode_all(vae, data.pictures) for data in (singles(), doubles())], kept)
     latents = torch.load(kept, weights_only=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dualproc.errors import DualprocWarning, PluginError
-from dualproc.types import Sample
+from dualproc.types import Recipe, Sample
 
 from .schedulers import OneLevel, Recorder, Standin, Stopped
 
@@ -116,9 +116,7 @@ class DiffusersGenerator:
         else:
             standin = Recorder(self.pipe.scheduler)
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        images = self._call(
-            standin, prompts, grad=grad, base=base, generator=generators, num_inference_steps=self.params.steps
-        )
+        images = self._call(standin, prompts, grad=grad, base=base, generator=generators)
         assert standin.clean is not None
         return Sample(images=images.float(), latents=standin.clean.float())
 
@@ -141,6 +139,17 @@ class DiffusersGenerator:
         """Write `pytorch_lora_weights.safetensors` with the pipeline's own `save_lora_weights`."""
         self.pipe.save_lora_weights(str(folder), **{f"{self.backbone}_lora_layers": dict(layers)})
 
+    def recipe(self) -> Recipe:
+        """The model, and the pipeline's call arguments."""
+        size = {"height": self.params.height, "width": self.params.width}
+        call = {
+            **{name: value for name, value in size.items() if value is not None},
+            "num_inference_steps": self.params.steps,
+            "guidance_scale": self.params.guidance,
+            **self.params.call,
+        }
+        return Recipe(self.params.model, self.params.dtype, call)
+
     def pipeline(self) -> Any:
         """The diffusers pipeline itself; it has the LoRA on."""
         return self.pipe
@@ -149,14 +158,7 @@ class DiffusersGenerator:
         """The pipeline's own `__call__` without its `no_grad`, with stand-ins for scheduler and postprocessing."""
         import torch
 
-        arguments = {
-            "height": self.params.height,
-            "width": self.params.width,
-            "guidance_scale": self.params.guidance,
-            "output_type": "pt",
-            **self.params.call,
-            **kwargs,
-        }
+        arguments = {**self.recipe().call, "output_type": "pt", **kwargs}
         pipe, real = self.pipe, (self.pipe.scheduler, self.pipe.image_processor)
         run = inspect.unwrap(type(pipe).__call__)  # what torch.no_grad decorates
         try:

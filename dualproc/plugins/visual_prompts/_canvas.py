@@ -58,20 +58,17 @@ def pixels(canvas: Image, place: Place) -> tuple[float, float]:
 
 
 def fill_polygon(canvas: Image, corners: Sequence[tuple[float, float]], color: str) -> None:
-    """Fill a convex polygon (corners in pixels, in either direction); edge pixels get the share that it covers."""
+    """Fill a convex polygon, its corners in pixels and clockwise; edge pixels get the share that it covers."""
     import numpy as np
 
     xs, ys = (np.array(values, dtype=float) for values in zip(*corners, strict=True))
     left, right = max(0, floor(xs.min())), min(canvas.width, ceil(xs.max()))
     top, bottom = max(0, floor(ys.min())), min(canvas.height, ceil(ys.max()))
-    if left >= right or top >= bottom:
-        return
     grid_x, grid_y = np.arange(left, right)[None, :] + 0.5, np.arange(top, bottom)[:, None] + 0.5
     edges_x, edges_y = np.roll(xs, -1) - xs, np.roll(ys, -1) - ys
-    clockwise = np.sign((xs * np.roll(ys, -1) - ys * np.roll(xs, -1)).sum())
     uncovered = np.zeros((bottom - top, right - left))
     for x, y, dx, dy in zip(xs, ys, edges_x, edges_y, strict=True):
-        inside = clockwise * (dx * (grid_y - y) - dy * (grid_x - x)) / hypot(dx, dy)
+        inside = (dx * (grid_y - y) - dy * (grid_x - x)) / hypot(dx, dy)
         uncovered += 1 - np.clip(inside + 0.5, 0, 1)
     _paint(canvas, 1 - uncovered, (left, top), color)
 
@@ -125,8 +122,7 @@ def write(
         )
     font = _font(size)
     left, top, _, _ = _ink_box(text, font)
-    # Transparent ink below the letters instead of transparent black, or their soft edges would darken.
-    layer = Image.new("RGBA", (width, height), (*_rgba(color)[:3], 0))
+    layer = Image.new("RGBA", (width, height))
     align = {0: "left", 0.5: "center", 1: "right"}[anchor[0]]
     ImageDraw.Draw(layer).multiline_text((-left, -top), text, fill=color, font=font, align=align)
     x, y = at[0] - anchor[0] * width, at[1] - anchor[1] * height

@@ -81,7 +81,7 @@ class _Empty:
 class Painter(_Empty):
     """A generator that is never asked for a picture."""
 
-    prepare = sample = denoise = save_lora = pipeline = _Empty._unused
+    prepare = sample = denoise = save_lora = recipe = pipeline = _Empty._unused
 
 
 class Oracle(_Empty):
