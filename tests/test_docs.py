@@ -110,3 +110,21 @@ def test_the_plugin_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.Monk
     scorer = loaded.cls(loaded.params({"target": 0.5}))
     images = torch.tensor([[1.0, 0, 0], [0.5, 0.25, 0.25], [0, 0, 0]])[..., None, None].expand(3, 3, 4, 4)
     assert scorer.score(images, ScoreContext((), ())).tolist() == pytest.approx([1, 0.5, 0])
+
+
+def test_the_example_runs(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    command = [
+        sys.executable,
+        str(ROOT / "examples" / "teach_and_draw.py"),
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "pictures on target" in done.stdout
+    assert (tmp_path / "run" / "owl.png").exists()

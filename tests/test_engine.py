@@ -184,7 +184,8 @@ def test_held_out_pictures_are_none_that_were_trained_on() -> None:
     engine = Engine(make_spec())
     prompts, seeds = held_out(engine)
     assert {prompt.text for prompt in prompts} == {"a cartoon of an owl", "a cartoon of a house"}
-    assert len(set(zip((p.text for p in prompts), seeds, strict=True))) == 4
+    assert len(set(seeds)) == 4
+    assert min(seeds) >= SEEDS
     assert not {prompt.text for prompt in engine.prompts} & {prompt.text for prompt in prompts}
 
 

@@ -38,7 +38,7 @@ def run(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the same folder.")] = False,
 ) -> None:
-    """Teach the generator what a spec says, and measure what it learnt.
+    """Teach what a spec says, and measure what was learnt.
 
     Without --variant, every variant of the spec is run. Ctrl+C ends the teaching after the current step: the LoRA, the
     measurement and the report are still made; a second Ctrl+C ends at once (go on later with --resume).
@@ -115,7 +115,9 @@ def generate(
 
 
 def score(run: Run) -> None:
-    """Measure a run again on its held-out prompts and seeds, and renew its pictures and report.
+    """Measure a run again.
+
+    On its held-out prompts and seeds; its pictures and report are made anew.
 
     \b
     dp score runs/line_weight/thick

@@ -30,9 +30,9 @@ class Pictures:
 
 
 def held_out(engine: Engine) -> tuple[list[Prompt], list[int]]:
-    """Prompt and seed of every held-out picture: each evaluation prompt with the same seeds, none ever trained on."""
-    prompts, count = engine.spec.prompts.eval_prompts(), engine.spec.evaluation.seeds
-    return [p for p in prompts for _ in range(count)], [SEEDS + i for _ in prompts for i in range(count)]
+    """Prompt and seed of every held-out picture: no two from the same seed, none from a seed that may be trained on."""
+    prompts = [p for p in engine.spec.prompts.eval_prompts() for _ in range(engine.spec.evaluation.seeds)]
+    return prompts, [SEEDS + index for index in range(len(prompts))]
 
 
 def evaluate(engine: Engine, advance: Callable[[int], None] = lambda _: None) -> tuple[Evaluation, Pictures]:

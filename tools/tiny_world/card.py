@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def _accuracies(student: Student, data: Data, names: list[str]) -> dict[str, flo
 def _line_weight(data: Data) -> tuple[float, float]:
     """Mean error in pixels, and correlation, of measured against intended line weight."""
     found = LineWeight(LineWeight.Params()).score(to_tensor(data.pictures) / 2 + 0.5, ScoreContext((), ()))
-    truth = torch.tensor([scene.line_weight for scene in data.scenes])
+    truth = torch.tensor([dataclasses.replace(scene, measured=None).line_weight for scene in data.scenes])
     there = found.isfinite()
     correlation = float(np.corrcoef(found[there], truth[there])[0, 1])
     return 64 * (found - truth)[there].abs().mean().item(), correlation

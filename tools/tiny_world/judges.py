@@ -33,10 +33,13 @@ from transformers import (
     LlavaProcessor,
 )  # fmt: skip
 
+from dualproc.plugins.scorers.line_weight import LineWeight
+from dualproc.types import ScoreContext
+
 from .data import SIZE, Data, load
 from .generator import codes_of, tokenize, tokenizer
 from .questions import QUESTIONS, SUFFIX, WORDINGS, Asked, ask, overlay
-from .scenes import KNOWN, NAMES, PHRASES, Scene, draw_scenes
+from .scenes import KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes
 from .vae import to_tensor
 
 DIM, PATCH, TEXT = 128, 8, 36
@@ -206,7 +209,11 @@ def recoded(vae: AutoencoderKL, data: Data, count: int) -> Data:
 
 
 def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
-    """One-step pictures of the trained generator, labelled by the codes that their noise says."""
+    """One-step pictures of the trained generator, labelled by the codes that their noise says.
+
+    Their line weight is labelled by the scorer instead: thin lines come out paler than their code says, and a judge
+    that is told the intended weight learns to see lines where there are none.
+    """
     pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipe.vae.to(memory_format=torch.channels_last)
     scenes, out = draw_scenes(count, seed=seed, pairs=0.15, names=names), []
@@ -226,8 +233,10 @@ def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
             z = FluxPipeline._unpack_latents(noise - v.float(), SIZE, SIZE, 4) / pipe.vae.config.scaling_factor
             z = (z + pipe.vae.config.shift_factor).contiguous(memory_format=torch.channels_last)
             out.append(to_uint8(pipe.vae.decode(z).sample.float()))
-        codes = codes_of(noise).numpy()
-        labelled += [dataclasses.replace(scene, codes=code) for scene, code in zip(part, codes, strict=True)]
+        weights = LineWeight(LineWeight.Params()).score(to_tensor(out[-1]) / 2 + 0.5, ScoreContext((), ()))
+        for scene, code, weight in zip(part, codes_of(noise).numpy(), weights.tolist(), strict=True):
+            measured = max(weight, WIDE_RANGE[0]) if weight == weight else None
+            labelled.append(dataclasses.replace(scene, codes=code, measured=measured))
     return Data(labelled, np.concatenate(out))
 
 

@@ -68,10 +68,14 @@ class Scene:
     codes: npt.NDArray[np.float32]
     wide: bool = False
     """Line weights far beyond what the generator draws: a judge must have seen more than the task asks for."""
+    measured: float | None = None
+    """Line weight as the scorer reads it off a generated picture, which has what it has, whatever was intended."""
 
     @property
     def line_weight(self) -> float:
         """Width of the outlines as a fraction of the picture's height."""
+        if self.measured is not None:
+            return self.measured
         if self.wide:
             return float(WIDE_RANGE[0] * (WIDE_RANGE[1] / WIDE_RANGE[0]) ** self._code("line_weight"))
         u = min(max(float(self.codes[CODE["line_weight"]]), 1e-4), 1 - 1e-4)
