@@ -64,6 +64,7 @@ def test_a_healthy_fit_gives_no_alarm() -> None:
     [
         ({"judge": (0.86, 0.86, 0.86, 0.86)}, "too content"),  # 75% are on target
         ({"hack_meter": 0.046}, "hack meter is 1.5x"),
+        ({"hack_meter": math.nan}, "could not be judged"),
         ({"diversity": 0.09}, "45% of the base's diversity"),
         ({"preserved": (0.9, 0.9, 0.9, 0.4)}, "100% were recognisable before, 75% are now"),
     ],

@@ -48,20 +48,29 @@ def run(
     dp run specs/line_weight.yaml --variant thick --set train.steps=50 --out runs/short
     """
     from dualproc.resolve import read_checked
+    from dualproc.run import RunFolder
+    from dualproc.spec import to_yaml
 
     loaded = read_checked(file, overrides=overrides or (), variant=variant)
+    text = Path(file).read_text(encoding="utf-8")
     specs = [one.require() for one in loaded.each()]
-    results = []
-    for spec in specs:
-        folder = Path(out, spec.variant or "") if out and len(specs) > 1 else out
-        results.append(
-            _fit_one(spec, Path(file).read_text(encoding="utf-8"), folder, resume=resume, overwrite=overwrite)
-        )
-        if results[-1].stopped and results[-1].stopped.startswith("interrupted"):
+    targets = [_target(spec, out, several=len(specs) > 1) for spec in specs]
+    for spec, folder in zip(specs, targets, strict=True):  # before hours of work, not after
+        RunFolder.refuse(folder, to_yaml(spec), resume=resume, overwrite=overwrite)
+    for spec, folder in zip(specs, targets, strict=True):
+        if _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).interrupted:
             raise typer.Exit(130)
 
 
-def _fit_one(spec: TaskSpec, text: str, out: str | Path | None, *, resume: bool, overwrite: bool) -> FitResult:
+def _target(spec: TaskSpec, out: str | None, *, several: bool) -> Path:
+    from dualproc.run.folder import default_folder
+
+    if out is None:
+        return default_folder(spec.name, spec.variant)
+    return Path(out, spec.variant or "") if several else Path(out)
+
+
+def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: bool) -> FitResult:
     from .progress import Bars, quiet
 
     quiet()
@@ -75,6 +84,8 @@ def _fit_one(spec: TaskSpec, text: str, out: str | Path | None, *, resume: bool,
         result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
     if result.stopped:
         typer.secho(f"{result.stopped}; saved what is there", fg="yellow")
+    if result.lora_step != result.steps:
+        typer.echo(f"the LoRA is that of step {result.lora_step}, which the referee liked best")
     _print_evaluation(result.evaluation)
     typer.echo(f"  pictures  {result.run / 'samples' / 'before_after.png'}")
     typer.echo(f"  report    {result.run / 'report.html'}")

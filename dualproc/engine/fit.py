@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dualproc.errors import DualprocError
 from dualproc.run import RunFolder, write_card, write_report, write_samples
+from dualproc.run.folder import default_folder
 from dualproc.spec import to_yaml
 from dualproc.types import Evaluation, StepRecord
 
@@ -42,15 +44,15 @@ class FitResult:
     """The run folder."""
     evaluation: Evaluation
     steps: int
+    """Steps done."""
+    lora_step: int
+    """The step whose LoRA this is: the last one, or with `train.stop` the one that the referee liked best."""
     stopped: str | None
     """Why the fit ended before its last step; None if it did not."""
+    interrupted: bool
+    """Whether that was Ctrl+C."""
     pipeline: Any
     """The generator's own pipeline, with the LoRA on."""
-
-
-def default_folder(name: str, variant: str | None) -> Path:
-    """Where a run goes if nobody says: `runs/<name>`, or `runs/<name>/<variant>`."""
-    return Path("runs", name, variant or "")
 
 
 def fit(
@@ -78,11 +80,14 @@ def fit(
         if checkpoint is not None:
             engine.restore(checkpoint.tensors, checkpoint.state)
             watch.restore(checkpoint.tensors, checkpoint.state)
-        stopped = _teach(engine, run, watch, progress)
+        stopped, interrupted = _teach(engine, run, watch, progress)
         watch.take_best()
         engine.generator.save_lora(run.path, lora.folded(engine.generator.adapter_module, spec.train.lora))
         evaluation = finish(engine, run, progress)
-        return FitResult(run.path, evaluation, engine.done, stopped, engine.generator.pipeline())
+        lora_step = watch.best_step or engine.done
+        return FitResult(
+            run.path, evaluation, engine.done, lora_step, stopped, interrupted, engine.generator.pipeline()
+        )
 
 
 def finish(engine: Engine, run: RunFolder, progress: Progress | None = None) -> Evaluation:
@@ -111,8 +116,8 @@ def finish(engine: Engine, run: RunFolder, progress: Progress | None = None) -> 
     return evaluation
 
 
-def _teach(engine: Engine, run: RunFolder, watch: _Watch, progress: Progress | None) -> str | None:
-    """Run the steps; returns why they ended early, or None."""
+def _teach(engine: Engine, run: RunFolder, watch: _Watch, progress: Progress | None) -> tuple[str | None, bool]:
+    """Run the steps; returns why they ended early (or None), and whether that was Ctrl+C."""
     train = engine.spec.train
 
     def save() -> None:
@@ -134,9 +139,14 @@ def _teach(engine: Engine, run: RunFolder, watch: _Watch, progress: Progress | N
         except DualprocError:  # the steps that were not numbers left the weights as they were
             save()
             raise
+        if interrupted() and engine.done < train.steps:
+            return f"interrupted after step {engine.done}", True
         if watch.over:
-            return f"the referee saw no improvement since step {watch.best_step}; the LoRA is that step's"
-        return f"interrupted after step {engine.done}" if interrupted() else None
+            return (
+                f"stopped after step {engine.done}: the referee saw no improvement since step {watch.best_step}",
+                False,
+            )
+        return None, False
 
 
 class _Watch:
@@ -157,7 +167,7 @@ class _Watch:
             return record
         score, hacked = glance(self.engine)
         if self.stop is not None and score is not None:
-            if not self.kept or score > self.best + self.stop.min_delta:
+            if math.isfinite(score) and score > self.best + self.stop.min_delta:
                 adapter = lora.state(self.engine.generator.adapter_module)
                 self.kept = {name: value.clone() for name, value in adapter.items()}
                 self.best, self.best_step, self.looks_since = score, record.step, 0

@@ -37,6 +37,11 @@ GENERATED = "generated"
 _OURS = (SPEC, ENVIRONMENT, METRICS, EVALUATION, WEIGHTS, CARD, REPORT, SAMPLES, CHECKPOINTS, GENERATED, RESOLVED)
 
 
+def default_folder(name: str, variant: str | None) -> Path:
+    """Where a run goes if nobody says: `runs/<name>`, or `runs/<name>/<variant>`."""
+    return Path("runs", name, variant or "")
+
+
 class RunFolder:
     """A run on disk. `create` one to write (it is locked until `close()` or the end of `with`), `open` one to read."""
 
@@ -66,15 +71,12 @@ class RunFolder:
         Raises RunError if the folder cannot be used: not writable, a file, files of the same names that are no run's,
         a run (without `resume` or `overwrite`), a run of another spec, or one that another process is writing.
         """
-        if resume and overwrite:
-            raise RunError("`--resume` goes on with a run, `--overwrite` deletes it: give one of them")
         folder = Path(path)
-        with as_run_error("use", folder):
-            _refuse_foreign(folder)
+        cls.refuse(folder, resolved_text, resume=resume, overwrite=overwrite)
         make_folder(folder)
         run = cls(folder, lock=FolderLock(folder))
         try:
-            run._make_room(resolved_text, resume=resume, overwrite=overwrite)
+            run._make_room(resume=resume, overwrite=overwrite)
             write_atomically(folder / RESOLVED, resolved_text)
             write_atomically(folder / SPEC, spec_text)
             write_atomically(folder / ENVIRONMENT, to_json(env or environment(), indent=2) + "\n")
@@ -84,6 +86,26 @@ class RunFolder:
             run.close()
             raise
         return run
+
+    @classmethod
+    def refuse(cls, path: str | PathLike[str], resolved_text: str, *, resume: bool, overwrite: bool) -> None:
+        """Raise what `create` would raise, without writing anything, so that it can be known before models load.
+
+        What only writing shows (rights, a lock, a full disk) is left to `create`.
+        """
+        if resume and overwrite:
+            raise RunError("`--resume` goes on with a run, `--overwrite` deletes it: give one of them")
+        folder = Path(path)
+        with as_run_error("use", folder):
+            _refuse_foreign(folder)
+            if not (folder / RESOLVED).exists() or overwrite:
+                return
+        if not resume:
+            raise RunError(
+                f"{folder} already holds a run",
+                hint="go on with it (`--resume`), replace it (`--overwrite`), or name another folder (`--out`)",
+            )
+        cls(folder)._refuse_other_spec(resolved_text)
 
     @classmethod
     def open(cls, path: str | PathLike[str], *, needs: Sequence[str] = ()) -> RunFolder:
@@ -180,20 +202,14 @@ class RunFolder:
 
     # --- starting ---------------------------------------------------------------------------------------------
 
-    def _make_room(self, resolved_text: str, *, resume: bool, overwrite: bool) -> None:
+    def _make_room(self, *, resume: bool, overwrite: bool) -> None:
         if not (self.path / RESOLVED).exists():
             return
         if overwrite:
             for name in _OURS:
                 remove(self.path / name)
         elif resume:
-            self._refuse_other_spec(resolved_text)
             self._drop_steps_to_be_repeated()
-        else:
-            raise RunError(
-                f"{self.path} already holds a run",
-                hint="go on with it (`--resume`), replace it (`--overwrite`), or name another folder (`--out`)",
-            )
 
     def _refuse_other_spec(self, resolved_text: str) -> None:
         keys = differing_keys(self.resolved, plain(resolved_text, "the resolved spec"))

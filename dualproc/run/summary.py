@@ -112,6 +112,8 @@ def alarms(evaluation: Evaluation) -> list[str]:
     base, taught = evaluation.base, evaluation.taught
     sentence, alarming = judge_against_measurement(evaluation)
     found = [sentence] if alarming else []
+    if not all(map(math.isfinite, (*taught.judge, taught.hack_meter))):
+        found.append("Some pictures could not be judged: their pixels are not numbers.")
     change = ratio(taught.hack_meter, base.hack_meter)
     if change > HACK_LIMIT:
         found.append(

@@ -159,15 +159,19 @@ class DiffusersGenerator:
         import torch
 
         arguments = {**self.recipe().call, "output_type": "pt", **kwargs}
-        pipe, real = self.pipe, (self.pipe.scheduler, self.pipe.image_processor)
+        pipe = self.pipe
+        standins = {"scheduler": standin, "image_processor": StraightThrough(pipe.image_processor)}
+        if getattr(pipe, "safety_checker", None) is not None:
+            standins["safety_checker"] = None  # it blacks pictures out, and the gradient with them
+        real = {name: getattr(pipe, name) for name in standins}
         run = inspect.unwrap(type(pipe).__call__)  # what torch.no_grad decorates
         try:
             # Not through the pipeline's __setattr__, which would register the stand-ins in its configuration.
-            pipe.__dict__.update(scheduler=standin, image_processor=StraightThrough(real[1]))
+            pipe.__dict__.update(standins)
             with torch.set_grad_enabled(grad), lora_off(self.adapter_module, base):
                 images: Tensor = run(pipe, prompt=list(prompts), **arguments).images
         finally:
-            pipe.__dict__.update(scheduler=real[0], image_processor=real[1])
+            pipe.__dict__.update(real)
         return images
 
 

@@ -155,5 +155,7 @@ class OneLevel(Standin):
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Flow-matching schedulers have noise levels, and no table of diffusion coefficients."""
+    """Flow-matching schedulers have noise levels and no table of diffusion coefficients, or say what they predict."""
+    if getattr(scheduler.config, "prediction_type", None) == "flow_prediction":
+        return True
     return hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod")

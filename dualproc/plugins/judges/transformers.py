@@ -95,11 +95,15 @@ class TransformersJudge:
         """The processor's tensors; `pixel_values` are differentiable in the images."""
         import torch
 
+        text: dict[str, Any] = {"padding": True}
+        first = self.tokenizer.bos_token
+        if first is not None and prompts[0].startswith(first):
+            text["add_special_tokens"] = False  # the chat template wrote them already
         out = self.processor(
             images=list(images),
             text=prompts,
             return_tensors="pt",
-            text_kwargs={"padding": True},
+            text_kwargs=text,
             images_kwargs={"do_rescale": False, **self.params.images},
         ).to(self.device)
         return {k: v.to(self.model.dtype) if torch.is_floating_point(v) else v for k, v in out.items()}
