@@ -41,7 +41,7 @@ def picture() -> None:
         top += grid.height
     target = ROOT / "docs" / "images" / "line_weight.png"
     target.parent.mkdir(parents=True, exist_ok=True)
-    together.quantize(256).save(target, optimize=True)
+    together.save(target, optimize=True)
 
 
 def main() -> None:

@@ -59,7 +59,8 @@ came in with the second sitting, the help for "is this a drawing of ...?" with t
   noise to picture was designed, not found.
 * The judge was trained on renders (line weights from {wide_low} to {wide_high} of the height, far beyond the
   generator's), on their VAE reconstructions and on the generator's own pictures (line weight labelled by the scorer
-  `line_weight`, the rest by the noise), with noise, blur and stains, and with the visual prompt in many places. The referee has another architecture, other scenes and another seed.
+  `line_weight`, the rest by the noise), with noise, blur and stains, and with the visual prompt in many places. The
+  referee has another architecture, other scenes and another seed.
 
 ## Measured
 
