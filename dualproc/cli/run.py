@@ -83,7 +83,8 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     with Bars() as bars:
         result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
     if result.stopped:
-        typer.secho(f"{result.stopped}; saved what is there", fg="yellow")
+        further = " (go on with --resume)" if result.interrupted else ""
+        typer.secho(f"{result.stopped}; saved what is there{further}", fg="yellow")
     if result.lora_step != result.steps:
         typer.echo(f"the LoRA is that of step {result.lora_step}, which the referee liked best")
     _print_evaluation(result.evaluation)
