@@ -34,14 +34,15 @@ def main() -> None:
     args = parser.parse_args()
 
     spec = load_spec(ROOT / "specs/line_weight.yaml", variant="thick", overrides=[f"train.steps={args.steps}"])
-    result = Engine(spec).fit(args.out, overwrite=True, progress=Printed())
+    engine = Engine(spec)
+    result = engine.fit(args.out, overwrite=True, progress=Printed())
 
     before, after = result.evaluation.base.scores[0], result.evaluation.taught.scores[0]
     print(
         f"\npictures on target: {before.on_target:.0%} -> {after.on_target:.0%} (report: {result.run / 'report.html'})"
     )
 
-    settings = {"height": 64, "width": 64, "num_inference_steps": 1, "guidance_scale": 0.0, "max_sequence_length": 14}
+    settings = engine.generator.recipe().call  # size, steps and guidance that the generator samples with
     picture = result.pipeline("a cartoon of an owl on a sunny day", **settings).images[0]
     picture.resize((512, 512)).save(result.run / "owl.png")
 

@@ -92,8 +92,7 @@ def fit(
 
 def finish(engine: Engine, run: RunFolder, progress: Progress | None = None) -> Evaluation:
     """Measure the generator on the held-out pictures, and write samples, numbers, model card and report."""
-    prompts, seeds = held_out(engine)
-    made, total = 0, 2 * len(seeds)
+    made, total = 0, 2 * len(held_out(engine)[1])
 
     def advance(count: int) -> None:
         nonlocal made
@@ -106,8 +105,8 @@ def finish(engine: Engine, run: RunFolder, progress: Progress | None = None) -> 
         run.samples,
         pictures.base,
         pictures.taught,
-        prompts=[prompt.text for prompt in prompts],
-        seeds=seeds,
+        prompts=[prompt.text for prompt in evaluation.prompts],
+        seeds=evaluation.seeds,
         overlaid=pictures.overlaid if engine.spec.visual_prompt else None,
     )
     run.write_evaluation(evaluation)

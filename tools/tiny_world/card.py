@@ -14,13 +14,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from dualproc.plugins.scorers.line_weight import LineWeight
 from dualproc.types import ScoreContext
 
+from .build import WEIGHTS
 from .data import Data, load
 from .judges import Student, accuracy, generated, recoded
 from .questions import QUESTIONS
 from .scenes import HELD_OUT, KNOWN, NAMES, OPENMOJI_PACKAGE
 from .vae import to_tensor
 
-WEIGHTS = Path(__file__).resolve().parents[2] / "dualproc" / "weights"
 COUNT = 600
 
 CARD = """\

@@ -366,10 +366,8 @@ def main() -> None:
         seen.append((answer.item(), aside.item(), match.item()))
         if step % 100 == 0:
             means = np.mean(seen[-100:], axis=0)
-            print(
-                f"{time.time() - started:6.0f} s  step {step:5d}  answer {means[0]:.4f}  probe {means[1]:.4f}",
-                flush=True,
-            )
+            report = "  ".join(f"{n} {m:.4f}" for n, m in zip(("answer", "probe", "match"), means, strict=True))
+            print(f"{time.time() - started:6.0f} s  step {step:5d}  {report}", flush=True)
         step += 1
     model.eval()
     fresh = load("judge-test", 1_200, seed=21, pairs=0.15, names=names, wide=0.0)
