@@ -1,7 +1,7 @@
 """Train everything that ships, from nothing: `python -m tools.tiny_world.build [--scale 1.0] [--only STAGE ...]`.
 
 Scenes are rendered from OpenMoji drawings (fetched from npm at a fixed version), then VAE, generator, judge and referee
-are trained one after another and put into dualproc/weights with their model card. About two hours and a half on two
+are trained one after another and put into dualproc/weights with their model card. About four hours and a half on two
 cores; `--scale 0.02` tries every stage in minutes and leaves the shipped weights alone. Seeds are fixed, but stages
 last a given time, so that weights differ from machine to machine.
 """
@@ -30,13 +30,13 @@ def stages(scale: float) -> dict[str, list[list[str]]]:
     def judge(name: str) -> list[list[str]]:
         first, final = str(WORK / f"{name}-renders"), str(WORK / name)
         return [
-            ["judges", name, vae, first, *minutes(17)],
-            ["judges", name, vae, final, "--start", first, "--generator", generator, "--lr", "6e-4", *minutes(13)],
+            ["judges", name, vae, first, *minutes(40)],
+            ["judges", name, vae, final, "--start", first, "--generator", generator, "--lr", "6e-4", *minutes(35)],
         ]
 
     return {
         "vae": [["vae", vae, *minutes(7)]],
-        "generator": [["generator", vae, generator, "--compile", *minutes(66)]],
+        "generator": [["generator", vae, generator, "--compile", *minutes(110)]],
         "judge": judge("judge"),
         "referee": judge("referee"),
     }

@@ -39,7 +39,7 @@ def singles() -> Data:
 
 
 def doubles() -> Data:
-    return load("pairs", 30_000, seed=2, pairs=1.0)
+    return load("pairs", 45_000, seed=2, pairs=1.0)
 
 
 def held_out() -> Data:

@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument(
         "--pixels-from", type=float, default=0.75, help="share of the time after which pixels count too"
     )
+    parser.add_argument("--start", type=Path, help="go on from this pipeline instead of fresh weights")
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -166,6 +167,8 @@ def main() -> None:
     rng, text_rng = np.random.default_rng(0), random.Random(0)
     vae = AutoencoderKL.from_pretrained(args.vae).requires_grad_(False).to(memory_format=torch.channels_last)
     pipe = build(vae)
+    if args.start:
+        pipe = FluxPipeline.from_pretrained(args.start, vae=vae, torch_dtype=torch.float32)
     model = Predictor(pipe)
     average = {name: value.detach().clone() for name, value in model.named_parameters()}
     coder = (args.vae / "diffusion_pytorch_model.safetensors").read_bytes()
@@ -177,7 +180,11 @@ def main() -> None:
         model.run = partial(torch.compile(pipe.transformer, dynamic=False))
     sources = [(data, lat, torch.from_numpy(np.stack([s.codes for s in data.scenes])))
                for data, lat in zip((singles(), doubles()), latents, strict=True)]  # fmt: skip
-    optimiser = torch.optim.AdamW(model.parameters(), lr=args.lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
+    groups = [
+        {"params": list(model.parameters()), "share": 1.0},
+        {"params": list(vae.decoder.parameters()), "share": 0.3},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=args.lr, weight_decay=0.01, betas=(0.9, 0.98), fused=True)
 
     @cache
     def encode(text: str) -> torch.Tensor:
@@ -188,7 +195,7 @@ def main() -> None:
     while (share := (time.time() - started) / (60 * args.minutes)) < 1:
         lr = args.lr * min(1, (step + 1) / 300) * (1 if share < 0.6 else 1 - (share - 0.6) / 0.4)
         for group in optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["share"]
         data, lat, codes = sources[1 if share > args.pairs_from and step % 2 else 0]
         index = torch.from_numpy(np.sort(rng.integers(0, len(lat), args.batch)))
         x0, u = lat[index].float(), codes[index]
@@ -204,6 +211,7 @@ def main() -> None:
         losses.append(loss.item())
         if share > args.pixels_from and step % 2 == (step // 2) % 2:  # every other step of singles and of pairs
             few = slice(0, 12)
+            vae.decoder.requires_grad_(True)  # it learns to draw sharp lines from latents that are nearly right
             z = (
                 FluxPipeline._unpack_latents(made[few], SIZE, SIZE, 4) / vae.config.scaling_factor
                 + vae.config.shift_factor

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from tokenizers import AddedToken
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import (
+    AutoTokenizer,
     CLIPImageProcessor,
     CLIPVisionConfig,
     Idefics3Config,
@@ -38,8 +40,8 @@ from dualproc.types import ScoreContext
 
 from .data import SIZE, Data, load
 from .generator import codes_of, tokenize, tokenizer
-from .questions import QUESTIONS, SUFFIX, WORDINGS, Asked, ask, overlay
-from .scenes import KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes
+from .questions import OF_PAIRS, QUESTIONS, SUFFIX, WORDINGS, Asked, ask, overlay
+from .scenes import COLOURS, GROUNDS, KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes
 from .vae import to_tensor
 
 DIM, PATCH, TEXT = 128, 8, 36
@@ -48,20 +50,23 @@ TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>"
     "{% else %} {{ part['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} Answer:{% endif %}"
 )
+MORE_OF = {"referee": {"subject": 2.5, "name": 4.0, "both": 2.5, "sky": 1.5, "depth": 0.6}}
+"""The referee also decides whether subjects are kept: it is asked more about them."""
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 def words() -> list[str]:
-    """Every word of the questions, of this task and of those to come."""
+    """Every word of the questions, and some of questions to come."""
     later = (
         "Point A B in the foreground and background ? much closer to camera than color palette overlaid at bottom "
         "match displayed representative of image's colors predominant composition instructions red sky ground warm "
         "cool green blue yellow orange purple pink brown white gray black left right high low thick thin near far big "
         "small smiling standing on under behind between above below sun moon cloud day night picture photo do what "
         "where how many which color colour line outline drawn no yes Answer : , . 0 1 2 3 4 5 6 7 8 9 are there "
-        "any two both"
+        "any two both dark bright large empty field tree vertical lives live water ice"
     )
-    texts = [SUFFIX, later, *NAMES, *PHRASES, "a an", *(w.replace("{}", "") for ws in WORDINGS.values() for w in ws)]
+    wordings = [re.sub(r"{\w*}", "", wording) for group in WORDINGS.values() for wording in group]
+    texts = [SUFFIX, later, *NAMES, *PHRASES, *GROUNDS, *COLOURS, "a an", *wordings]
     split = (
         " ".join(texts).lower().replace("?", " ? ").replace(",", " , ").replace(".", " . ").replace("'", " ' ").split()
     )
@@ -145,13 +150,35 @@ def sincos(side: int, dim: int) -> torch.Tensor:
     return 0.5 * torch.cat([rows, columns], dim=-1).reshape(side * side, dim)
 
 
+KNOWN_NUMBERS = (
+    "line_weight", "horizon", *(f"{part}_{c}" for part in ("sky", "ground") for c in "rgb"),
+    *(f"{side}_{which}" for which in "ab" for side in ("left", "top", "right", "bottom")),
+    "bar_row", "bar_width", "a_x", "b_x", "a_near", "b_near", *(f"swatch_{i}_{c}" for i in range(3) for c in "rgb"),
+    "is_upright", "upright_x", "box_left", "box_top", "box_right", "box_bottom",
+)  # fmt: skip
+"""What is known of scene and overlay, in numbers."""
+
+
+def known(scene: Scene, asked: Asked) -> list[float]:
+    """The KNOWN_NUMBERS of one picture, about -2 to 2 each; nan where there is nothing to know."""
+    values: dict[str, float] = {"line_weight": scene.line_weight, "horizon": scene.horizon, **dict(asked.shown)}
+    for part, colour in zip(("sky", "ground"), scene.palette, strict=True):
+        values |= {f"{part}_{c}": int(colour[i : i + 2], 16) / 255 for c, i in zip("rgb", (1, 3, 5), strict=True)}
+    for which, extent in zip("ab", scene.extents, strict=False):
+        values |= {f"{side}_{which}": x for side, x in zip(("left", "top", "right", "bottom"), extent, strict=True)}
+    values = {
+        key: np.log(v) + 3.7 if key in ("line_weight", "bar_width") else 4 * (v - 0.5) for key, v in values.items()
+    }
+    return [values.get(key, np.nan) for key in KNOWN_NUMBERS]
+
+
 class Probe(nn.Module):
     """A throw-away head that reads everything known from the picture's tokens: it teaches the vision tower to see."""
 
     def __init__(self, connector: nn.Module, layer: nn.Module, tokens: int, dim: int) -> None:
         super().__init__()
-        self.mix, self.read = nn.Linear(dim, 16), nn.Linear(16 * tokens, 4 + len(NAMES))
-        self.match = nn.Linear(dim, 1)
+        self.mix, self.read = nn.Linear(dim, 24), nn.Linear(24 * tokens, len(KNOWN_NUMBERS) + len(NAMES))
+        self.match, self.point, self.tell = nn.Linear(dim, 1), nn.Linear(dim, 2), nn.Linear(dim, len(KNOWN_NUMBERS))
         self.seen: torch.Tensor | None = None
         self.words: torch.Tensor | None = None
         connector.register_forward_hook(lambda *a: setattr(self, "seen", a[-1]))
@@ -160,25 +187,73 @@ class Probe(nn.Module):
     def loss(self, scenes: list[Scene], asked: list[Asked]) -> torch.Tensor:
         assert self.seen is not None
         out = self.read(F.gelu(self.mix(self.seen.float())).flatten(1))
-        bars = [a.bar or (0.0, 0.0, 0.5, 0.02) for a in asked]
-        known = [[np.log(s.line_weight) + 3.7, 4 * (s.horizon - 0.45), 4 * (b[2] - 0.5), np.log(b[3]) + 3.7]
-                 for s, b in zip(scenes, bars, strict=True)]  # fmt: skip
-        there = torch.tensor([[float(name in s.subjects) for name in NAMES] for s in scenes])
-        numbers = F.smooth_l1_loss(out[:, :4], torch.tensor(known, dtype=torch.float32), beta=0.1)
-        return numbers + 0.5 * F.binary_cross_entropy_with_logits(out[:, 4:], there) * len(NAMES) / 8
+        numbers, count = out[:, : len(KNOWN_NUMBERS)], len(KNOWN_NUMBERS)
+        truth = torch.tensor([known(s, a) for s, a in zip(scenes, asked, strict=True)], dtype=torch.float32)
+        there = truth.isfinite()
+        off = F.smooth_l1_loss(numbers, truth.nan_to_num(), beta=0.1, reduction="none")
+        named = torch.tensor([[float(name in s.subjects) for name in NAMES] for s in scenes])
+        names = F.binary_cross_entropy_with_logits(out[:, count:], named) * len(NAMES) / 16
+        return 4 * (off * there).sum() / there.sum() + names
 
-    def match_loss(self, student: Student, asked: list[Asked]) -> torch.Tensor:
-        """Is what the question's own word names in the picture? Read off the word's place, half way up the layers.
+    def words_loss(self, student: Student, scenes: list[Scene], asked: list[Asked]) -> torch.Tensor:
+        """Half way up the language model: is what a word names there, and what must be known for the answer?
 
-        Without it "is this a cat?" stays at chance: that a word must be compared with the picture is found too rarely.
+        The first is read off the word's own place: without it "is this a cat?" stays at chance, for that a word must be
+        compared with the picture is found too rarely. So do questions about Point A and Point B. The second is read
+        off the last place, where the answer will be formed.
         """
         words = self.words[0] if isinstance(self.words, tuple) else self.words
         assert words is not None
-        rows = [row for row, a in enumerate(asked) if a.about]
-        ids = student.tok.convert_tokens_to_ids([str(asked[row].about) for row in rows])
-        at = [int((student.ids[row] == token).nonzero()[-1]) for row, token in zip(rows, ids, strict=True)]
-        there = torch.tensor([float(asked[row].log_odds > 0) for row in rows])
-        return F.binary_cross_entropy_with_logits(self.match(words[rows, at].float())[:, 0], there)
+        words = words.float()
+        truth = torch.tensor([known(s, a) for s, a in zip(scenes, asked, strict=True)], dtype=torch.float32)
+        needed = torch.tensor([[key in a.needs for key in KNOWN_NUMBERS] for a in asked]) & truth.isfinite()
+        off = F.smooth_l1_loss(self.tell(words[:, -1]), truth.nan_to_num(), beta=0.1, reduction="none")
+        loss: torch.Tensor = 4 * (off * needed).sum() / needed.sum().clamp(min=1)
+        there = [(row, self._place(student, row, word), true) for row, a in enumerate(asked) for word, true in a.about]
+        if there:
+            rows, at, true = (torch.tensor(column) for column in zip(*there, strict=True))
+            loss = loss + F.binary_cross_entropy_with_logits(self.match(words[rows, at])[:, 0], true.float())
+        points = [(row, self._place(student, row, letter, after="point"), [left, nearer])
+                  for row, a in enumerate(asked) for letter, left, nearer in a.points]  # fmt: skip
+        if points:
+            rows, at, true = (torch.tensor(column) for column in zip(*points, strict=True))
+            loss = loss + F.binary_cross_entropy_with_logits(self.point(words[rows, at]), true.float())
+        return loss
+
+    def _place(self, student: Student, row: int, word: str, *, after: str | None = None) -> int:
+        ids, find = student.ids[row], student.tok.convert_tokens_to_ids
+        here = ids == find(word)
+        if after is not None:
+            here[1:] &= ids[:-1] == find(after)
+        return int(here.nonzero()[-1])
+
+
+def grown(start: Path, model: Any, tok: Any) -> Any:
+    """The model of an earlier training, its words put where the tokenizer of today has them."""
+    earlier = type(model).from_pretrained(start, torch_dtype=torch.float32)
+    old = AutoTokenizer.from_pretrained(start).get_vocab()
+    pairs = [(index, old[token]) for token, index in tok.get_vocab().items() if token in old]
+    state = earlier.state_dict()
+    for key, fresh in model.state_dict().items():
+        if fresh.shape != state[key].shape:  # token embeddings and the head
+            rows = fresh.clone()
+            rows[[new for new, _ in pairs]] = state[key][[index for _, index in pairs]]
+            state[key] = rows
+    model.load_state_dict(state)
+    return model
+
+
+class Source:
+    """Pictures to ask about, those with two subjects known by their places."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.pairs = np.array([i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 2])
+
+    def draw(self, kind: str, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
+        """A random scene that the question can be asked about, and its picture."""
+        index = int(rng.choice(self.pairs) if kind in OF_PAIRS else rng.integers(0, len(self.data.scenes)))
+        return self.data.scenes[index], self.data.pictures[index]
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:
@@ -216,7 +291,7 @@ def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
     """
     pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipe.vae.to(memory_format=torch.channels_last)
-    scenes, out = draw_scenes(count, seed=seed, pairs=0.15, names=names), []
+    scenes, out = draw_scenes(count, seed=seed, pairs=0.3, names=names), []
     rng = torch.Generator().manual_seed(seed)
     ids = FluxPipeline._prepare_latent_image_ids(1, SIZE // 8, SIZE // 8, "cpu", torch.float32)
     labelled = []
@@ -301,13 +376,14 @@ def accuracy(student: Student, data: Data, names: list[str], *, count: int = 600
     for kind in QUESTIONS:
         rng = np.random.default_rng(seed)
         right: list[bool] = []
-        for start in range(0, min(count, len(data.scenes)), 50):
-            scenes = data.scenes[start : start + 50]
-            asked = [ask(kind, scene, rng, names) for scene in scenes]
+        fitting = [i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 2 or kind not in OF_PAIRS][:count]
+        for start in range(0, len(fitting), 50):
+            part = fitting[start : start + 50]
+            asked = [ask(kind, data.scenes[i], rng, names) for i in part]
             with torch.no_grad():
-                log_p = student.log_probabilities(to_tensor(data.pictures[start : start + 50]) / 2 + 0.5, asked)
+                log_p = student.log_probabilities(to_tensor(data.pictures[part]) / 2 + 0.5, asked)
             right += student.right(log_p, asked)
-        result[kind] = float(np.mean(right))
+        result[kind] = round(float(np.mean(right)), 4)
     return result
 
 
@@ -329,18 +405,21 @@ def main() -> None:
     rng = np.random.default_rng(seed)
     model, processor = build(args.name)
     if args.start:
-        model = type(model).from_pretrained(args.start, torch_dtype=torch.float32)
-    rendered = load(args.name, 24_000, seed=seed, pairs=0.15, names=names, wide=0.6)
+        model = grown(args.start, model, processor.tokenizer)
+    rendered = load(args.name, 30_000, seed=seed, pairs=0.35, names=names, wide=0.6)
     vae = AutoencoderKL.from_pretrained(args.vae)
-    sources = [rendered, recoded(vae, rendered, 6_000)]
+    sources = [Source(rendered), Source(recoded(vae, rendered, 6_000))]
     shares = [0.7, 0.3]
     if args.generator:
-        sources.append(generated(args.generator, 8_000, names=names, seed=seed))
+        sources.append(Source(generated(args.generator, 6_000, names=names, seed=seed)))
         shares = [0.35, 0.15, 0.5]
     tokens = model.model.connector if args.name == "referee" else model.model.multi_modal_projector
     text = model.model.text_model if args.name == "referee" else model.model.language_model
     probe = Probe(tokens, text.layers[1], (SIZE // PATCH) ** 2 // (1 if args.name == "judge" else 4), DIM)
     student = Student(model, processor)
+    more = MORE_OF.get(args.name, {})
+    frequencies = np.array([share * more.get(kind, 1) for kind, (_, share) in QUESTIONS.items()])
+    frequencies /= frequencies.sum()
     optimiser = torch.optim.AdamW(
         [*model.parameters(), *probe.parameters()], lr=args.lr, weight_decay=0.02, betas=(0.9, 0.98)
     )
@@ -348,17 +427,16 @@ def main() -> None:
     while (share := (time.time() - started) / (60 * args.minutes)) < 1:
         for group in optimiser.param_groups:
             group["lr"] = args.lr * min(1, (step + 1) / 100) * (1 if share < 0.5 else 2 * (1 - share))
-        scenes, pictures = [], []
-        for which in rng.choice(len(sources), size=args.batch, p=shares):
-            index = rng.integers(0, len(sources[which].scenes))
-            scenes.append(sources[which].scenes[index])
-            pictures.append(sources[which].pictures[index])
-        kinds = rng.choice(list(QUESTIONS), size=args.batch, p=[share for _, share in QUESTIONS.values()])
+        kinds = rng.choice(list(QUESTIONS), size=args.batch, p=frequencies)
+        which = rng.choice(len(sources), size=args.batch, p=shares)
+        drawn = [sources[i].draw(kind, rng) for i, kind in zip(which, kinds, strict=True)]
+        scenes, pictures = [scene for scene, _ in drawn], [picture for _, picture in drawn]
         asked = [ask(kind, scene, rng, names) for kind, scene in zip(kinds, scenes, strict=True)]
         images = augment(to_tensor(np.stack(pictures)) / 2 + 0.5)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             log_p = student.log_probabilities(images, asked)
-        answer, aside, match = student.loss(log_p, asked), probe.loss(scenes, asked), probe.match_loss(student, asked)
+        answer, aside = student.loss(log_p, asked), probe.loss(scenes, asked)
+        match = probe.words_loss(student, scenes, asked)
         optimiser.zero_grad()
         (answer + (0.5 if share < 0.7 else 0.1) * (aside + match)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -370,7 +448,7 @@ def main() -> None:
             print(f"{time.time() - started:6.0f} s  step {step:5d}  {report}", flush=True)
         step += 1
     model.eval()
-    fresh = load("judge-test", 1_200, seed=21, pairs=0.15, names=names, wide=0.0)
+    fresh = load("judge-test", 1_500, seed=21, pairs=0.3, names=names, wide=0.0)
     print(f"{step} steps; on fresh renders: {accuracy(student, fresh, names)}", flush=True)
     if args.generator:
         print(

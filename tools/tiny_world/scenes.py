@@ -15,6 +15,7 @@ import math
 import re
 import subprocess
 import tarfile
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, lru_cache
 from pathlib import Path
@@ -55,8 +56,19 @@ CODE = {name: index for index, name in enumerate(CODES)}
 LINE_WEIGHT_MEDIAN, LINE_WEIGHT_LOG_SD, LINE_WEIGHT_RANGE = 0.024, 0.38, (0.011, 0.052)
 WIDE_RANGE = (0.003, 0.08)
 HORIZON_RANGE = (0.22, 0.68)
+WIDE_HORIZON_RANGE = (0.1, 0.88)
 MIN_LUMINANCE = 0.5
 """Fills darker than this are lightened, so that black is ink and nothing else."""
+MIN_GROUND_LUMINANCE = 0.42
+"""The same for sky and ground, which are no neighbours of small dark parts."""
+
+GROUNDS = {"snow": "#f2f5fa", "sand": "#ecd29a", "grass": "#9ccf74", "water": "#86c5e8"}
+"""What the ground may be covered with, by its colour: only wide scenes are drawn on purpose near these."""
+COLOURS = {
+    "blue": "#8fc1f0", "pink": "#f5b5cf", "yellow": "#f5e08c", "green": "#a9dba0", "purple": "#c3a9e6",
+    "orange": "#f4b98a", "white": "#f8f8f8", "gray": "#bdbdbd",
+}  # fmt: skip
+"""Colours that skies are asked about."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +79,9 @@ class Scene:
     setting: str
     codes: npt.NDArray[np.float32]
     wide: bool = False
-    """Line weights far beyond what the generator draws: a judge must have seen more than the task asks for."""
+    """Everything far beyond what the generator draws: a judge must have seen more than the task asks for."""
+    colours: tuple[str, str] | None = None
+    """Sky and ground, where the codes do not say them."""
     measured: float | None = None
     """Line weight as the scorer reads it off a generated picture, which has what it has, whatever was intended."""
 
@@ -85,37 +99,56 @@ class Scene:
     @property
     def horizon(self) -> float:
         """Row of the horizon as a fraction of the picture's height, from the top."""
-        return _lerp(*HORIZON_RANGE, self._code("horizon"))
+        return _lerp(*(WIDE_HORIZON_RANGE if self.wide else HORIZON_RANGE), self._code("horizon"))
 
     @property
     def palette(self) -> tuple[str, str]:
         """Colours of sky and ground, `#rrggbb`."""
+        if self.colours is not None:
+            return self.colours
         sky = colorsys.hsv_to_rgb(
             self._code("sky_hue"),
-            _lerp(0.08, 0.40, self._code("sky_saturation")),
-            _lerp(0.92, 1, self._code("sky_value")),
+            _lerp(0.05, 0.55, self._code("sky_saturation")),
+            _lerp(0.72, 1, self._code("sky_value")),
         )
         ground = colorsys.hsv_to_rgb(
             self._code("ground_hue"),
-            _lerp(0.20, 0.50, self._code("ground_saturation")),
-            _lerp(0.68, 0.88, self._code("ground_value")),
+            _lerp(0.06, 0.62, self._code("ground_saturation")),
+            _lerp(0.55, 0.97, self._code("ground_value")),
         )
-        return _hex(sky), _hex(ground)
+        return _hex(_at_least(MIN_GROUND_LUMINANCE, sky)), _hex(_at_least(MIN_GROUND_LUMINANCE, ground))
 
     @property
     def boxes(self) -> list[tuple[float, float, float]]:
         """Per subject: centre x, foot y and size (the longer side), as fractions of the picture."""
         if len(self.subjects) == 1:
-            size = _lerp(0.48, 0.68, self._code("size_a"))
-            highest = max(self.horizon + 0.08, size + 0.06)
-            return [(_lerp(0.36, 0.64, self._code("x_a")), _lerp(highest, 0.95, self._code("depth_a")), size)]
+            size = _lerp(*((0.26, 0.7) if self.wide else (0.48, 0.68)), self._code("size_a"))
+            highest = min(max(self.horizon + 0.08, size + 0.06), 0.95)
+            x = _lerp(*((0.15, 0.85) if self.wide else (0.30, 0.70)), self._code("x_a"))
+            return [(x, _lerp(highest, 0.95, self._code("depth_a")), size)]
         boxes = []
-        for which, left in (("a", 0.22), ("b", 0.66)):  # the first named stands on the left
+        for which, left in (("a", 0.20), ("b", 0.68)):  # the first named stands on the left
             near = self._code(f"depth_{which}")
-            size = _lerp(0.28, 0.48, near) * _lerp(0.94, 1.06, self._code(f"size_{which}"))
-            foot = _lerp(max(self.horizon + 0.08, 0.45), 0.96, near)
+            size = _lerp(0.32, 0.54, near) * _lerp(0.94, 1.06, self._code(f"size_{which}"))
+            foot = _lerp(min(max(self.horizon + 0.08, 0.45), 0.9), 0.96, near)
             boxes.append((left + 0.12 * self._code(f"x_{which}"), foot, size))
         return boxes
+
+    @property
+    def extents(self) -> list[tuple[float, float, float, float]]:
+        """Per subject: left, top, right, bottom of its drawing, as fractions of the picture."""
+        out = []
+        for (x, foot, size), name in zip(self.boxes, self.subjects, strict=True):
+            left, top, right, bottom = ink_box(SUBJECTS[name])
+            scale = size / max(right - left, bottom - top)
+            half, height = scale * (right - left) / 2, scale * (bottom - top)
+            out.append((x - half, foot - height, x + half, foot))
+        return out
+
+    @property
+    def nearness(self) -> tuple[float, ...]:
+        """Per subject: 0 for the farthest that it can stand, 1 for the nearest."""
+        return tuple(self._code(f"depth_{which}") for which, _ in zip("ab", self.subjects, strict=False))
 
     @property
     def caption(self) -> str:
@@ -143,8 +176,22 @@ def draw_scenes(
         subjects = tuple(str(name) for name in rng.choice(names, size=2 if two else 1, replace=False))
         setting = PHRASES[rng.integers(1, len(PHRASES))] if rng.random() < 0.4 else ""
         codes = rng.random(len(CODES), dtype=np.float32)
-        scenes.append(Scene(subjects, setting, codes, wide=bool(wide and rng.random() < wide)))
+        beyond = bool(wide and rng.random() < wide)
+        colours = _draw_colours(rng) if beyond else None
+        scenes.append(Scene(subjects, setting, codes, wide=beyond, colours=colours))
     return scenes
+
+
+def _draw_colours(rng: np.random.Generator) -> tuple[str, str]:
+    """Sky and ground of a wide scene: near one that is asked about, or any that ink stands out from."""
+
+    def near(prototypes: dict[str, str]) -> str:
+        if rng.random() < 0.35:
+            return _hex(_at_least(0.32, tuple(rng.random(3))))
+        rgb = np.array([int(str(rng.choice(list(prototypes.values())))[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        return _hex(_at_least(0.32, tuple((rgb + rng.normal(0, 0.05, 3)).clip(0, 1))))
+
+    return near(COLOURS), near(GROUNDS)
 
 
 def to_svg(scene: Scene, size: int) -> str:
@@ -237,17 +284,22 @@ def _lighten(body: str) -> str:
     def mend(match: re.Match[str]) -> str:
         digits = match[1] if len(match[1]) == 6 else "".join(2 * c for c in match[1])
         rgb = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
-        luminance = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
-        if luminance < 0.02 or luminance >= MIN_LUMINANCE:  # pure black is ink: eyes, nostrils
+        if max(rgb) < 0.02:  # pure black is ink: eyes, nostrils
             return match[0]
-        share = (MIN_LUMINANCE - luminance) / (1 - luminance)
-        return f'fill="{_hex(tuple(c + (1 - c) * share for c in rgb))}"'
+        return f'fill="{_hex(_at_least(MIN_LUMINANCE, rgb))}"'
 
     return re.sub(r'fill="#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})"', mend, body)
 
 
 def _lerp(low: float, high: float, share: float) -> float:
     return low + (high - low) * share
+
+
+def _at_least(luminance: float, rgb: Sequence[float]) -> tuple[float, ...]:
+    """The colour, mixed with as much white as it needs to be that bright."""
+    own = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
+    share = max(0.0, luminance - own) / max(1 - own, 1e-6)
+    return tuple(c + (1 - c) * share for c in rgb)
 
 
 def _hex(rgb: tuple[float, ...]) -> str:
