@@ -2,7 +2,8 @@
 
 Every plugin class has an `api_version` (equal to `API_VERSION`), a nested pydantic model `Params` that forbids extra
 keys and describes its parameters, a docstring whose first line `dp plugins` shows, and is built as `Plugin(params)`.
-A *preset* is data instead of a class: another plugin's name and parameters for it.
+A parameter called `path` names a file, which a spec names relative to itself: the plugin gets a path that it can open,
+and a run keeps a copy of the file. A *preset* is data instead of a class: another plugin's name and parameters for it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Generator(Plugin, Protocol):
 
     @property
     def lora_targets(self) -> Sequence[str]:
-        """Names (suffixes) of the adapter module's linear layers that the LoRA goes to."""
+        """Name endings of the adapter module's linear layers that the LoRA goes to; `*` is any one part of a name."""
 
     def prepare(self, prompts: Sequence[str]) -> None:
         """Told all prompts before they are used: the place to encode them once, and to warn of those it cannot draw."""
@@ -129,8 +130,9 @@ class Anchor(Plugin, Protocol):
 class Scorer(Plugin, Protocol):
     """An independent measurement of finished pictures; never part of the loss.
 
-    A scorer whose `Params` have a `target` and a `tolerance` (a share of the target: 0.3 is 30 % to either side) also
-    gives the share of pictures on target.
+    Two things are optional. An attribute or property `accepted: tuple[float, float] | None`, two finite numbers: values
+    from the first to the second, both included, count as *on target*, and their share is reported. A `target` among the
+    `Params`, None or the one value that is wanted most: it is drawn and named beside the values.
     """
 
     unit: ClassVar[str]

@@ -75,7 +75,7 @@ class StepRecord:
     p_answer: float
     """The judge's mean P(wanted answer)."""
     anchor: float
-    """Mean anchor penalty, before its weight; 0 without an anchor."""
+    """The anchors' part of the loss: weight * penalty, summed over the anchors, mean over the batch; 0 without any."""
     grad_norm: float
     seconds: float
     skipped: bool = False
@@ -107,10 +107,11 @@ class Score:
     values: tuple[float, ...]
     """One a picture; nan where nothing could be measured."""
     target: float | None = None
+    """The value that is wanted most, where there is one."""
+    accepted: tuple[float, float] | None = None
+    """Values from the first to the second, both included, are on target; None if the scorer accepts no range."""
     on_target: float | None = None
-    """Share of the pictures within the tolerance of the target; pictures without a value count as missed."""
-    tolerance: float | None = None
-    """Values within `target` plus or minus this are on target; None if the scorer counts in another way."""
+    """Share of the pictures whose value is accepted (those without a value are missed); None without `accepted`."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ class Measurement:
     """The referee's P(wanted answer) to the spec's `preserve` question."""
     hack_meter: float
     diversity: float
-    """Mean distance (RMS over pixels) between pictures of one prompt and different seeds."""
+    """How much the structure of pictures of one prompt and different seeds differs: mean of 1 - correlation of their
+    blurred maps of edges, 0 for identical pictures, about 1 for unrelated layouts. Nearly blind to colour."""
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,13 @@ train: {steps: 4, lr: 1e-4}
 """
 
 
+ACCEPTED = (0.036, 0.048)
+
+
 def score(values: tuple[float, ...], **changes: Any) -> Score:
-    on_target = sum(abs(value - 0.042) <= 0.006 for value in values) / len(values)
+    on_target = sum(ACCEPTED[0] <= value <= ACCEPTED[1] for value in values) / len(values)
     return Score(**({"name": "line_weight", "unit": "of the height", "better": "target", "values": values,
-                     "target": 0.042, "on_target": on_target, "tolerance": 0.006} | changes))  # fmt: skip
+                     "target": 0.042, "on_target": on_target, "accepted": ACCEPTED} | changes))  # fmt: skip
 
 
 def measurement(**changes: Any) -> Measurement:

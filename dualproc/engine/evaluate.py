@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from dualproc.protocols import Judge, Scorer
 from dualproc.spec import QuestionSpec
+from dualproc.structure import structure
 from dualproc.types import Evaluation, Measurement, Prompt, Sample, Score, ScoreContext
 
 from .loop import SEEDS, Engine, wanted_probability
@@ -80,13 +81,20 @@ def hack_meter(engine: Engine, sample: Sample, prompts: Sequence[Prompt], seeds:
 
 
 def diversity(images: Tensor, prompts: Sequence[str]) -> float:
-    """Mean RMS distance between pictures of the same prompt; nan if no prompt has two."""
+    """How much the structure of pictures [B, 3, H, W] of the same prompt differs; nan if no prompt has two.
+
+    The mean, over all pairs of pictures of one prompt, of 1 - the correlation of their blurred maps of edges
+    (`dualproc.structure`): 0 for identical pictures, about 1 for unrelated layouts. Colours and the weight of lines
+    change it little, so that teaching these does not lower it.
+    """
     import torch
 
+    layouts = structure(images)
     distances = []
     for prompt in dict.fromkeys(prompts):
-        same = images[[i for i, other in enumerate(prompts) if other == prompt]].flatten(1)
-        distances.append(torch.pdist(same) / same.shape[1] ** 0.5)
+        same = layouts[[i for i, other in enumerate(prompts) if other == prompt]]
+        first, second = torch.triu_indices(len(same), len(same), offset=1)
+        distances.append(1 - (same @ same.T)[first, second])
     together = torch.cat(distances)
     return together.mean().item() if len(together) else float("nan")
 
@@ -145,19 +153,18 @@ def _asked(
 
 def _score(name: str, scorer: Scorer, images: Tensor, context: ScoreContext) -> Score:
     values = tuple(scorer.score(images, context).tolist())
-    params = getattr(scorer, "params", None)
-    target, tolerance = getattr(params, "target", None), getattr(params, "tolerance", None)
-    allowed = share = None
-    if target is not None and tolerance is not None:
-        allowed = tolerance * abs(target)  # a nan compares false below: what cannot be measured is missed
-        share = sum(abs(value - target) <= allowed for value in values) / len(values)
+    accepted: tuple[float, float] | None = getattr(scorer, "accepted", None)
+    share = None
+    if accepted is not None:
+        low, high = accepted  # a nan compares false: what cannot be measured is missed
+        share = sum(low <= value <= high for value in values) / len(values)
     return Score(
         name=name,
         unit=scorer.unit,
         better=scorer.better,
         values=values,
-        target=target,
-        tolerance=allowed,
+        target=getattr(getattr(scorer, "params", None), "target", None),
+        accepted=accepted,
         on_target=share,
     )
 

@@ -12,6 +12,7 @@ from dualproc.types import Score
 from .markup import Html, join, tag
 from .numeric import mean, measured, number
 from .summary import title as score_title
+from .summary import within
 
 WIDTH, HEIGHT = 340, 170
 LEFT, RIGHT, TOP, BOTTOM = 44, 8, 8, 22
@@ -76,53 +77,82 @@ def line_chart(
 
 
 def dot_plot(base: Score, taught: Score) -> Html | None:
-    """Every picture a dot: above the base's, below the taught generator's, with the target and its band.
+    """Every picture a dot: above the base's, below the taught generator's, with the target and what is accepted.
 
     None if nothing was measured.
     """
     if not measured([*base.values, *taught.values]):
         return None
-    target = math.nan if taught.target is None else taught.target
-    tolerance = taught.tolerance or 0.0
-    values = measured([*base.values, *taught.values, target - tolerance, target + tolerance])
+    marks = [*(taught.accepted or ()), *([] if taught.target is None else [taught.target])]
+    values = measured([*base.values, *taught.values, *marks])
     low, high = _with_room(min(values), max(values))
     lanes = (("base", base), ("taught", taught))
     height = TOP + BOTTOM + LANE * len(lanes)
     frame = _Frame(low, high, 0, 1, height)
     body = _x_axis(frame)
-    keys: list[Html] = []
-    first, width = float(LEFT), (WIDTH - LEFT - RIGHT) / COLUMNS
-    if math.isfinite(target):
-        x, edge = frame.x(target), frame.x(target - tolerance)
-        if columns := round(2 * (x - edge) / width):  # whole columns in the band: no dot is on the wrong side
-            first, width = edge, 2 * (x - edge) / columns
-        band = tag("rect", x=edge, y=TOP, width=round(2 * (x - edge), 1), height=height - TOP - BOTTOM, class_="band")
-        body += [band, _line(x, TOP, x, height - BOTTOM, "target-line")]
-        keys.append(_key("target", f"target {target:g}" + (f" ± {tolerance:g}" if tolerance else "")))
+    columns = _Columns.of(frame, taught.accepted)
+    if taught.accepted is not None:
+        left, right = (frame.x(edge) for edge in taught.accepted)
+        body.append(
+            tag("rect", x=left, y=TOP, width=round(right - left, 1), height=height - TOP - BOTTOM, class_="band")
+        )
+    if taught.target is not None:
+        body.append(_line(frame.x(taught.target), TOP, frame.x(taught.target), height - BOTTOM, "target-line"))
+    aim = ", ".join(filter(None, (f"target {taught.target:g}" if taught.target is not None else "", within(taught))))
+    keys = [_key("target", aim)] if aim else []
     for index, (label, score) in enumerate(lanes):
         floor = TOP + LANE * (index + 1)
         body.append(_line(LEFT, floor, WIDTH - RIGHT, floor, "grid"))
         body.append(tag("text", label, x=LEFT - 6, y=floor - 3, class_="end"))
-        places = [(frame.x(value) - first) / width for value in measured(score.values)]
-        body += _stacks(places, first, width, floor, label)
+        body += _stacks([columns.at(value) for value in measured(score.values)], columns, floor, label)
     about = tag("span", f"one dot a picture; {taught.unit}", class_="about")
     caption = tag("figcaption", tag("b", score_title(taught)), *keys, about)
     return tag("figure", caption, _svg(height, f"{score_title(taught)} of every picture", body), class_="chart")
 
 
-def _stacks(places: Sequence[float], first: float, width: float, floor: float, style: str) -> list[Html]:
-    """Dots on one another in columns of `width` from `first` on; `places` are in units of columns."""
-    columns = Counter(math.floor(place) for place in places)
-    step = min(width, (LANE - 8) / max(columns.values(), default=1))  # high stacks are pressed together
+class _Columns(NamedTuple):
+    """Where dots are stacked. Whole columns lie in the accepted range: no dot is on the wrong side of its edges."""
+
+    frame: _Frame
+    accepted: tuple[float, float] | None
+    inside: int
+    """How many columns lie in the accepted range."""
+    first: float
+    width: float
+
+    @classmethod
+    def of(cls, frame: _Frame, accepted: tuple[float, float] | None) -> _Columns:
+        width = (WIDTH - LEFT - RIGHT) / COLUMNS
+        if accepted is None:
+            return cls(frame, None, 0, float(LEFT), width)
+        left, right = (frame.x(edge) for edge in accepted)
+        inside = max(1, round((right - left) / width))
+        return cls(frame, accepted, inside, left, (right - left) / inside or width)
+
+    def at(self, value: float) -> int:
+        """The column of a value; that of the accepted range's left edge is 0."""
+        column = math.floor((self.frame.x(value) - self.first) / self.width)
+        if self.accepted is None:
+            return column
+        low, high = self.accepted
+        if low <= value <= high:
+            return min(max(column, 0), self.inside - 1)
+        return min(column, -1) if value < low else max(column, self.inside)
+
+
+def _stacks(columns: Sequence[int], places: _Columns, floor: float, style: str) -> list[Html]:
+    """Dots on one another, one in each of `columns`."""
+    stacks, width = Counter(columns), places.width
+    step = min(width, (LANE - 8) / max(stacks.values(), default=1))  # high stacks are pressed together
     return [
         tag(
             "circle",
-            cx=round(first + (column + 0.5) * width, 1),
+            cx=round(places.first + (column + 0.5) * width, 1),
             cy=round(floor - step * (rank + 0.5), 1),
             r=round(step * 0.45, 2),
             class_=f"dot {style}",
         )
-        for column, dots in columns.items()
+        for column, dots in stacks.items()
         for rank in range(dots)
     ]
 

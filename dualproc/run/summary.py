@@ -140,12 +140,16 @@ def title(score: Score) -> str:
     return score.name.replace("_", " ")
 
 
+def within(score: Score) -> str:
+    """Which values are on target: `within 0.011 to 0.021`; empty if the scorer does not say."""
+    return "" if score.accepted is None else "within {:.3g} to {:.3g}".format(*score.accepted)
+
+
 def _score_rows(base: Score, taught: Score) -> list[Row]:
     name = title(taught)
     rows = [Row(name, mean_and_spread(base.values), mean_and_spread(taught.values), _aim(taught, unit=True))]
     if base.on_target is not None and taught.on_target is not None:
-        within = f"within ± {taught.tolerance:g}" if taught.tolerance is not None else ""
-        rows.append(Row(f"{name} on target", _share(base), _share(taught), within))
+        rows.append(Row(f"{name} on target", _share(base), _share(taught), within(taught)))
     blind = [len(score.values) - len(measured(score.values)) for score in (base, taught)]
     if any(blind):
         rows.append(Row(f"{name} not measurable", str(blind[0]), str(blind[1]), f"of {len(taught.values)} pictures"))

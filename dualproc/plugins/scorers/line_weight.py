@@ -48,6 +48,12 @@ class LineWeight:
     def __init__(self, params: Params) -> None:
         self.params = params
 
+    @property
+    def accepted(self) -> tuple[float, float] | None:
+        """Line weights within the tolerance of the target; None without a target."""
+        target, share = self.params.target, self.params.tolerance
+        return None if target is None else (target * (1 - share), target * (1 + share))
+
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] line weights of images [B, 3, H, W] in [0, 1]; nan for pictures without outlines."""
         import torch

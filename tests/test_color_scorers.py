@@ -1,0 +1,206 @@
+"""The scorers `palette` and `region_color`, on pictures whose colours are known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFilter
+from pydantic import ValidationError
+
+from dualproc.errors import PluginError
+from dualproc.plugins.scorers._color import SHADES, distances, dominant, lab_and_ink, to_lab
+from dualproc.plugins.scorers.palette import Palette
+from dualproc.plugins.scorers.region_color import RegionColor
+from dualproc.types import Prompt, ScoreContext
+
+NOTHING = ScoreContext(prompts=(), seeds=())
+SKY, GROUND = "#f9cfe0", "#cfc3ee"
+
+
+def tensor(picture: Image.Image) -> torch.Tensor:
+    data = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+    return data.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255
+
+
+def scene(
+    sky: str = SKY,
+    ground: str = GROUND,
+    *,
+    size: int = 64,
+    ink: str = "black",
+    fill: str = "#fff3c0",
+    width: float = 0.04,
+) -> Image.Image:
+    """Sky, ground and an outlined figure that reaches from the ground's lower edge high into the sky."""
+    side = 4 * size
+    canvas = Image.new("RGB", (side, side), sky)
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle([0, 0.5 * side, side, side], fill=ground)
+    line = round(width * side)
+    draw.rectangle([0.35 * side, 0.3 * side, 0.65 * side, 0.97 * side], fill=fill, outline=ink, width=line)
+    draw.ellipse([0.4 * side, 0.04 * side, 0.6 * side, 0.28 * side], fill=fill, outline=ink, width=line)
+    return canvas.resize((size, size), Image.Resampling.BOX)
+
+
+def real(sky: str = SKY, ground: str = GROUND, *, size: int = 96) -> torch.Tensor:
+    """A scene as a photograph has it: soft, shaded from top to bottom, with grain, outlined in brown."""
+    torch.manual_seed(0)
+    soft = tensor(scene(sky, ground, size=size, ink="#5a3a20").filter(ImageFilter.GaussianBlur(0.8)))
+    shade = torch.linspace(0.04, -0.04, size).view(1, size, 1)
+    texture = torch.nn.functional.interpolate(torch.randn(1, 1, size // 4, size // 4), size=(size, size))[0]
+    return (soft + shade + 0.015 * texture + 0.03 * torch.randn(3, size, size)).clamp(0, 1)
+
+
+def palette(*pictures: torch.Tensor, colors: tuple[str, ...] = (SKY, GROUND)) -> list[float]:
+    values: list[float] = Palette(Palette.Params(colors=colors)).score(torch.stack(pictures), NOTHING).tolist()
+    return values
+
+
+def region(picture: torch.Tensor, **params: Any) -> float:
+    return RegionColor(RegionColor.Params(**params)).score(picture[None], NOTHING).item()
+
+
+# dominant colours
+
+
+def test_the_colours_of_the_areas_are_found_with_their_shares() -> None:
+    canvas = Image.new("RGB", (40, 40), "#aabbcc")
+    ImageDraw.Draw(canvas).rectangle([0, 0, 39, 11], fill="#cc8844")  # 30 %
+    ImageDraw.Draw(canvas).point((20, 20), fill="#00ff00")
+    pixels, ink = lab_and_ink(tensor(canvas)[None])
+    assert not ink.any()
+    colours, shares = dominant(pixels.reshape(-1, 3))
+    assert distances(colours[:1], ["#aabbcc"])[0] < 0.01
+    assert distances(colours[1:], ["#cc8844"]).tolist() == pytest.approx([0], abs=0.01)
+    assert shares.tolist() == pytest.approx([0.7, 0.3], abs=0.001)
+
+
+def test_a_picture_of_noise_alone_still_ends() -> None:
+    torch.manual_seed(0)
+    colours, shares = dominant(lab_and_ink(torch.rand(1, 3, 64, 64))[0].reshape(-1, 3))
+    assert len(colours) == len(shares) <= 16
+    assert shares.sum() <= 1
+
+
+def test_the_shades_of_a_name_are_told_from_those_of_others() -> None:
+    for names in (("snow", "sand", "grass", "water"), ("blue", "pink", "yellow", "green", "purple", "orange", "white")):
+        for name in names:
+            others = [shade for other in names if other != name for shade in SHADES[other]]
+            assert distances(to_lab(SHADES[name]), others).min() > 9
+
+
+# palette
+
+
+@pytest.mark.parametrize("size", [64, 128, 300])
+def test_a_picture_in_the_swatches_colours_is_near_and_one_in_others_is_far(size: int) -> None:
+    near, far = palette(tensor(scene(size=size)), tensor(scene("#80c080", "#a08030", size=size)))
+    assert near < 6  # the figure's own colour, by its area
+    assert far > 25
+
+
+def test_the_value_is_the_mean_by_area() -> None:
+    fill = "#ffcc66"
+    (found,) = palette(tensor(scene(fill=fill, width=0.01, size=128)))
+    area = 0.3 * 0.67 + math.pi * 0.1 * 0.12
+    assert found == pytest.approx(area * distances(to_lab([fill]), [SKY, GROUND])[0], rel=0.15)
+
+
+def test_outlines_do_not_count_however_thick() -> None:
+    thin, thick, brown = palette(
+        tensor(scene(width=0.01, fill=SKY)), tensor(scene(width=0.06, fill=SKY)), tensor(scene(ink="#5a3a20", fill=SKY))
+    )
+    assert max(thin, thick, brown) < 0.5
+
+
+def test_a_dark_picture_is_no_outline() -> None:
+    dark, navy = palette(torch.zeros(3, 64, 64), tensor(scene("#101830", "#101010")))
+    assert min(dark, navy) > 35
+
+
+def test_dark_swatches_count_the_dark() -> None:
+    dark_academia = ("#3B1518", "#2E2B25", "#1F3A4A")
+    near, far = palette(tensor(scene("#1F3A4A", "#2E2B25", fill="#3B1518")), tensor(scene()), colors=dark_academia)
+    assert near < 3
+    assert far > 40
+
+
+def test_shading_and_grain_change_little() -> None:
+    (clean,) = palette(tensor(scene(size=96)))
+    (found,) = palette(real())
+    assert found == pytest.approx(clean, abs=2)
+    assert palette(real("#80c080", "#a08030"))[0] > 25
+
+
+def test_what_is_no_number_is_not_measured() -> None:
+    bad = torch.full((3, 64, 64), math.nan)
+    assert math.isnan(palette(bad)[0])
+    assert math.isnan(region(bad, region="sky", color="blue"))
+
+
+def test_a_photograph_has_the_colours_that_are_seen_in_it() -> None:
+    """The cat of scikit-image's own pictures (ginger, before dark brown)."""
+    data = pytest.importorskip("skimage.data")
+    photo = torch.from_numpy(data.chelsea().copy()).permute(2, 0, 1).float() / 255
+    ginger, green = palette(photo, colors=("#b08060", "#704838", "#d0b090"))[0], palette(photo, colors=("#20c040",))[0]
+    assert ginger < 12
+    assert green > 35
+
+
+# region_color
+
+
+@pytest.mark.parametrize("size", [64, 96, 256])
+def test_sky_and_ground_are_told_apart(size: int) -> None:
+    picture = tensor(scene("#8fc1f0", "#ecd29a", size=size))
+    assert region(picture, region="sky", color="blue") < 1
+    assert region(picture, region="ground", color="sand") < 1
+    assert region(picture, region="ground", color="blue") > 20
+    assert region(picture, region="sky", color="sand") > 20
+
+
+@pytest.mark.parametrize(("name", "shade"), [(name, shade) for name, shades in SHADES.items() for shade in shades[:3]])
+def test_every_name_is_recognised_on_a_real_picture(name: str, shade: str) -> None:
+    assert region(real(ground=shade), region="ground", color=name) < 6
+
+
+def test_a_box_is_measured_where_it_lies() -> None:
+    picture = tensor(scene(fill="#40a0a0", width=0.02))
+    assert region(picture, region=(0.4, 0.55, 0.6, 0.9), color="#40a0a0") < 1
+    assert region(picture, region=(0.0, 0.0, 0.01, 0.01), color=SKY) < 1
+    assert region(picture, region=(1.0 - 1e-6, 0.9, 1.0, 1.0), color=GROUND) < 1
+
+
+def test_the_prompts_field_says_which_colour_is_wanted() -> None:
+    scorer = RegionColor(RegionColor.Params(region="ground", field="ground"))
+    pictures = torch.stack([tensor(scene(ground="#f2f5fa")), tensor(scene(ground="#f2f5fa"))])
+    prompts = [Prompt("a penguin", {"ground": "snow"}), Prompt("a camel", {"ground": "sand"})]
+    right, wrong = scorer.score(pictures, ScoreContext(prompts=prompts, seeds=(1, 2))).tolist()
+    assert right < 1
+    assert wrong > 12
+    with pytest.raises(PluginError, match="'lava', the `ground` of 'a dragon', is no colour"):
+        scorer.score(pictures[:1], ScoreContext(prompts=[Prompt("a dragon", {"ground": "lava"})], seeds=(1,)))
+    with pytest.raises(PluginError, match="has no field `ground`"):
+        scorer.score(pictures[:1], ScoreContext(prompts=[Prompt("a dragon", {"subject": "x"})], seeds=(1,)))
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"region": "sky"}, "either color or field"),
+        ({"region": "sky", "color": "blue", "field": "sky"}, "either color or field"),
+        ({"region": "sky", "color": "bleu"}, "'bleu' is no colour"),
+        ({"region": (0.5, 0, 0.5, 1), "color": "blue"}, "empty"),
+    ],
+)
+def test_wrong_parameters_are_refused(params: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        RegionColor.Params(**params)
+
+
+def test_what_counts_as_on_target() -> None:
+    assert Palette(Palette.Params(colors=("red",), within=7)).accepted == (0, 7)
+    assert RegionColor(RegionColor.Params(region="sky", color="gray")).accepted == (0, 12)

@@ -1,0 +1,48 @@
+"""The depth-order scorer, where objects touch or are not of one piece; simpler scenes: test_scorer_placement.py."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from dualproc.plugins.scorers.depth_order import DepthOrder
+from dualproc.types import ScoreContext
+
+SIZE = 128
+FILLS = ("#f0a860", "#ffffff", "#8090c0")
+Box = tuple[float, float, float, float]
+
+
+def ahead(*boxes: Box) -> float:
+    """A minus B in a scene of outlined boxes, the later before the earlier."""
+    image = Image.new("RGB", (SIZE, SIZE), "#c8e0f4")
+    draw = ImageDraw.Draw(image)
+    draw.rectangle([0, 0.4 * SIZE, SIZE, SIZE], fill="#b5d99c")
+    for box, fill in zip(boxes, FILLS, strict=False):
+        draw.rectangle([side * SIZE for side in box], fill=fill, outline="black", width=4)
+    images = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()[None] / 255
+    scorer = DepthOrder(DepthOrder.Params(a=(0.25, 0.7), b=(0.75, 0.7)))
+    return scorer.score(images, ScoreContext(prompts=(), seeds=())).item()
+
+
+def test_objects_that_overlap() -> None:
+    assert ahead((0.45, 0.3, 0.9, 0.65), (0.1, 0.4, 0.5, 0.9)) == pytest.approx(0.25, abs=0.04)
+    assert ahead((0.1, 0.3, 0.5, 0.6), (0.46, 0.4, 0.9, 0.9)) == pytest.approx(-0.3, abs=0.04)
+
+
+def test_objects_that_touch_with_a_thin_part() -> None:
+    tail = (0.36, 0.58, 0.6, 0.61)
+    assert ahead((0.6, 0.35, 0.9, 0.62), tail, (0.1, 0.5, 0.36, 0.9)) == pytest.approx(0.28, abs=0.05)
+
+
+def test_a_head_that_hovers_over_its_shoulders_belongs_to_them() -> None:
+    head, shoulders, other = (0.18, 0.4, 0.32, 0.6), (0.1, 0.63, 0.4, 0.9), (0.65, 0.4, 0.85, 0.75)
+    assert ahead(head, shoulders, other) == pytest.approx(0.15, abs=0.03)
+
+
+def test_an_object_far_from_a_point_is_not_at_it() -> None:
+    assert math.isnan(ahead((0.1, 0.4, 0.35, 0.9), (0.42, 0.4, 0.5, 0.8)))

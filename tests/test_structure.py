@@ -1,0 +1,118 @@
+"""What has the same structure: diversity, and the scorer `kept`."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from dualproc.engine.evaluate import diversity
+from dualproc.plugins.generators.diffusers import DiffusersGenerator
+from dualproc.plugins.generators.presets import TINY
+from dualproc.plugins.scorers.kept import Kept
+from dualproc.types import ScoreContext
+
+PLACES = [(0.3, 0.6), (0.65, 0.8), (0.5, 0.45)]
+
+
+def drawing(
+    place: tuple[float, float],
+    *,
+    size: int = 64,
+    horizon: float = 0.55,
+    colors: tuple[str, str] = ("#8fc1f0", "#9ccf74"),
+    width: float = 0.03,
+) -> torch.Tensor:
+    """[3, size, size]: a figure of a circle on a box at a place, before sky and ground."""
+    side = 4 * size
+    canvas = Image.new("RGB", (side, side), colors[0])
+    draw = ImageDraw.Draw(canvas)
+    draw.rectangle([0, horizon * side, side, side], fill=colors[1])
+    (x, y), line = (side * share for share in place), round(width * side)
+    r = 0.14 * side
+    draw.rectangle([x - r, y - r / 2, x + r, y + r], fill="#fff3c0", outline="black", width=line)
+    draw.ellipse([x - r / 2, y - 2 * r, x + r, y - r / 2], fill="#f0b090", outline="black", width=line)
+    data = bytearray(canvas.resize((size, size), Image.Resampling.BOX).tobytes())
+    return torch.frombuffer(data, dtype=torch.uint8).view(size, size, 3).permute(2, 0, 1).float() / 255
+
+
+def apart(one: torch.Tensor, two: torch.Tensor) -> float:
+    return diversity(torch.stack([one, two]), ["a", "a"])
+
+
+def seeds(**changes: object) -> float:
+    return diversity(torch.stack([drawing(place, **changes) for place in PLACES]), ["a"] * 3)  # type: ignore[arg-type]
+
+
+def test_identical_pictures_have_no_diversity() -> None:
+    one = drawing(PLACES[0])
+    assert apart(one, one) == pytest.approx(0, abs=1e-5)
+    plain = torch.full((3, 64, 64), 0.4)
+    assert apart(plain, plain) == pytest.approx(0, abs=1e-5)
+    assert apart(plain, one) > 0.9
+
+
+def test_only_pictures_of_one_prompt_are_compared() -> None:
+    one, two = drawing(PLACES[0]), drawing(PLACES[1])
+    images = torch.stack([one, two, one, one])
+    assert diversity(images, ["a", "a", "b", "b"]) == pytest.approx(apart(one, two) / 2, rel=1e-3)
+    assert diversity(images, ["a", "b", "b", "a"]) == pytest.approx(apart(one, two) / 2, rel=1e-3)
+    assert math.isnan(diversity(images, ["a", "b", "c", "d"]))
+
+
+def test_unrelated_layouts_are_far_apart() -> None:
+    rng = random.Random(0)
+    pictures = torch.full((8, 3, 64, 64), 0.5)
+    for picture in pictures:
+        for _ in range(6):
+            x, y, side = rng.randrange(54), rng.randrange(54), rng.randrange(4, 20)
+            picture[:, y : y + side, x : x + side] = torch.tensor([rng.random() for _ in "rgb"]).view(3, 1, 1)
+    assert diversity(pictures, ["a"] * 8) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("size", [64, 200])
+def test_other_colours_and_lines_are_no_diversity(size: int) -> None:
+    one = drawing(PLACES[0], size=size)
+    assert apart(one, drawing(PLACES[0], size=size, colors=("#f9cfe0", "#cfc3ee"))) < 0.02
+    assert apart(one, drawing(PLACES[0], size=size, colors=("#203060", "#c08040"))) < 0.02
+    assert apart(one, drawing(PLACES[0], size=size, width=0.012)) < 0.1
+    assert apart(one, drawing(PLACES[1], size=size)) > 0.5
+
+
+def test_teaching_a_palette_or_a_line_weight_leaves_the_diversity_between_seeds() -> None:
+    for taught in (seeds(colors=("#f9cfe0", "#f4b6c4")), seeds(width=0.015), seeds(width=0.045)):
+        assert taught == pytest.approx(seeds(), rel=0.1)
+
+
+def test_the_shipped_generators_pictures_differ_in_structure_whatever_their_tone() -> None:
+    generator = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
+    prompts = ["a cartoon of a cat"] * 4
+    images = generator.sample(prompts, [1, 2, 3, 4]).images
+    found = diversity(images, prompts)
+    assert 0.3 < found < 0.9
+    toned = images * images.new_tensor([0.95, 0.85, 0.75]).view(3, 1, 1)
+    assert diversity(toned, prompts) == pytest.approx(found, rel=0.05)
+
+
+def kept(images: torch.Tensor, base: torch.Tensor | None, **params: float) -> list[float]:
+    context = ScoreContext(prompts=(), seeds=(), base_images=base)
+    values: list[float] = Kept(Kept.Params(**params)).score(images, context).tolist()
+    return values
+
+
+def test_kept_says_how_much_of_the_base_is_left() -> None:
+    base = torch.stack([drawing(place) for place in PLACES])
+    assert kept(base, base) == pytest.approx([1, 1, 1], abs=1e-5)
+    assert min(kept(1 - base, base)) > 0.95
+    assert max(kept(base.roll(1, 0), base)) < 0.5
+    half = torch.cat([base[..., :32], base[..., :1].expand(-1, -1, -1, 32)], dim=-1)
+    assert 0.2 < sum(kept(half, base)) / 3 < 0.95
+
+
+def test_kept_measures_nothing_without_a_base_and_accepts_what_it_is_told() -> None:
+    assert math.isnan(kept(drawing(PLACES[0])[None], None)[0])
+    assert Kept(Kept.Params()).accepted is None
+    assert Kept(Kept.Params(least=0.8)).accepted == (0.8, 1.0)
