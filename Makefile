@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint table weights clean
+.PHONY: help install demo test lint bench table weights clean
 
 help:  ## What there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -26,7 +26,10 @@ lint: install  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-table: demo  ## The demo, and its numbers and picture into the README
+bench: install  ## Every variant of every spec; goes on where it was (anew: make bench ARGS=--overwrite)
+	$(BIN)/dp bench specs/ $(ARGS)
+
+table: bench  ## The bench, and its table and gallery into the README
 	$(BIN)/python -m tools.readme
 
 weights: install  ## Train the shipped checkpoints again (hours on two cores; fetches OpenMoji from npm)

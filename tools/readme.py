@@ -1,55 +1,52 @@
-"""Put the numbers and the picture of `runs/line_weight` into the README: `make table`."""
+"""Put the table and the gallery of `runs/bench` into the README: `make table`."""
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 from pathlib import Path
 
-from PIL import Image
-
-from dualproc.run import RunFolder, summary_rows
+from dualproc.run.bench import GALLERY, TABLE_JSON, TABLE_MARKDOWN
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- table: make table -->", "<!-- end table -->"
-VARIANTS = ("thin", "thick")
 
 
-def table() -> str:
-    """Base and taught, one column each for every variant."""
-    columns = []
-    for variant in VARIANTS:
-        evaluation = RunFolder.open(ROOT / "runs" / "line_weight" / variant).read_evaluation()
-        assert evaluation is not None, f"the run {variant} is not finished"
-        columns.append({row.label: row for row in summary_rows(evaluation)})
-        count = len(evaluation.seeds)
-    heads = [f"{variant}: {when}" for variant in VARIANTS for when in ("base", "taught")]
-    lines = [f"| {count} held-out pictures each | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
-    for label in dict.fromkeys(label for column in columns for label in column):
-        cells = [cell for c in columns for cell in ((c[label].before, c[label].after) if label in c else ("-", "-"))]
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def fill(readme: str, table: str) -> str:
+    """The README's text with `table` between its two markers."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{table.strip()}\n{END}{after}"
 
 
-def picture() -> None:
-    """Both variants' before/after grids, one below the other."""
-    grids = [
-        Image.open(ROOT / "runs" / "line_weight" / variant / "samples" / "before_after.png") for variant in VARIANTS
-    ]
-    together = Image.new("RGB", (max(g.width for g in grids), sum(g.height for g in grids)), "white")
-    top = 0
-    for grid in grids:
-        together.paste(grid, (0, top))
-        top += grid.height
-    target = ROOT / "docs" / "images" / "line_weight.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    together.save(target, optimize=True)
+def why_not(bench: Path) -> str | None:
+    """Why the results in a bench's folder cannot be shown (unfinished, failed, none at all); None if they can."""
+    if not (bench / TABLE_JSON).exists():
+        return f"there is no {bench / TABLE_JSON}: run `make bench` first"
+    content = json.loads((bench / TABLE_JSON).read_text(encoding="utf-8"))
+    missing = content["planned"] - len(content["rows"])
+    if missing:
+        return f"{missing} of {content['planned']} variants have not been run: go on with `make bench`"
+    failed = [row["folder"] for row in content["rows"] if row["error"]]
+    return f"these failed: {', '.join(failed)}" if failed else None
+
+
+def publish(bench: Path, root: Path) -> None:
+    """Fill in `root/README.md` and copy the gallery to `root/docs/images`."""
+    readme, images = root / "README.md", root / "docs" / "images"
+    table = (bench / TABLE_MARKDOWN).read_text(encoding="utf-8")
+    readme.write_text(fill(readme.read_text(encoding="utf-8"), table), encoding="utf-8")
+    images.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(bench / GALLERY, images / GALLERY)
 
 
 def main() -> None:
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
-    picture()
+    bench = ROOT / "runs" / "bench"
+    reason = why_not(bench)
+    if reason:
+        sys.exit(f"error: {reason}")
+    publish(bench, ROOT)
 
 
 if __name__ == "__main__":

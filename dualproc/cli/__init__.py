@@ -11,10 +11,10 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import plugins, run, spec
+from . import bench, plugins, run, spec
 from .output import print_error
 
-COMMANDS = (run, plugins, spec)
+COMMANDS = (run, bench, plugins, spec)
 
 
 def _version(wanted: bool) -> None:
@@ -32,6 +32,7 @@ def _root(
 
     \b
     dp run specs/line_weight.yaml                  teach it, measure it, write runs/line_weight
+    dp bench specs/                                every variant of every spec, and one table
     dp plugins                                     what is installed
     dp plugins show visual_prompts/line            what a plugin takes
     dp spec check specs/line_weight.yaml           is the file right?

@@ -48,15 +48,14 @@ def run(
     dp run specs/line_weight.yaml --variant thick --set train.steps=50 --out runs/short
     """
     from dualproc.resolve import read_checked
-    from dualproc.run import RunFolder
-    from dualproc.spec import to_yaml
+    from dualproc.run import RunFolder, portable
 
     loaded = read_checked(file, overrides=overrides or (), variant=variant)
     text = Path(file).read_text(encoding="utf-8")
     specs = [one.require() for one in loaded.each()]
     targets = [_target(spec, out, several=len(specs) > 1) for spec in specs]
     for spec, folder in zip(specs, targets, strict=True):  # before hours of work, not after
-        RunFolder.refuse(folder, to_yaml(spec), resume=resume, overwrite=overwrite)
+        RunFolder.refuse(folder, portable(spec).text, resume=resume, overwrite=overwrite)
     for spec, folder in zip(specs, targets, strict=True):
         if _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).interrupted:
             raise typer.Exit(130)

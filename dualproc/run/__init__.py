@@ -2,14 +2,17 @@
 
 from .card import render_card, write_card
 from .checkpoints import Checkpoint
-from .environment import environment
+from .environment import environment, peak_memory
 from .folder import RunFolder
 from .grids import before_after_grid, sheet
+from .inputs import portable
+from .outcome import Outcome
 from .pictures import write_pictures, write_samples
 from .report import render_report, write_report
 from .summary import Row, alarms, headline, summary_rows
 
 __all__ = [
-    "Checkpoint", "Row", "RunFolder", "before_after_grid", "environment", "headline", "render_card", "render_report",
-    "sheet", "alarms", "summary_rows", "write_card", "write_pictures", "write_report", "write_samples",
+    "Checkpoint", "Outcome", "Row", "RunFolder", "before_after_grid", "environment", "headline", "peak_memory",
+    "portable", "render_card", "render_report", "sheet", "alarms", "summary_rows", "write_card", "write_pictures",
+    "write_report", "write_samples",
 ]  # fmt: skip

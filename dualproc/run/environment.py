@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 PACKAGES = ("dualproc", "torch", "diffusers", "transformers", "peft", "safetensors", "pillow")
 
@@ -18,3 +20,17 @@ def environment() -> dict[str, str | int]:
         except PackageNotFoundError:
             found[package] = "not installed"
     return found | {"platform": f"{platform.system()} {platform.machine()}", "cpu_count": os.cpu_count() or 1}
+
+
+def peak_memory() -> int | None:
+    """The most main memory that this process ever held, in bytes; None where the system does not say."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the parent held when it started this process
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -14,7 +14,9 @@ from dualproc.types import Evaluation, StepRecord
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
 from .environment import environment
 from .files import as_run_error, make_folder, read_text, remove, write_atomically
+from .inputs import INPUTS
 from .lock import FolderLock
+from .outcome import Outcome
 from .records import from_json, to_json
 from .resolved import differing_keys, plain
 
@@ -27,6 +29,7 @@ RESOLVED = "spec.resolved.yaml"
 ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
+OUTCOME = "outcome.json"
 WEIGHTS = "pytorch_lora_weights.safetensors"
 CARD = "README.md"
 REPORT = "report.html"
@@ -34,7 +37,10 @@ SAMPLES = "samples"
 CHECKPOINTS = "checkpoints"
 GENERATED = "generated"
 
-_OURS = (SPEC, ENVIRONMENT, METRICS, EVALUATION, WEIGHTS, CARD, REPORT, SAMPLES, CHECKPOINTS, GENERATED, RESOLVED)
+_OURS = (
+    SPEC, ENVIRONMENT, METRICS, EVALUATION, OUTCOME, WEIGHTS, CARD, REPORT, SAMPLES, CHECKPOINTS, GENERATED, INPUTS,
+    RESOLVED,
+)  # fmt: skip
 
 
 def default_folder(name: str, variant: str | None) -> Path:
@@ -57,16 +63,17 @@ class RunFolder:
         *,
         spec_text: str,
         resolved_text: str,
+        files: Mapping[str, bytes] | None = None,
         env: Mapping[str, str | int] | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> RunFolder:
         """Start a run in `path`, or go on with the one that is there.
 
-        `spec_text` is the spec as the user wrote it, `resolved_text` the same with every value filled in; `env` is
-        `environment()` unless given. With `resume`, an unfinished run of the same spec goes on: what its metrics say
-        about steps after its last checkpoint is dropped, since these steps will be done again. Where there is no run,
-        one is started. With `overwrite`, an earlier run's files are deleted, and no others.
+        `spec_text` is the spec as the user wrote it; `resolved_text` and `files` are what `inputs.portable` makes of
+        it; `env` is `environment()` unless given. With `resume`, an unfinished run of the same spec goes on: what its
+        metrics say about steps after its last checkpoint is dropped, since these steps will be done again. Where there
+        is no run, one is started. With `overwrite`, an earlier run's files are deleted, and no others.
 
         Raises RunError if the folder cannot be used: not writable, a file, files of the same names that are no run's,
         a run (without `resume` or `overwrite`), a run of another spec, or one that another process is writing.
@@ -79,6 +86,9 @@ class RunFolder:
             run._make_room(resume=resume, overwrite=overwrite)
             write_atomically(folder / RESOLVED, resolved_text)
             write_atomically(folder / SPEC, spec_text)
+            for name, content in (files or {}).items():
+                make_folder((folder / name).parent)
+                write_atomically(folder / name, content)
             write_atomically(folder / ENVIRONMENT, to_json(env or environment(), indent=2) + "\n")
             make_folder(run.samples)
             make_folder(folder / CHECKPOINTS)
@@ -125,6 +135,17 @@ class RunFolder:
             )
         return cls(folder)
 
+    @classmethod
+    def delete(cls, path: str | PathLike[str]) -> None:
+        """Delete the files of a run, and no others; nothing happens where there is no run.
+
+        Raises RunError if another process is writing the run, or if a file cannot be deleted.
+        """
+        folder = Path(path)
+        if (folder / RESOLVED).exists():
+            with cls(folder, lock=FolderLock(folder)) as run:
+                run._make_room(resume=False, overwrite=True)
+
     def close(self) -> None:
         """Let other processes write to the folder."""
         if self._lock is not None:
@@ -154,6 +175,10 @@ class RunFolder:
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Keep what was measured on the held-out pictures."""
         self.write(EVALUATION, to_json(evaluation, indent=1) + "\n")
+
+    def write_outcome(self, outcome: Outcome) -> None:
+        """Keep how the fit went; what was written before it counts as unfinished."""
+        self.write(OUTCOME, to_json(outcome, indent=1) + "\n")
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Write one file of the run, whole or not at all, and say where it is."""
@@ -196,9 +221,19 @@ class RunFolder:
         path = self.path / EVALUATION
         return from_json(Evaluation, read_text(path), source=path) if path.exists() else None
 
+    def read_outcome(self) -> Outcome | None:
+        """How the fit went; None before it ended."""
+        path = self.path / OUTCOME
+        return from_json(Outcome, read_text(path), source=path) if path.exists() else None
+
     def latest_checkpoint(self) -> Checkpoint | None:
         """Where to go on: (step, tensors, state), None if no checkpoint was written. RunError if it is damaged."""
         return latest_checkpoint(self.path / CHECKPOINTS)
+
+    @property
+    def saved_step(self) -> int:
+        """The step of the newest checkpoint; 0 if there is none."""
+        return max(steps(self.path / CHECKPOINTS), default=0)
 
     # --- starting ---------------------------------------------------------------------------------------------
 
@@ -221,7 +256,7 @@ class RunFolder:
             )
 
     def _drop_steps_to_be_repeated(self) -> None:
-        last = max(steps(self.path / CHECKPOINTS), default=0)
+        last = self.saved_step
         kept = [record for record in self.metrics() if record.step <= last]
         self.write(METRICS, "".join(to_json(record) + "\n" for record in kept))
 

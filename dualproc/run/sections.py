@@ -163,7 +163,7 @@ def curve_section(records: Sequence[StepRecord], evaluation: Evaluation | None) 
         line_chart("hack meter", [_series(records, "hack_meter")], from_zero=True, base=base_hack),
         line_chart("reward", [_series(records, "reward")], about="mean of the batch"),
         line_chart("loss", [_series(records, "loss")], about="anchor included"),
-        line_chart("anchor", [_series(records, "anchor")], about="before its weight") if _anchored(records) else None,
+        line_chart("anchor", [_series(records, "anchor")], about="part of the loss") if _anchored(records) else None,
         line_chart("gradient norm", [_series(records, "grad_norm")], about="all LoRA weights"),
     ]
     drawn = [figure for figure in figures if figure is not None]

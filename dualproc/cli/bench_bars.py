@@ -1,0 +1,88 @@
+"""The bars of `dp bench`: one for all, one for each fit that is going on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from .fits import Fit, Job
+
+_MEASURING = 0.25
+"""Loading and measuring take about this much of the time of the steps: all that the time left is guessed from."""
+
+
+class BenchBars:
+    """How far a bench is. On what is no terminal only the line that each fit ends with is written."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        self._jobs, self._done = len(jobs), 0
+        self._work = {job: job.spec.train.steps * (1 + _MEASURING) for job in jobs}
+        """Of each job that is not done, in steps."""
+        self._total, self._before, self._started = sum(self._work.values()), 0.0, time.monotonic()
+        self._running: dict[Job, TaskID] = {}
+        self._steps: dict[Job, int] = {}
+        self._all = self._progress.add_task("all variants", total=self._total or 1, note=self._note(0))
+
+    def __enter__(self) -> BenchBars:
+        if self._jobs and self._progress.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, fit: Fit, *, ending: bool) -> None:
+        """Where a fit stands; `ending` if it was asked to end."""
+        job, steps, total = fit.job, fit.steps_done(), fit.job.spec.train.steps
+        if job not in self._running:
+            self._running[job] = self._progress.add_task(job.label, total=total, note="")
+            self._before += steps  # of an earlier sitting: no time of this one
+        self._steps[job] = steps
+        stage = fit.stage()
+        note = f"step {steps} of {total}" if stage == "teaching" else stage
+        note = "ending after this step; Ctrl+C again: at once" if ending else note
+        self._progress.update(self._running[job], completed=steps, note=note)
+        self._show_all()
+
+    def done(self, job: Job, sentence: str | None) -> None:
+        """A fit has ended, with this to be said about it; None if it was interrupted."""
+        task = self._running.pop(job, None)
+        if task is not None:
+            self._progress.remove_task(task)
+        if sentence is not None:
+            self._steps[job] = round(self._work[job])
+            self._done += 1
+            self._progress.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self._show_all()
+
+    def _show_all(self) -> None:
+        completed = sum(self._steps.values())
+        self._progress.update(self._all, completed=completed, note=self._note(completed))
+
+    def _note(self, completed: float) -> str:
+        note = f"{self._done} of {self._jobs} done"
+        share = (completed - self._before) / max(self._total - self._before, 1)
+        if share < 0.01 or self._done == self._jobs:
+            return note
+        left = (time.monotonic() - self._started) * (1 - share) / share
+        return f"{note}, about {_duration(left)} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,206 @@
+"""`dp bench` as a user types it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from run_examples import evaluation
+from test_bench_table import outcome
+from test_cli_run import SPEC, dp
+
+from dualproc.cli.fits import Fit, Job, interrupts, threads_each
+from dualproc.resolve import load_spec
+from dualproc.run import RunFolder, portable
+
+LOST = """\
+name: lost
+prompts: {train: [a cat], eval: [an owl]}
+question: {template: "Is it thick?"}
+generator: {type: diffusers, model: /no/such/folder}
+"""
+
+
+@pytest.fixture
+def specs(tmp_path: Path) -> Path:
+    """A folder with the spec `short`, of the variants `high` and `low`."""
+    folder = tmp_path / "specs"
+    folder.mkdir()
+    (folder / "short.yaml").write_text(SPEC)
+    (folder / "notes.txt").write_text("no spec")
+    return folder
+
+
+def finish(out: Path, specs: Path, variant: str, *settings: str) -> Path:
+    """Leave a finished run where `dp bench` looks for it, without the fit."""
+    text = portable(load_spec(specs / "short.yaml", variant=variant, overrides=settings)).text
+    with RunFolder.create(out / "short" / variant, spec_text=SPEC, resolved_text=text) as run:
+        run.write_evaluation(evaluation())
+        run.write_outcome(outcome())
+    return run.path
+
+
+def test_what_is_finished_is_not_run_again(capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for variant in ("high", "low"):
+        finish(out, specs, variant)
+    code, printed, _ = dp(capsys, "bench", specs, specs / "short.yaml", "--out", out)
+    assert code == 0
+    assert "2 of 2 variants are finished already" in printed
+    (low,) = [line for line in printed.splitlines() if line.startswith("short  low ")]
+    assert "25% -> 75%" in low
+    assert (out / "bench.md").read_text().count("| short |") == 2
+    assert not list(out.rglob("*.log"))
+
+    code, printed, _ = dp(capsys, "bench", specs, "--out", out, "--variant", "low")
+    assert code == 0
+    assert "1 of 1 variants are finished already" in printed
+
+
+def test_runs_of_another_spec_are_refused_all_at_once(
+    capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path
+) -> None:
+    for variant in ("high", "low"):
+        finish(tmp_path / "out", specs, variant, "train.steps=7")
+    code, _, err = dp(capsys, "bench", specs, "--out", tmp_path / "out")
+    assert code == 2
+    assert err.count("holds a run of another spec; different: train.steps") == 2
+    assert err.count("--overwrite") == 1
+
+
+def test_all_mistakes_of_all_specs_are_told_before_anything_runs(
+    capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path
+) -> None:
+    (specs / "a.yaml").write_text(SPEC.replace("steps: 1", "stepz: 1"))
+    (specs / "b.yml").write_text(SPEC.replace("type: line", "type: lime"))
+    code, _, err = dp(capsys, "bench", specs, specs / "c.yaml", "--out", tmp_path / "out")
+    assert code == 2
+    assert "error: 3 mistakes in the spec" in err
+    assert all(part in err for part in ("a.yaml:6", "did you mean `steps`?", "b.yml:4", "c.yaml"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["SPECS", "--variant", "hihg"], "there are: high, low"),
+        (["SPECS", "--set", "train.stepz=3"], "error: 1 mistake in the spec"),
+        (["SPECS", "TWIN"], "both called short/high"),
+        (["EMPTY"], "there is no spec in"),
+        (["no/such/folder"], "no/such/folder"),
+        (["SPECS", "--out", "SPECS/short.yaml"], "short.yaml"),
+    ],
+)
+def test_other_mistakes_of_the_user(
+    capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "twin.yaml").write_text(SPEC)
+    (tmp_path / "empty").mkdir()
+    places = {"SPECS": str(specs), "TWIN": str(tmp_path / "twin.yaml"), "EMPTY": str(tmp_path / "empty")}
+    for name, place in places.items():
+        arguments = [argument.replace(name, place) for argument in arguments]
+    if "--out" not in arguments:
+        arguments += ["--out", str(tmp_path / "out")]
+    code, _, err = dp(capsys, "bench", *arguments)
+    assert code == 2
+    assert message in err
+    assert err.count("error:") == 1
+    assert "Traceback" not in err
+
+
+def interrupt_after_the_first_step(metrics: Path) -> threading.Thread:
+    """Ctrl+C, as soon as a step is logged."""
+
+    def watch() -> None:
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline and not (metrics.exists() and metrics.read_bytes()):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    return thread
+
+
+def test_a_bench_is_interrupted_goes_on_and_survives_a_fit_that_fails(
+    capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path
+) -> None:
+    (specs / "short.yaml").write_text(SPEC.replace(", low: {row: 0.6}", ""))
+    (specs / "z_lost.yaml").write_text(LOST)
+    out = tmp_path / "out"
+    command = ("bench", specs, "--out", out, "--set", "train.steps=12", "--set", "evaluation.seeds=1")
+    run = RunFolder(out / "short" / "high")
+    watching = interrupt_after_the_first_step(run.path / "metrics.jsonl")
+    code, _, err = dp(capsys, *command)
+    watching.join()
+    assert code == 130
+    assert f"go on with: dp bench {specs}" in err
+    before = run.metrics()
+    assert 0 < len(before) == run.saved_step < 12
+    assert run.read_evaluation() is None
+
+    code, printed, err = dp(capsys, *command)
+    assert code == 1
+    seconds = [record.seconds for record in run.metrics()]
+    assert len(seconds) == 12
+    assert seconds[: len(before)] == [record.seconds for record in before]
+    fit = run.read_outcome()
+    assert fit is not None
+    assert fit.seconds == pytest.approx(sum(seconds))
+    assert 10**8 < (fit.peak_memory or 0) < 10**11
+    assert "short/high: " in printed
+    assert "lost failed: " in err
+    assert "Traceback" not in err
+    table = (out / "bench.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:4]] == ["short", "lost"]
+    assert "/no/such/folder" in table[3]
+    assert (out / "gallery.png").exists()
+
+
+@dataclass(frozen=True, eq=False)
+class Script(Job):
+    """A job that is a few lines of Python instead of a fit."""
+
+    code: str = ""
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-c", self.code]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("import sys; sys.exit('error: no such model\\n  install it')", "  install it"),
+        ("import sys; print('error: no such model\\n  install it'); sys.exit(2)", "no such model\n  install it"),
+        ("raise ValueError('broken plugin')", "ValueError: broken plugin"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by signal SIGKILL (out of memory?)"),
+        ("import sys; sys.exit(130)", "interrupted from outside; the next `dp bench` goes on with it"),
+        ("import sys; sys.exit(3)", "exit code 3"),
+    ],
+)
+def test_why_a_fit_failed(specs: Path, tmp_path: Path, code: str, reason: str) -> None:
+    spec = load_spec(specs / "short.yaml", variant="high")
+    fit = Fit(Script("short.yaml", "high", (), spec, tmp_path / "runs" / "high", code), threads=1)
+    assert fit.failure() == reason
+    assert fit.job.log == tmp_path / "runs" / "high.log"
+    assert fit.stage() == "loading"
+
+
+def test_the_fits_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    assert [threads_each(jobs) for jobs in (1, 2, 3, 100)] == [None, 4, 2, 1]
+
+
+def test_a_signal_is_counted_and_interrupts_nothing() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with interrupts() as count:
+        for wanted in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), wanted)
+        assert count() == 2
+    assert signal.getsignal(signal.SIGTERM) is before
