@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from dualproc import Engine, TaskSpec
 from dualproc.engine import overlay as overlaying
-from dualproc.engine.evaluate import diversity, held_out
+from dualproc.engine.evaluate import held_out
 from dualproc.engine.loop import SEEDS
 from dualproc.engine.reload import load_engine, load_generator
 from dualproc.errors import DualprocError, RunError, SpecError
@@ -71,7 +71,10 @@ def test_a_fit_leaves_a_whole_run_behind(done: Path) -> None:
         assert measured.hack_meter > 0
         assert measured.referee is not None
         assert measured.preserved is not None
-        assert len(measured.scores[0].values) == 4
+        (score,) = measured.scores
+        assert len(score.values) == 4
+        assert (score.target, score.accepted) == (0.04, pytest.approx((0.028, 0.052)))
+        assert score.on_target == sum(0.028 <= value <= 0.052 for value in score.values) / 4
 
 
 def test_the_lora_of_an_interrupted_and_resumed_run_is_that_of_a_whole_one(done: Path, tmp_path: Path) -> None:
@@ -159,6 +162,21 @@ def test_the_same_spec_takes_the_same_steps() -> None:
     assert other.loss != one[0].loss
 
 
+def test_several_anchors_add_up_to_their_part_of_the_loss() -> None:
+    """A step of a fresh LoRA: the pictures are the base's, so `base_image` costs nothing yet."""
+    denoise, image = {"type": "base_denoise", "weight": 2.0}, {"type": "base_image", "weight": 3.0}
+    train = {"steps": 2, "batch": 2, "lr": 1e-2, "lora": {"rank": 2}}
+
+    def records(anchor: Any) -> list[StepRecord]:
+        return list(Engine(make_spec(anchor=anchor, train=train)).steps())
+
+    one, two = records(denoise), records([denoise, image, {"type": "base_image", "weight": 0}])
+    assert one[0].anchor == pytest.approx(two[0].anchor, rel=1e-5)
+    assert two[1].anchor > 1.01 * one[1].anchor  # the LoRA has moved
+    for record in one + two:
+        assert record.loss == pytest.approx(record.anchor - record.reward, rel=1e-4, abs=1e-5)
+
+
 def test_a_step_without_a_number_is_skipped_and_several_end_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(make_spec(train={"steps": 9, "batch": 1, "max_skipped": 2, "lora": {"rank": 2}}))
     kept = [weight.clone() for weight in engine.weights]
@@ -205,12 +223,6 @@ def test_wrong_parameters_are_found_before_any_model_is_loaded() -> None:
     message = str(caught.value)
     assert "stepz" in message
     assert "line_weight" in message
-
-
-def test_diversity_is_the_distance_between_seeds() -> None:
-    images = torch.zeros(4, 3, 2, 2)
-    images[1] += 0.5  # of the same prompt as picture 0
-    assert diversity(images, ["a", "a", "b", "b"]) == pytest.approx(0.25)
 
 
 def test_the_visual_prompt_is_laid_over_differentiably() -> None:

@@ -18,12 +18,12 @@ Install = Callable[..., None]
 FAKE_PLUGINS = Path(__file__).parent / "fake_plugins"
 
 BUILT_IN = {
-    "generators": ["diffusers", "tiny"],
-    "judges": ["tiny", "tiny-referee", "transformers"],
+    "generators": ["diffusers", "flux-schnell", "tiny"],
+    "judges": ["qwen2.5-vl", "tiny", "tiny-referee", "transformers"],
     "rewards": ["answer_likelihood", "yes_no_gap"],
     "visual_prompts": ["box", "image", "line", "points", "swatches", "text"],
-    "anchors": ["base_denoise"],
-    "scorers": ["line_weight"],
+    "anchors": ["base_denoise", "base_image"],
+    "scorers": ["composition", "depth_order", "horizon", "kept", "line_weight", "palette", "region_color"],
 }
 
 

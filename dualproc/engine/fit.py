@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dualproc.errors import DualprocError
-from dualproc.run import RunFolder, write_card, write_report, write_samples
+from dualproc.run import Outcome, RunFolder, peak_memory, portable, write_card, write_report, write_samples
 from dualproc.run.folder import default_folder
-from dualproc.spec import to_yaml
 from dualproc.types import Evaluation, StepRecord
 
 from . import lora
@@ -69,11 +69,16 @@ def fit(
     Raises RunError if the folder cannot be used (see `RunFolder.create`), DualprocError if the training breaks down:
     then the last checkpoint is in the folder.
     """
-    spec = engine.spec
-    resolved = to_yaml(spec)
+    started, spec = time.perf_counter(), engine.spec
+    resolved = portable(spec)
     folder = Path(out) if out is not None else default_folder(spec.name, spec.variant)
     with RunFolder.create(
-        folder, spec_text=spec_text or resolved, resolved_text=resolved, resume=resume, overwrite=overwrite
+        folder,
+        spec_text=spec_text or resolved.text,
+        resolved_text=resolved.text,
+        files=resolved.files,
+        resume=resume,
+        overwrite=overwrite,
     ) as run:
         watch = _Watch(engine)
         checkpoint = run.latest_checkpoint() if resume else None
@@ -85,6 +90,17 @@ def fit(
         engine.generator.save_lora(run.path, lora.folded(engine.generator.adapter_module, spec.train.lora))
         evaluation = finish(engine, run, progress)
         lora_step = watch.best_step or engine.done
+        run.write_outcome(
+            Outcome(
+                steps=engine.done,
+                lora_step=lora_step,
+                stopped=stopped,
+                interrupted=interrupted,
+                seconds=sum(record.seconds for record in run.metrics()),
+                wall_seconds=time.perf_counter() - started,
+                peak_memory=peak_memory(),
+            )
+        )
         return FitResult(
             run.path, evaluation, engine.done, lora_step, stopped, interrupted, engine.generator.pipeline()
         )

@@ -45,8 +45,9 @@ class Engine:
         self.judge: Judge = resolve.build("judges", spec.judge)
         self.referee: Judge | None = resolve.build("judges", spec.referee) if spec.referee else None
         self.reward: Reward = resolve.build("rewards", spec.reward)
-        self.anchor: Anchor | None = resolve.build("anchors", spec.anchor) if spec.anchor else None
-        self.anchor_weight = spec.anchor.weight if spec.anchor else 0.0
+        self.anchors: list[tuple[float, Anchor]] = [
+            (ref.weight, resolve.build("anchors", ref)) for ref in spec.anchors if ref.weight > 0
+        ]
         self.layers: list[VisualPrompt] = [
             resolve.build("visual_prompts", layer)
             for layer in (spec.visual_prompt.layers if spec.visual_prompt else ())
@@ -76,11 +77,11 @@ class Engine:
         sample = self.generator.sample(texts, seeds, grad=True)
         answers = self.judge.answer_log_likelihoods(self.overlaid(sample.images, rng), self.questions(prompts))
         reward = self.reward(answers, self.wanted)
-        penalty = torch.zeros(())
-        if self.anchor is not None and self.anchor_weight > 0:
+        penalty = torch.zeros_like(reward)
+        for weight, anchor in self.anchors:
             noise = torch.Generator().manual_seed(rng.randrange(SEEDS))
-            penalty = self.anchor.penalty(sample, self.generator, texts, seeds, noise)
-        loss = -reward.mean() + self.anchor_weight * penalty.mean()
+            penalty = penalty + weight * anchor.penalty(sample, self.generator, texts, seeds, noise)
+        loss = penalty.mean() - reward.mean()
 
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,8 @@ ADAPTER = "dualproc"
 def attach(module: nn.Module, spec: Lora, targets: Sequence[str], *, seed: int) -> list[nn.Parameter]:
     """Put a fresh LoRA on the `targets` of a module, and return its weights: all that is trained, in float32.
 
+    A target is the ending of layers' names (`to_q`, `attn.to_q`), in which `*` stands for one part of a name, such as
+    a block's number. It begins where a part begins: `blocks.*.to_q` does not name `single_blocks.0.to_q`.
     The effective scale is strength * alpha / rank (the authors' 5 * 8 / 16 = 2.5). A fresh LoRA changes nothing, for
     its second factor is zero.
     """
@@ -28,7 +31,9 @@ def attach(module: nn.Module, spec: Lora, targets: Sequence[str], *, seed: int) 
     from peft.tuners.lora import LoraLayer
 
     wanted = list(spec.targets or targets)
-    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=wanted, init_lora_weights="gaussian")
+    config = LoraConfig(
+        r=spec.rank, lora_alpha=spec.alpha, target_modules=_pattern(wanted), init_lora_weights="gaussian"
+    )
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -48,6 +53,12 @@ def attach(module: nn.Module, spec: Lora, targets: Sequence[str], *, seed: int) 
     for weight in weights:
         weight.data = weight.data.float()
     return weights
+
+
+def _pattern(targets: Sequence[str]) -> str:
+    """A regular expression for the whole names of the layers that `targets` name."""
+    endings = "|".join(re.escape(target).replace(r"\*", r"[^.]+") for target in targets)
+    return rf"(?:.*\.)?(?:{endings})"
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from .merge import override
 from .messages import MAX_PROBLEMS, problems_from
 from .mistakes import nearest
 from .models import MAX_VARIANTS, TaskSpec
+from .paths import located
 from .refs import PluginPlace, plugin_places
 from .template import fill
 
@@ -165,11 +166,12 @@ def _check(document: Node, variant: str | None) -> tuple[Node, TaskSpec | None, 
         own = document.child("variant")
         if own is None or own.value is None:
             document = document.with_child("variant", Node(variant))
+    openable, problems = located(document)
     try:
-        spec = TaskSpec.model_validate(document.plain(), context={"variant_names": names})
+        spec = TaskSpec.model_validate(openable.plain(), context={"variant_names": names})
     except ValidationError as error:
-        return document, None, problems_from(error, TaskSpec, document, names=names)
-    return document, spec, []
+        return document, None, [*problems, *problems_from(error, TaskSpec, document, names=names)]
+    return document, None if problems else spec, problems
 
 
 def _tidy(problems: Iterable[Problem]) -> tuple[Problem, ...]:

@@ -11,7 +11,8 @@ from .document import Node, Path, Place, Scalar, dotted
 from .mistakes import show
 from .reading import read_text, scalar
 
-_SET = "--set "
+SET = "--set "
+"""How the source of a value that `--set` gave begins."""
 
 
 def merge(parent: Node, child: Node) -> Node:
@@ -34,7 +35,7 @@ def override(document: Node, texts: Sequence[str]) -> tuple[Node, list[Problem]]
     for text in texts:
         name, equals, written = text.partition("=")
         path: Path = tuple(name.strip().split("."))
-        place = Place(f"{_SET}{dotted(path)}", text=text)
+        place = Place(f"{SET}{dotted(path)}", text=text)
         if not equals or "" in path:
             problems.append(_problem(place, f"`{text}` sets nothing", hint="write it as key.key=value"))
             continue
@@ -103,7 +104,7 @@ def _set(node: Node, path: Path, new: Node) -> Node:
 
 def _only_set(node: Node) -> Node | None:
     """What earlier `--set` put into a tree; None if nothing of it."""
-    if (node.place.source or "").startswith(_SET):
+    if (node.place.source or "").startswith(SET):
         return node
     children = node.value.items() if isinstance(node.value, dict) else ()
     kept = {key: child for key, old in children if (child := _only_set(old)) is not None}

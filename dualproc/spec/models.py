@@ -21,6 +21,7 @@ from .fields import Count, Name, NotNegative, Positive, Share, Shift, SpecModel,
 from .mistakes import Mistake, nearest, plain_data, refuse, show
 from .prompts import Prompts, QuestionSpec, variant_names
 from .refs import (
+    AnchorRef,
     GeneratorRef,
     JudgeRef,
     LayerRef,
@@ -76,7 +77,8 @@ class Lora(SpecModel):
     )
     targets: Annotated[tuple[Text, ...], Field(min_length=1)] | None = Field(
         default=None,
-        description="Name endings of the layers that receive it; by default those that the generator suggests.",
+        description="Name endings of the layers that receive it, `*` standing for one part of a name; by default those "
+        "that the generator suggests.",
     )
 
 
@@ -123,14 +125,19 @@ class EvaluationSpec(SpecModel):
     batch: Count = Field(default=16, description="Pictures generated and looked at in one go.")
 
 
-def _question_tag(value: Any) -> str:
+def _one_or_list(value: Any) -> str:
     return "<list>" if isinstance(value, (list, tuple)) else "<one>"
 
 
 OneOrMoreQuestions = Annotated[
     Annotated[QuestionSpec, Tag("<one>")]
     | Annotated[tuple[QuestionSpec, ...], Field(min_length=1, max_length=100), Tag("<list>")],
-    Discriminator(_question_tag),
+    Discriminator(_one_or_list),
+]
+OneOrMoreAnchors = Annotated[
+    Annotated[WeightedAnchorRef, Tag("<one>")]
+    | Annotated[tuple[WeightedAnchorRef, ...], Field(min_length=1, max_length=10), Tag("<list>")],
+    Discriminator(_one_or_list),
 ]
 
 
@@ -183,8 +190,8 @@ class TaskSpec(SpecModel):
     scorers: tuple[ScorerRef, ...] = Field(
         default=(), max_length=100, description="Independent measurements of the pictures."
     )
-    anchor: WeightedAnchorRef | None = Field(
-        default=None, description="What keeps the pictures near the base generator's."
+    anchor: OneOrMoreAnchors | None = Field(
+        default=None, description="What keeps the pictures near the base generator's: one anchor or a list of them."
     )
     train: Train = Field(default=Train(), description="How the LoRA is trained.")
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is measured.")
@@ -193,6 +200,11 @@ class TaskSpec(SpecModel):
     def questions(self) -> tuple[QuestionSpec, ...]:
         """The questions, also where there is only one."""
         return (self.question,) if isinstance(self.question, QuestionSpec) else self.question
+
+    @property
+    def anchors(self) -> tuple[AnchorRef, ...]:
+        """The anchors, also where there is only one or none."""
+        return self.anchor if isinstance(self.anchor, tuple) else (self.anchor,) if self.anchor else ()
 
     def plugins(self) -> tuple[PluginPlace, ...]:
         """Every plugin that the spec names, and where."""

@@ -58,6 +58,7 @@ _PLACES: tuple[tuple[Path, str, type[PluginRef]], ...] = (
     (("referee",), "judges", PluginRef),
     (("scorers", "*"), "scorers", PluginRef),
     (("anchor",), "anchors", AnchorRef),
+    (("anchor", "*"), "anchors", AnchorRef),
 )
 
 

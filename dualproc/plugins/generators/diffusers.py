@@ -53,7 +53,7 @@ class DiffusersGenerator:
         lora_targets: list[str] = Field(
             ["to_q", "to_k", "to_v", "to_out.0"],
             min_length=1,
-            description="Name endings of the backbone's linear layers that receive the LoRA.",
+            description="Name endings of the backbone's linear layers that receive the LoRA; `*`: any part of a name.",
         )
         call: dict[str, Any] = Field(
             default_factory=dict, description="More arguments for the pipeline's call, such as max_sequence_length."

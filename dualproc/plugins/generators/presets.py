@@ -25,3 +25,20 @@ TINY = Preset(
         "call": {"max_sequence_length": 14},
     },
 )
+
+FLUX_SCHNELL = Preset(
+    of="diffusers",
+    summary="FLUX.1-schnell (12 B parameters): 512 x 512 pixels in one step; a LoRA on the double-stream blocks.",
+    params={
+        "model": "black-forest-labs/FLUX.1-schnell",
+        "height": 512,
+        "width": 512,
+        "steps": 1,
+        "guidance": 0.0,
+        "dtype": "bfloat16",
+        # The single-stream blocks have a to_q, to_k and to_v too, and are left alone, as in the paper.
+        "lora_targets": [f"transformer_blocks.*.attn.{name}" for name in ATTENTION]
+        + [f"transformer_blocks.*.{name}" for name in FEED_FORWARD],
+        "call": {"max_sequence_length": 256},
+    },
+)

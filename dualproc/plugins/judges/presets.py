@@ -18,3 +18,9 @@ TINY_REFEREE = Preset(
     summary="The shipped referee (Idefics3 classes, trained apart): the same questions, never differentiated.",
     params={"model": str(WEIGHTS / "referee")},
 )
+
+QWEN2_5_VL = Preset(
+    of="transformers",
+    summary="Qwen2.5-VL-7B-Instruct, in bfloat16.",
+    params={"model": "Qwen/Qwen2.5-VL-7B-Instruct", "dtype": "bfloat16"},
+)

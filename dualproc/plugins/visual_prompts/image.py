@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from dualproc.errors import PluginError
 
@@ -24,18 +24,9 @@ class ImageLayer:
     class Params(BaseModel, extra="forbid", frozen=True):
         """Which picture, and where it lies."""
 
-        path: str = Field(min_length=1, description="the picture's file, relative to the current folder")
+        path: str = Field(min_length=1, description="the picture's file, relative to the spec that names it")
         at: Place = Field((0, 0), description="its upper left corner: [x, y], as shares of width and height")
         size: tuple[Size, Size] = Field((1, 1), description="[width, height], as shares of the picture's")
-
-        @field_validator("path")
-        @classmethod
-        def _below(cls, path: str) -> str:
-            """Refuse paths that lead elsewhere, so that a stranger's spec reads nothing but what lies beside it."""
-            flavours = PurePosixPath(path), PureWindowsPath(path)
-            if any(flavour.anchor or ".." in flavour.parts for flavour in flavours):
-                raise ValueError(f"'{path}' may lead anywhere; give a relative path without '..'")
-            return path
 
         @model_validator(mode="after")
         def _inside(self) -> Self:
@@ -66,6 +57,7 @@ def _read(file: Path) -> Image.Image:
         with Image.open(file) as picture:
             return picture.convert("RGBA")
     except FileNotFoundError as error:
-        raise PluginError(f"there is no file {file}", hint="paths are relative to the current folder") from error
+        hint = "in a spec built in Python, paths are relative to the current folder"
+        raise PluginError(f"there is no file {file}", hint=hint) from error
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise PluginError(f"{file} is not a picture that can be read: {error}", hint="use a PNG or JPEG") from error

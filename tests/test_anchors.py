@@ -1,0 +1,100 @@
+"""The anchors: what they punish, what they leave alone, and that their penalty teaches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from small_models import stable_diffusion
+
+from dualproc.engine import lora
+from dualproc.plugins.anchors.base_denoise import BaseDenoise
+from dualproc.plugins.anchors.base_image import BaseImage
+from dualproc.plugins.generators.diffusers import DiffusersGenerator
+from dualproc.plugins.generators.presets import TINY
+from dualproc.spec import Lora
+from dualproc.types import Sample
+
+PROMPTS, SEEDS = ["a cartoon of a cat", "a cartoon of an owl"], [3, 4]
+
+
+@pytest.fixture(scope="module")
+def generator() -> DiffusersGenerator:
+    """The shipped one, with a LoRA that changes its pictures."""
+    built = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
+    disturb(lora.attach(built.adapter_module, Lora(rank=2), built.lora_targets, seed=0))
+    return built
+
+
+def disturb(weights: Sequence[torch.nn.Parameter]) -> None:
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in weights:
+            weight += 0.05 * torch.randn(weight.shape, generator=rng)
+
+
+def penalty(anchor: Any, sample: Sample, generator: DiffusersGenerator) -> torch.Tensor:
+    found: torch.Tensor = anchor.penalty(sample, generator, PROMPTS, SEEDS, torch.Generator().manual_seed(0))
+    return found
+
+
+def base_image(**params: Any) -> BaseImage:
+    return BaseImage(BaseImage.Params(**params))
+
+
+@pytest.mark.parametrize("anchor", [base_image(), base_image(blur=0.05), BaseDenoise(BaseDenoise.Params())])
+def test_an_anchor_gives_one_penalty_a_picture_and_a_gradient_in_the_lora(
+    anchor: Any, generator: DiffusersGenerator
+) -> None:
+    sample = generator.sample(PROMPTS, SEEDS, grad=True)
+    found = penalty(anchor, sample, generator)
+    assert found.shape == (2,)
+    assert (found > 0).all()
+    weights = [w for w in generator.adapter_module.parameters() if w.requires_grad]
+    gradients = torch.autograd.grad(found.mean(), weights)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+    assert torch.is_grad_enabled()
+
+
+def test_the_base_image_costs_nothing_and_others_their_squared_distance(generator: DiffusersGenerator) -> None:
+    base = generator.sample(PROMPTS, SEEDS, base=True)
+    assert penalty(base_image(), base, generator).tolist() == [0, 0]
+    lighter = replace(base, images=base.images + torch.tensor([0.1, 0.2])[:, None, None, None])
+    wanted = torch.tensor([0.01, 0.04])
+    torch.testing.assert_close(penalty(base_image(), lighter, generator), wanted)
+    torch.testing.assert_close(penalty(base_image(blur=0.05), lighter, generator), wanted)
+
+
+def test_a_blur_frees_details_and_keeps_areas(generator: DiffusersGenerator) -> None:
+    base = generator.sample(PROMPTS, SEEDS, base=True)
+    stripes, halves = torch.zeros_like(base.images), torch.zeros_like(base.images)
+    stripes[..., ::2], stripes[..., 1::2] = 0.1, -0.1
+    halves[..., :32, :], halves[..., 32:, :] = 0.1, -0.1
+    for pattern, low, high in ((stripes, 0.0, 0.01), (halves, 0.7, 0.9)):
+        changed = replace(base, images=base.images + pattern)
+        sharp, blurred = (penalty(base_image(blur=blur), changed, generator) for blur in (0, 0.05))
+        torch.testing.assert_close(sharp, torch.full((2,), 0.01))
+        assert ((low * sharp <= blurred) & (blurred < high * sharp)).all()
+
+
+@pytest.mark.parametrize("size", [(3, 40), (40, 3), (1, 1)])
+def test_any_blur_fits_any_picture(size: tuple[int, int]) -> None:
+    blurred = base_image(blur=0.25)._blurred(torch.full((1, 3, *size), 0.5))
+    torch.testing.assert_close(blurred, torch.full((1, 3, *size), 0.5))
+
+
+def test_base_images_are_compared_at_the_same_sampling_step(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Of several steps one is drawn and its estimate is the picture: without a change there is no distance."""
+    folder = stable_diffusion(tmp_path_factory.mktemp("sd"))
+    unet = DiffusersGenerator(DiffusersGenerator.Params(model=str(folder), height=32, width=32, steps=4, guidance=3.0))
+    weights = lora.attach(unet.adapter_module, Lora(rank=2), unet.lora_targets, seed=0)  # fresh: it changes nothing
+    for seed in range(6):
+        sample = unet.sample(["a cat"], [seed], grad=True)
+        found = base_image().penalty(sample, unet, ["a cat"], [seed], torch.Generator())
+        torch.testing.assert_close(found, torch.zeros(1), atol=1e-8, rtol=0)
+    disturb(weights)
+    changed = unet.sample(["a cat"], [0], grad=True)
+    assert base_image().penalty(changed, unet, ["a cat"], [0], torch.Generator()).item() > 1e-6

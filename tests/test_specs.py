@@ -1,0 +1,62 @@
+"""The shipped specs: each runs with the shipped models, and, but for two words, with the real ones."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from dualproc.engine import Engine
+from dualproc.resolve import check_plugins, read_checked
+from dualproc.spec import TaskSpec
+
+SPECS = sorted((Path(__file__).parents[1] / "specs").glob("*.yaml"))
+REAL = ("generator.type=flux-schnell", "judge.type=qwen2.5-vl")
+TASKS = {"line_weight", "horizon", "palette", "relative_depth", "composition", "commonsense", "attribute"}
+
+
+def variants(file: Path, *overrides: str) -> list[TaskSpec]:
+    return [one.require() for one in read_checked(file, overrides=overrides).each()]
+
+
+def test_every_task_of_the_paper_has_a_spec() -> None:
+    assert {file.stem for file in SPECS} == TASKS
+
+
+@pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)
+def test_the_comment_says_what_it_teaches_how_and_what_to_expect(file: Path) -> None:
+    comment = re.match(r"(#.*\n)+", file.read_text(encoding="utf-8"))
+    assert comment is not None
+    assert f"dp run specs/{file.name}" in comment[0]
+    assert "Expect:" in comment[0]
+
+
+@pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)
+def test_held_out_pictures_are_at_least_64_and_measured_by_a_scorer(file: Path) -> None:
+    for spec in variants(file):
+        assert len(spec.prompts.eval) * spec.evaluation.seeds >= 64
+        assert spec.scorers
+        assert spec.referee is not None
+        assert spec.preserve is not None
+
+
+@pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)
+def test_with_real_models_only_generator_and_judge_differ(file: Path) -> None:
+    for tiny, real in zip(variants(file), variants(file, *REAL), strict=True):
+        check_plugins(real)
+        changed = {key for key, value in real.model_dump().items() if value != tiny.model_dump()[key]}
+        assert changed == {"generator", "judge"}
+        assert (real.generator.type, real.judge.type) == ("flux-schnell", "qwen2.5-vl")
+
+
+@pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)
+def test_a_step_reaches_the_lora(file: Path) -> None:
+    overrides = ("train.batch=1", "train.lora.rank=2", "evaluation.seeds=1")
+    engine = Engine(variants(file, *overrides)[0])
+    before = [weight.detach().clone() for weight in engine.weights]
+    record = engine.step()
+    assert math.isfinite(record.loss)
+    assert record.grad_norm > 0
+    assert any((weight.detach() != old).any() for weight, old in zip(engine.weights, before, strict=True))
