@@ -1,4 +1,4 @@
-"""Validate the geometry scorers on fresh scenes: `python -m tools.tiny_world.meters_geometry [--count 300] [SIZE ...]`."""
+"""Validate the geometry scorers on fresh scenes: `python -m tools.tiny_world.meters_geometry [SIZE ...]`."""
 
 from __future__ import annotations
 

@@ -141,12 +141,14 @@ def _fit(colours: Array, basis: Array, inside: Array, stiff: float) -> Array:
     products = (basis[:, :, None] * np.concatenate([basis, colours], axis=1)[:, None]).reshape(len(basis), -1)
     weights = inside.astype(np.float32) * (0.2 + basis[:, 1] ** 2)  # objects are rather in the middle
     ridge = np.diag([1e-6, stiff, stiff, stiff]) * inside.sum(1)[:, None, None]
+    found: Array | None = None
     for scale in (None, *SCALES):
-        if scale is not None:
+        if found is not None and scale is not None:
             squares = ((colours - basis @ found) ** 2).sum(-1)
             weights = inside * (scale**2 / (scale**2 + squares)) ** 2
         sums = (weights @ products).reshape(len(inside), 4, 7)
         found = np.linalg.solve(sums[..., :4] + ridge, sums[..., 4:]).astype(np.float32)
+    assert found is not None
     return found
 
 
@@ -214,7 +216,8 @@ def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float) -
     over, under = (rows < -BAND[0]) & (rows > -BAND[1]), (rows > BAND[0]) & (rows < BAND[1])
 
     def mostly(what: Mask, where: Mask) -> Mask:
-        return (what & where).sum(0) > 0.6 * where.sum(0)
+        most: Mask = (what & where).sum(0) > 0.6 * where.sum(0)
+        return most
 
     sky_like, ground_like = explained & (between < 0.35), explained & (between > 0.65)
     seen = mostly(sky_like, over) & mostly(ground_like, under)
@@ -231,7 +234,7 @@ def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float) -
     near = np.abs(rows) < BAND[0] + 1
     belongs = np.where(explained, between.clip(0, 1), 0.5)  # an outline along the horizon is half sky and half ground
     crossing = (near * (1 - belongs)).sum(0) + (rows <= -BAND[0] - 1).sum(0)
-    return row + float(np.median((crossing - line)[seen])) / height
+    return float(row + np.median((crossing - line)[seen]) / height)
 
 
 def _abrupt(between: Array, explained: Mask, line: Array) -> bool:
@@ -248,7 +251,7 @@ def _abrupt(between: Array, explained: Mask, line: Array) -> bool:
 
 
 def _mixture(lab: Array, sky: Array, ground: Array) -> tuple[Array, Array]:
-    """[H, W] twice: share of ground in the mixture of sky and ground that is most like a pixel, and how far it is off."""
+    """[H, W] twice: share of ground in the mixture of sky and ground that is most like a pixel, and how far off."""
     import numpy as np
 
     step = ground - sky

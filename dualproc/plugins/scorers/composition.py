@@ -30,7 +30,9 @@ class Composition:
     object that stands on the ground and is at least 0.15 of the height tall. Objects that touch count as one, with one
     axis.
 
-    On fresh rendered scenes MEASURED
+    On fresh rendered scenes of 64 and 96 pixels the mean error of `expanse` is 0.012 to 0.022, mostly too much, and
+    96 % or more are within 0.05; that of `upright` is 0.012 with 96 % within 0.05, and 0.025 with 92 % in scenes far
+    beyond what the generator draws (`python -m tools.tiny_world.meters_geometry`).
     """
 
     api_version: ClassVar[int] = 1

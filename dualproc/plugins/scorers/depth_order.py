@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 NEAR = 0.12
 """An object is at a point if its columns come this near to it, as a fraction of the height."""
 REACH = 0.17
-"""Where objects touch, only columns this near to a point are taken for the object at it, as a fraction of the height."""
+"""Where objects touch, only columns this near to a point belong to the object at it, as a fraction of the height."""
 NECK = 0.15
 """Objects that touch are parted in the middle between the points, or this share of their distance to either side."""
 DEEPEST, CORE = 3, 0.15
@@ -37,7 +37,8 @@ class DepthOrder:
     ground and reaches below the horizon; the one at a point is found by its columns, then by its distance. Objects that
     touch are parted: by wearing off thin parts, else between the points, where least is drawn.
 
-    On fresh rendered scenes MEASURED
+    On fresh rendered scenes of 64 and 96 pixels it is right in 98 to 100 % of those whose feet differ by more than
+    0.05; the mean error is 0.006 to 0.008 of the height (`python -m tools.tiny_world.meters_geometry`).
     """
 
     api_version: ClassVar[int] = 1
@@ -124,7 +125,8 @@ def _feet_of_touching(mask: Mask, a: float, b: float) -> tuple[float, float]:
 
     def part(here: float) -> Mask:
         own = columns < neck - GUARD * width if here == min(a, b) else columns > neck + GUARD * width
-        return mask & own & (np.abs(columns - here) <= REACH * height)
+        found: Mask = mask & own & (np.abs(columns - here) <= REACH * height)
+        return found
 
     return _foot(part(a)), _foot(part(b))
 

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class Horizon:
     """Row of the horizon as a fraction of the picture's height from the top, measured without a network.
 
-    Sky and ground are fitted as two plain colours that may change evenly, whatever is drawn before them, and the line is
-    taken that leaves least unexplained; of a slope, the row at the picture's middle counts. Where hardly any of the
-    horizon shows, or the colours pass into each other, there is no value. A fill that covers more than the ground shows
-    can be taken for the ground, and a wide object's straight upper edge for a horizon where there is none.
+    Sky and ground are fitted as two plain colours that may change evenly, whatever is drawn before them, and the line
+    is taken that leaves least unexplained; of a slope, the row at the picture's middle counts. Where hardly any of the
+    horizon shows, or the colours pass into each other, there is no value, nor often where a large drawing has the
+    colour of the sky. A fill that covers more than the ground shows can be taken for the ground, and a wide object's
+    straight upper edge for a horizon where there is none.
 
-    On fresh rendered scenes MEASURED
+    On fresh rendered scenes of 64 and 96 pixels the mean error is 0.0011 to 0.0018 of the height; 99 % are within 0.02,
+    and 0.7 % have no value (`python -m tools.tiny_world.meters_geometry`).
     """
 
     api_version: ClassVar[int] = 1
