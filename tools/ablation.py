@@ -105,8 +105,7 @@ def settings(spec: TaskSpec) -> Iterator[Setting]:
 
 def own_questions(spec: TaskSpec) -> tuple[QuestionSpec, ...]:
     """The trained questions that are about the task, and not about the subject being there still."""
-    still = {STILL["template"], spec.preserve.template if spec.preserve else None}
-    return tuple(one for one in spec.questions if one.template not in still)
+    return tuple(one for one in spec.measured_questions if one.template != STILL["template"])
 
 
 def plan(task: str, out: Path, *, given: Sequence[str] = ()) -> list[Planned]:

@@ -62,8 +62,8 @@ def measure(
     preserve, referee, size = engine.spec.preserve, engine.referee, engine.spec.evaluation.batch
     return Measurement(
         scores=tuple(_score(name, scorer, sample.images, context) for name, scorer in engine.scorers),
-        judge=_asked(engine.judge, seen, prompts, engine.spec.questions, size),
-        referee=_asked(referee, seen, prompts, engine.spec.questions, size) if referee else None,
+        judge=_asked(engine.judge, seen, prompts, engine.spec.measured_questions, size),
+        referee=_asked(referee, seen, prompts, engine.spec.measured_questions, size) if referee else None,
         preserved=_asked(referee, sample.images, prompts, [preserve], size) if referee and preserve else None,
         hack_meter=hack_meter(engine, sample, prompts, seeds),
         diversity=diversity(sample.images, [prompt.text for prompt in prompts]),
@@ -116,7 +116,7 @@ def glance(engine: Engine) -> tuple[float | None, float]:
         if engine.referee is None:
             return None, hacked
         seen, size = engine.overlaid(sample.images), engine.spec.evaluation.batch
-        scores = _asked(engine.referee, seen, prompts, engine.spec.questions, size)
+        scores = _asked(engine.referee, seen, prompts, engine.spec.measured_questions, size)
     return sum(scores) / count, hacked
 
 

@@ -202,6 +202,12 @@ class TaskSpec(SpecModel):
         return (self.question,) if isinstance(self.question, QuestionSpec) else self.question
 
     @property
+    def measured_questions(self) -> tuple[QuestionSpec, ...]:
+        """The questions about the task itself: without a trained repetition of `preserve`, which is measured apart."""
+        own = tuple(q for q in self.questions if self.preserve is None or q.template != self.preserve.template)
+        return own or self.questions
+
+    @property
     def anchors(self) -> tuple[AnchorRef, ...]:
         """The anchors, also where there is only one or none."""
         return self.anchor if isinstance(self.anchor, tuple) else (self.anchor,) if self.anchor else ()
