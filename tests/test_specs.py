@@ -60,3 +60,14 @@ def test_a_step_reaches_the_lora(file: Path) -> None:
     assert math.isfinite(record.loss)
     assert record.grad_norm > 0
     assert any((weight.detach() != old).any() for weight, old in zip(engine.weights, before, strict=True))
+
+
+def test_a_trained_repetition_of_preserve_is_not_measured_with_the_task() -> None:
+    spec = next(spec for spec in variants(SPECS[0].with_name("composition.yaml")))
+    assert spec.preserve is not None
+    assert spec.preserve.template in [question.template for question in spec.questions]
+    assert [question.template for question in spec.measured_questions] == [spec.questions[0].template]
+    alone = variants(
+        SPECS[0].with_name("composition.yaml"), "question={template: 'Is this still a drawing of {subject}?'}"
+    )
+    assert alone[0].measured_questions == alone[0].questions
