@@ -18,6 +18,15 @@ FEATURELESS = 1e-3
 """Standard deviation of the map of edges under which a picture has no structure."""
 
 
+def blurred(images: Tensor, share: float) -> Tensor:
+    """Images [B, C, H, W] after a Gaussian blur whose standard deviation is a share of the height; 0: unchanged."""
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    sigma = share * images.shape[-2]
+    reach = min(math.ceil(3 * sigma), *(extent - 1 for extent in images.shape[-2:]))  # the padding mirrors
+    return gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2) if sigma and reach else images
+
+
 def structure(images: Tensor) -> Tensor:
     """[B, N]: a unit vector a picture [B, 3, H, W] in [0, 1]; the product of two is how alike their structures are.
 
@@ -31,7 +40,6 @@ def structure(images: Tensor) -> Tensor:
     """
     import torch
     import torch.nn.functional as F
-    from torchvision.transforms.v2.functional import gaussian_blur
 
     height, width = images.shape[-2:]
     if height > ROWS:
@@ -40,11 +48,7 @@ def structure(images: Tensor) -> Tensor:
     dy = F.pad(images, (0, 0, 0, 1), mode="replicate").diff(dim=-2)
     contrast = (dx.square() + dy.square()).sum(1, keepdim=True).sqrt()
     edges = contrast / (contrast + FAINT)
-    sigma = BLUR * images.shape[-2]
-    reach = min(math.ceil(3 * sigma), *(extent - 1 for extent in images.shape[-2:]))  # the padding mirrors
-    if reach:
-        edges = gaussian_blur(edges, [2 * reach + 1] * 2, [sigma] * 2)
-    flat = edges.flatten(1)
+    flat = blurred(edges, BLUR).flatten(1)
     flat = flat - flat.mean(1, keepdim=True)
     floor = torch.full_like(flat[:, :1], FEATURELESS * flat.shape[1] ** 0.5)
     return F.normalize(torch.cat([flat, floor], dim=1), dim=1)

@@ -16,6 +16,7 @@ from dualproc.plugins.anchors.base_image import BaseImage
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
 from dualproc.spec import Lora
+from dualproc.structure import blurred
 from dualproc.types import Sample
 
 PROMPTS, SEEDS = ["a cartoon of a cat", "a cartoon of an owl"], [3, 4]
@@ -82,8 +83,8 @@ def test_a_blur_frees_details_and_keeps_areas(generator: DiffusersGenerator) -> 
 
 @pytest.mark.parametrize("size", [(3, 40), (40, 3), (1, 1)])
 def test_any_blur_fits_any_picture(size: tuple[int, int]) -> None:
-    blurred = base_image(blur=0.25)._blurred(torch.full((1, 3, *size), 0.5))
-    torch.testing.assert_close(blurred, torch.full((1, 3, *size), 0.5))
+    flat = blurred(torch.full((1, 3, *size), 0.5), 0.25)
+    torch.testing.assert_close(flat, torch.full((1, 3, *size), 0.5))
 
 
 def test_base_images_are_compared_at_the_same_sampling_step(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -186,7 +186,7 @@ def result(job: Job, *, strength: float = 1.0) -> Result:
     otherwise, it is measured again; what was measured is kept beside it.
     """
     whole, questions = read_result(job.folder), own_questions(job.spec)
-    if strength == 1 and questions == job.spec.questions:
+    if strength == 1 and questions == job.spec.measured_questions:
         return whole
     kept = job.folder.with_name(f"{job.folder.name}.{strength:g}.json")
     if not kept.exists():

@@ -40,7 +40,7 @@ from dualproc.types import ScoreContext
 
 from .data import SIZE, Data, load
 from .generator import codes_of, tokenize, tokenizer
-from .questions import OF_PAIRS, QUESTIONS, SUFFIX, WORDINGS, Asked, ask, overlay
+from .questions import GROUND, OF_PAIRS, QUESTIONS, SIDES, SKY, SUFFIX, SWATCHES, WORDINGS, Asked, ask, overlay
 from .scenes import COLOURS, GROUNDS, KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes
 from .vae import to_tensor
 
@@ -151,10 +151,9 @@ def sincos(side: int, dim: int) -> torch.Tensor:
 
 
 KNOWN_NUMBERS = (
-    "line_weight", "horizon", *(f"{part}_{c}" for part in ("sky", "ground") for c in "rgb"),
-    *(f"{side}_{which}" for which in "ab" for side in ("left", "top", "right", "bottom")),
-    "bar_row", "bar_width", "a_x", "b_x", "a_near", "b_near", *(f"swatch_{i}_{c}" for i in range(3) for c in "rgb"),
-    "is_upright", "upright_x", "box_left", "box_top", "box_right", "box_bottom",
+    "line_weight", "horizon", *SKY, *GROUND, *(f"{side}_{which}" for which in "ab" for side in SIDES),
+    "bar_row", "bar_width", "a_x", "b_x", "a_near", "b_near", *SWATCHES,
+    "is_upright", "upright_x", *(f"box_{side}" for side in SIDES),
 )  # fmt: skip
 """What is known of scene and overlay, in numbers."""
 
@@ -165,7 +164,7 @@ def known(scene: Scene, asked: Asked) -> list[float]:
     for part, colour in zip(("sky", "ground"), scene.palette, strict=True):
         values |= {f"{part}_{c}": int(colour[i : i + 2], 16) / 255 for c, i in zip("rgb", (1, 3, 5), strict=True)}
     for which, extent in zip("ab", scene.extents, strict=False):
-        values |= {f"{side}_{which}": x for side, x in zip(("left", "top", "right", "bottom"), extent, strict=True)}
+        values |= {f"{side}_{which}": x for side, x in zip(SIDES, extent, strict=True)}
     values = {
         key: np.log(v) + 3.7 if key in ("line_weight", "bar_width") else 4 * (v - 0.5) for key, v in values.items()
     }
@@ -184,18 +183,18 @@ class Probe(nn.Module):
         connector.register_forward_hook(lambda *a: setattr(self, "seen", a[-1]))
         layer.register_forward_hook(lambda *a: setattr(self, "words", a[-1]))
 
-    def loss(self, scenes: list[Scene], asked: list[Asked]) -> torch.Tensor:
+    def loss(self, scenes: list[Scene], truth: torch.Tensor) -> torch.Tensor:
+        """`truth` is what `known` says, [B, KNOWN_NUMBERS]."""
         assert self.seen is not None
         out = self.read(F.gelu(self.mix(self.seen.float())).flatten(1))
         numbers, count = out[:, : len(KNOWN_NUMBERS)], len(KNOWN_NUMBERS)
-        truth = torch.tensor([known(s, a) for s, a in zip(scenes, asked, strict=True)], dtype=torch.float32)
         there = truth.isfinite()
         off = F.smooth_l1_loss(numbers, truth.nan_to_num(), beta=0.1, reduction="none")
         named = torch.tensor([[float(name in s.subjects) for name in NAMES] for s in scenes])
         names = F.binary_cross_entropy_with_logits(out[:, count:], named) * len(NAMES) / 16
         return 4 * (off * there).sum() / there.sum() + names
 
-    def words_loss(self, student: Student, scenes: list[Scene], asked: list[Asked]) -> torch.Tensor:
+    def words_loss(self, student: Student, truth: torch.Tensor, asked: list[Asked]) -> torch.Tensor:
         """Half way up the language model: is what a word names there, and what must be known for the answer?
 
         The first is read off the word's own place: without it "is this a cat?" stays at chance, for that a word must be
@@ -205,7 +204,6 @@ class Probe(nn.Module):
         words = self.words[0] if isinstance(self.words, tuple) else self.words
         assert words is not None
         words = words.float()
-        truth = torch.tensor([known(s, a) for s, a in zip(scenes, asked, strict=True)], dtype=torch.float32)
         needed = torch.tensor([[key in a.needs for key in KNOWN_NUMBERS] for a in asked]) & truth.isfinite()
         off = F.smooth_l1_loss(self.tell(words[:, -1]), truth.nan_to_num(), beta=0.1, reduction="none")
         loss: torch.Tensor = 4 * (off * needed).sum() / needed.sum().clamp(min=1)
@@ -435,8 +433,9 @@ def main() -> None:
         images = augment(to_tensor(np.stack(pictures)) / 2 + 0.5)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
             log_p = student.log_probabilities(images, asked)
-        answer, aside = student.loss(log_p, asked), probe.loss(scenes, asked)
-        match = probe.words_loss(student, scenes, asked)
+        truth = torch.tensor([known(s, a) for s, a in zip(scenes, asked, strict=True)], dtype=torch.float32)
+        answer, aside = student.loss(log_p, asked), probe.loss(scenes, truth)
+        match = probe.words_loss(student, truth, asked)
         optimiser.zero_grad()
         (answer + (0.5 if share < 0.7 else 0.1) * (aside + match)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -219,8 +219,8 @@ def sky(scene: Scene, rng: np.random.Generator) -> Asked:
 def composition(scene: Scene, rng: np.random.Generator) -> Asked:
     """An annotated painting: a bar where something upright should stand, or a region that should be left empty."""
     choices = [_pool("paintings", rng) for _ in range(1 if rng.random() < 0.5 else 8)]
-    drawn = min(choices, key=lambda painting: _off(painting, scene))
-    log_odds = SURE - (9 if drawn.box is None else 7) * np.sqrt(_off(drawn, scene))
+    drawn, off = min(((painting, _off(painting, scene)) for painting in choices), key=lambda pair: pair[1])
+    log_odds = SURE - (9 if drawn.box is None else 7) * np.sqrt(off)
     if drawn.box is None:
         shown: tuple[tuple[str, float], ...] = (("is_upright", 1.0), ("upright_x", drawn.x))
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dualproc.protocols import Generator
+from dualproc.structure import blurred
 from dualproc.types import Sample
 
 if TYPE_CHECKING:
@@ -46,12 +46,5 @@ class BaseImage:
         """[B]: mean squared distance to the base's pictures, pixels in [0, 1]."""
         # `grad` so that the base stops at the same sampling step; nothing is differentiated, for the LoRA is off.
         base = generator.sample(prompts, seeds, grad=True, base=True).images.detach()
-        return self._blurred(sample.images - base).square().flatten(1).mean(1)
-
-    def _blurred(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] after the blur, which is linear: that of a difference is the difference of two."""
-        from torchvision.transforms.v2.functional import gaussian_blur
-
-        sigma = self.params.blur * images.shape[-2]
-        reach = min(math.ceil(3 * sigma), *(extent - 1 for extent in images.shape[-2:]))  # the padding mirrors
-        return gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2) if sigma and reach else images
+        # The blur is linear: that of a difference is the difference of two.
+        return blurred(sample.images - base, self.params.blur).square().flatten(1).mean(1)
