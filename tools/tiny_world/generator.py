@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast,
 
 from .data import SIZE, doubles, held_out, singles
 from .scenes import CODES, NAMES, PHRASES, Scene
-from .vae import picture_loss, to_tensor
+from .vae import autocast, picture_loss, to_tensor
 
 TOKENS = (SIZE // 8) ** 2  # factor 4 of the VAE, 2 x 2 latents a token
 TEXT_LENGTH = 14
@@ -137,7 +137,7 @@ def encode_all(vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
     """Packed, normalised latents [N, T, C] in half precision."""
     out = []
     vae.to(memory_format=torch.channels_last)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast():
         for start in range(0, len(pictures), 100):
             x = to_tensor(pictures[start : start + 100]).contiguous(memory_format=torch.channels_last)
             latents = vae.encode(x).latent_dist.mean
@@ -204,7 +204,7 @@ def main() -> None:
         x = (1 - t[:, None, None]) * x0 + t[:, None, None] * noise
         texts = [caption_for(data.scenes[i], text_rng) for i in index.tolist()]
         ids = torch.stack([encode(text) for text in texts])
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):  # faster backward than flash on CPUs
+        with autocast(), sdpa_kernel(SDPBackend.MATH):  # faster backward than flash on CPUs
             v = model(x, t, ids).float()
         made = x - t[:, None, None] * v
         loss = (v - (noise - x0)).square().mean()
@@ -216,7 +216,7 @@ def main() -> None:
                 FluxPipeline._unpack_latents(made[few], SIZE, SIZE, 4) / vae.config.scaling_factor
                 + vae.config.shift_factor
             )
-            with torch.autocast("cpu", torch.bfloat16):
+            with autocast():
                 decoded = vae.decode(z).sample.float()
             loss = loss + picture_loss(decoded, to_tensor(data.pictures[index[few].numpy()]))
         optimiser.zero_grad()

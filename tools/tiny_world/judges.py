@@ -42,7 +42,7 @@ from .data import SIZE, Data, load
 from .generator import codes_of, tokenize, tokenizer
 from .questions import GROUND, OF_PAIRS, QUESTIONS, SIDES, SKY, SUFFIX, SWATCHES, WORDINGS, Asked, ask, overlay
 from .scenes import COLOURS, GROUNDS, KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes
-from .vae import to_tensor
+from .vae import autocast, to_tensor
 
 DIM, PATCH, TEXT = 128, 8, 36
 SPECIAL = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
@@ -274,7 +274,7 @@ def recoded(vae: AutoencoderKL, data: Data, count: int) -> Data:
     """The first `count` pictures as the VAE gives them back."""
     out = []
     vae.to(memory_format=torch.channels_last)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast():
         for start in range(0, count, 100):
             x = to_tensor(data.pictures[start : start + 100]).contiguous(memory_format=torch.channels_last)
             out.append(to_uint8(vae.decode(vae.encode(x).latent_dist.mean).sample.float()))
@@ -297,7 +297,7 @@ def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
         part = scenes[start : start + 100]
         noise = torch.randn(len(part), (SIZE // 8) ** 2, 32, generator=rng)
         text = tokenize(pipe, [scene.caption for scene in part])
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), autocast():
             v = pipe.transformer(
                 hidden_states=noise, timestep=torch.ones(len(part)),
                 pooled_projections=pipe.text_encoder(text).pooler_output,
@@ -431,7 +431,7 @@ def main() -> None:
         scenes, pictures = [scene for scene, _ in drawn], [picture for _, picture in drawn]
         asked = [ask(kind, scene, rng, names) for kind, scene in zip(kinds, scenes, strict=True)]
         images = augment(to_tensor(np.stack(pictures)) / 2 + 0.5)
-        with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        with autocast(), sdpa_kernel(SDPBackend.MATH):
             log_p = student.log_probabilities(images, asked)
         truth = torch.tensor([known(s, a) for s, a in zip(scenes, asked, strict=True)], dtype=torch.float32)
         answer, aside = student.loss(log_p, asked), probe.loss(scenes, truth)
