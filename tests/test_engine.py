@@ -119,7 +119,7 @@ def test_a_run_is_read_back_as_it_was(done: Path) -> None:
     assert kept is not None
     texts = [prompt.text for prompt in prompts]
     taught = engine.generator.sample(texts, seeds).images
-    again = [engine.scorers[0][1].score(taught, None)]  # type: ignore[arg-type]
+    again = [engine.instruments.scorers[0][1].score(taught, None)]  # type: ignore[arg-type]
     torch.testing.assert_close(again[0], torch.tensor(kept.taught.scores[0].values), atol=1e-5, rtol=0, equal_nan=True)
     alone = load_generator(done).sample(texts, seeds).images
     torch.testing.assert_close(alone, taught, atol=1e-5, rtol=0)

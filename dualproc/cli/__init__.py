@@ -11,10 +11,10 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import bench, plugins, run, spec
+from . import ask, bench, plugins, run, score, spec
 from .output import print_error
 
-COMMANDS = (run, bench, plugins, spec)
+COMMANDS = (run, score, ask, bench, plugins, spec)
 
 
 def _version(wanted: bool) -> None:
@@ -33,6 +33,8 @@ def _root(
     \b
     dp run specs/line_weight.yaml                  teach it, measure it, write runs/line_weight
     dp bench specs/                                every variant of every spec, and one table
+    dp ask cat.png "Is this a drawing of a cat?"   ask a judge about a picture
+    dp score pictures/ --spec specs/horizon.yaml --variant high
     dp plugins                                     what is installed
     dp plugins show visual_prompts/line            what a plugin takes
     dp spec check specs/line_weight.yaml           is the file right?

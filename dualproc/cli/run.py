@@ -1,4 +1,4 @@
-"""`dp run`, `dp generate`, `dp score`: teach, use and measure."""
+"""`dp run`, `dp generate`: teach and use."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ if TYPE_CHECKING:
     from dualproc.spec import TaskSpec
     from dualproc.types import Evaluation
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/line_weight/thick.")]
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command()(run)
     app.command()(generate)
-    app.command()(score)
 
 
 def run(
@@ -74,7 +71,8 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 
     quiet()
     title = f"{spec.name}/{spec.variant}" if spec.variant else spec.name
-    typer.secho(f"{title}: loading {spec.generator.type} (generator) and {spec.judge.type} (judge)", bold=True)
+    judges = " + ".join(ref.type for _, ref in spec.judges)
+    typer.secho(f"{title}: loading {spec.generator.type} (generator) and {judges} (judge)", bold=True)
     from dualproc.engine import Engine
     from dualproc.engine.fit import fit
 
@@ -86,7 +84,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
         typer.secho(f"{result.stopped}; saved what is there{further}", fg="yellow")
     if result.lora_step != result.steps:
         typer.echo(f"the LoRA is that of step {result.lora_step}, which the referee liked best")
-    _print_evaluation(result.evaluation)
+    print_evaluation(result.evaluation)
     typer.echo(f"  pictures  {result.run / 'samples' / 'before_after.png'}")
     typer.echo(f"  report    {result.run / 'report.html'}")
     typer.echo(f'  use it    dp generate {result.run} "{result.evaluation.prompts[0].text}" --seed 3 -n 4\n')
@@ -94,7 +92,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 
 
 def generate(
-    run: Run,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/line_weight/thick.")],
     prompt: Annotated[str, typer.Argument(help="What to draw, such as 'a cartoon of an owl'.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture; the others follow.")] = 0,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many pictures.")] = 1,
@@ -125,28 +123,8 @@ def generate(
         typer.echo(str(path))
 
 
-def score(run: Run) -> None:
-    """Measure a run again.
-
-    On its held-out prompts and seeds; its pictures and report are made anew.
-
-    \b
-    dp score runs/line_weight/thick
-    """
-    from .progress import Bars, quiet
-
-    quiet()
-    from dualproc.engine.fit import finish
-    from dualproc.engine.reload import load_engine
-
-    folder, engine = load_engine(run)
-    with Bars() as bars:
-        evaluation = finish(engine, folder, bars)
-    _print_evaluation(evaluation)
-    typer.echo(f"  report    {folder.path / 'report.html'}")
-
-
-def _print_evaluation(evaluation: Evaluation) -> None:
+def print_evaluation(evaluation: Evaluation) -> None:
+    """Write the table of results and, to stderr, what should make one look closer."""
     from dualproc.run import alarms, summary_rows
 
     typer.echo(f"\nMeasured on {len(evaluation.seeds)} held-out pictures (prompts and seeds never trained on):")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dualproc.protocols import Judge, Scorer
@@ -12,6 +12,7 @@ from dualproc.spec import QuestionSpec
 from dualproc.structure import structure
 from dualproc.types import Evaluation, Measurement, Prompt, Sample, Score, ScoreContext
 
+from .instruments import Instruments
 from .loop import SEEDS, Engine, wanted_probability
 
 if TYPE_CHECKING:
@@ -56,17 +57,30 @@ def evaluate(engine: Engine, advance: Callable[[int], None] = lambda _: None) ->
 def measure(
     engine: Engine, sample: Sample, prompts: Sequence[Prompt], seeds: Sequence[int], base_images: Tensor | None
 ) -> Measurement:
-    """Everything that is measured on one set of pictures."""
-    seen = engine.overlaid(sample.images)
+    """Everything that is measured on one set of pictures that the engine's generator has drawn."""
+    measured = measure_pictures(engine.instruments, sample.images, prompts, seeds, base_images)
+    return replace(measured, hack_meter=hack_meter(engine, sample, prompts, seeds))
+
+
+def measure_pictures(
+    instruments: Instruments,
+    images: Tensor,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    base_images: Tensor | None = None,
+) -> Measurement:
+    """What can be measured on pictures [B, 3, H, W], whoever drew them: all but the hack meter, which is nan."""
+    seen, spec = instruments.overlaid(images), instruments.spec
     context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
-    preserve, referee, size = engine.spec.preserve, engine.referee, engine.spec.evaluation.batch
+    questions, preserve, size = spec.measured_questions, spec.preserve, spec.evaluation.batch
+    referee = instruments.referee
     return Measurement(
-        scores=tuple(_score(name, scorer, sample.images, context) for name, scorer in engine.scorers),
-        judge=_asked(engine.judge, seen, prompts, engine.spec.measured_questions, size),
-        referee=_asked(referee, seen, prompts, engine.spec.measured_questions, size) if referee else None,
-        preserved=_asked(referee, sample.images, prompts, [preserve], size) if referee and preserve else None,
-        hack_meter=hack_meter(engine, sample, prompts, seeds),
-        diversity=diversity(sample.images, [prompt.text for prompt in prompts]),
+        scores=tuple(_score(name, scorer, images, context) for name, scorer in instruments.scorers),
+        judge=_asked(instruments.judge, seen, prompts, questions, size),
+        referee=_asked(referee, seen, prompts, questions, size) if referee else None,
+        preserved=_asked(referee, images, prompts, [preserve], size) if referee and preserve else None,
+        hack_meter=float("nan"),
+        diversity=diversity(images, [prompt.text for prompt in prompts]),
     )
 
 
@@ -113,10 +127,11 @@ def glance(engine: Engine) -> tuple[float | None, float]:
     with torch.no_grad():
         sample = _sample(engine, prompts, seeds, base=False)
         hacked = hack_meter(engine, sample, prompts, seeds)
-        if engine.referee is None:
+        referee = engine.instruments.referee
+        if referee is None:
             return None, hacked
         seen, size = engine.overlaid(sample.images), engine.spec.evaluation.batch
-        scores = _asked(engine.referee, seen, prompts, engine.spec.measured_questions, size)
+        scores = _asked(referee, seen, prompts, engine.spec.measured_questions, size)
     return sum(scores) / count, hacked
 
 
@@ -154,10 +169,6 @@ def _asked(
 def _score(name: str, scorer: Scorer, images: Tensor, context: ScoreContext) -> Score:
     values = tuple(scorer.score(images, context).tolist())
     accepted: tuple[float, float] | None = getattr(scorer, "accepted", None)
-    share = None
-    if accepted is not None:
-        low, high = accepted  # a nan compares false: what cannot be measured is missed
-        share = sum(low <= value <= high for value in values) / len(values)
     return Score(
         name=name,
         unit=scorer.unit,
@@ -165,8 +176,16 @@ def _score(name: str, scorer: Scorer, images: Tensor, context: ScoreContext) -> 
         values=values,
         target=getattr(getattr(scorer, "params", None), "target", None),
         accepted=accepted,
-        on_target=share,
+        on_target=share_on_target(values, accepted),
     )
+
+
+def share_on_target(values: Sequence[float], accepted: tuple[float, float] | None) -> float | None:
+    """Share of the values that are accepted; None where no range is."""
+    if accepted is None:
+        return None
+    low, high = accepted  # a nan compares false: what cannot be measured is missed
+    return sum(low <= value <= high for value in values) / len(values)
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from dualproc import resolve
 from dualproc.errors import DualprocError
-from dualproc.protocols import Anchor, Generator, Judge, Reward, Scorer, VisualPrompt
+from dualproc.protocols import Anchor, Generator, Reward
 from dualproc.spec import TaskSpec
 from dualproc.types import Prompt, Question, StepRecord
 
 from . import lora
-from .overlay import overlay
+from .instruments import Instruments
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -42,17 +42,12 @@ class Engine:
         resolve.check_plugins(spec)
         self.spec = spec
         self.generator: Generator = resolve.build("generators", spec.generator)
-        self.judge: Judge = resolve.build("judges", spec.judge)
-        self.referee: Judge | None = resolve.build("judges", spec.referee) if spec.referee else None
+        self.instruments = Instruments(spec)
+        self.judge = self.instruments.judge
         self.reward: Reward = resolve.build("rewards", spec.reward)
         self.anchors: list[tuple[float, Anchor]] = [
             (ref.weight, resolve.build("anchors", ref)) for ref in spec.anchors if ref.weight > 0
         ]
-        self.layers: list[VisualPrompt] = [
-            resolve.build("visual_prompts", layer)
-            for layer in (spec.visual_prompt.layers if spec.visual_prompt else ())
-        ]
-        self.scorers: list[tuple[str, Scorer]] = [(ref.type, resolve.build("scorers", ref)) for ref in spec.scorers]
         self.prompts = spec.prompts.train_prompts()
         self.generator.prepare([prompt.text for prompt in self.prompts + spec.prompts.eval_prompts()])
         train = spec.train
@@ -131,10 +126,8 @@ class Engine:
         return fit(self, out, resume=resume, overwrite=overwrite, progress=progress)
 
     def overlaid(self, images: Tensor, rng: random.Random | None = None) -> Tensor:
-        """Images [B, 3, H, W] as the judge sees them: with the visual prompt, if the spec has one."""
-        if self.spec.visual_prompt is None:
-            return images
-        return overlay(images, self.spec.visual_prompt, self.layers, rng)
+        """Images [B, 3, H, W] as the judge sees them; with `rng`, the visual prompt is shifted by the spec's jitter."""
+        return self.instruments.overlaid(images, rng)
 
     def questions(self, prompts: list[Prompt]) -> list[list[Question]]:
         """The spec's questions about the picture of each prompt: B lists of Q."""

@@ -59,6 +59,33 @@ def summary_rows(evaluation: Evaluation) -> list[Row]:
     return rows
 
 
+def picture_rows(measurement: Measurement) -> list[tuple[str, str, str, str]]:
+    """The table of pictures of any origin: what was measured, its mean, the share on target, how to read it."""
+    rows = []
+    for score in measurement.scores:
+        blind = len(score.values) - len(measured(score.values))
+        notes = (_aim(score, unit=True), within(score), f"{blind} not measurable" if blind else "")
+        shown = "" if score.on_target is None else _share(score)
+        rows.append((title(score), mean_and_spread(score.values), shown, ", ".join(filter(None, notes))))
+    rows.append((JUDGE, mean_and_spread(measurement.judge), "", "it teaches, so it is no proof of what it taught"))
+    if measurement.referee is not None:
+        rows.append((REFEREE, mean_and_spread(measurement.referee), "", "it never teaches"))
+    if measurement.preserved is not None:
+        note = f"pictures where the referee's P is over {PRESERVED_ABOVE}"
+        rows.append((KEPT, percent(kept(measurement)), "", note))
+    return rows
+
+
+def picture_columns(measurement: Measurement) -> list[tuple[str, tuple[float, ...]]]:
+    """What was measured on each picture: headings, no two alike, and values."""
+    columns: list[tuple[str, tuple[float, ...]]] = []
+    for score in measurement.scores:
+        same = sum(other.name == score.name for other in measurement.scores[: len(columns)])
+        columns.append((score.name + (f"_{same + 1}" if same else ""), score.values))
+    rest = (("judge", measurement.judge), ("referee", measurement.referee), ("subject_kept", measurement.preserved))
+    return columns + [(name, values) for name, values in rest if values is not None]
+
+
 def headline(evaluation: Evaluation) -> str:
     """The outcome in one line: the independent measurement first, then what it cost."""
     base, taught = evaluation.base, evaluation.taught

@@ -7,12 +7,12 @@ from .messages import problems_from
 from .models import EvaluationSpec, Jitter, Lora, Stop, TaskSpec, Train, VisualPromptSpec, Watch
 from .paths import named_files, with_files
 from .prompts import Prompts, QuestionSpec
-from .refs import AnchorRef, PluginPlace, PluginRef
+from .refs import AnchorRef, MemberRef, PluginPlace, PluginRef
 from .schema import json_schema
 from .writing import to_yaml
 
 __all__ = [
-    "AnchorRef", "EvaluationSpec", "Jitter", "LoadedSpec", "Lora", "PluginPlace", "PluginRef", "Prompts",
+    "AnchorRef", "EvaluationSpec", "Jitter", "LoadedSpec", "Lora", "MemberRef", "PluginPlace", "PluginRef", "Prompts",
     "QuestionSpec", "Stop", "TaskSpec", "Train", "VisualPromptSpec", "Watch", "json_schema", "named_files",
     "problems_from", "read_spec", "spec_from_dict", "to_yaml", "with_files",
 ]  # fmt: skip

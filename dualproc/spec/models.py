@@ -23,14 +23,16 @@ from .prompts import Prompts, QuestionSpec, variant_names
 from .refs import (
     AnchorRef,
     GeneratorRef,
-    JudgeRef,
     LayerRef,
+    OneOrMoreAnchors,
+    OneOrMoreJudges,
     PluginPlace,
     PluginRef,
     RewardRef,
     ScorerRef,
-    WeightedAnchorRef,
+    one_or_list,
     plugin_places,
+    weighted,
 )
 from .template import leftover
 
@@ -125,19 +127,10 @@ class EvaluationSpec(SpecModel):
     batch: Count = Field(default=16, description="Pictures generated and looked at in one go.")
 
 
-def _one_or_list(value: Any) -> str:
-    return "<list>" if isinstance(value, (list, tuple)) else "<one>"
-
-
 OneOrMoreQuestions = Annotated[
     Annotated[QuestionSpec, Tag("<one>")]
     | Annotated[tuple[QuestionSpec, ...], Field(min_length=1, max_length=100), Tag("<list>")],
-    Discriminator(_one_or_list),
-]
-OneOrMoreAnchors = Annotated[
-    Annotated[WeightedAnchorRef, Tag("<one>")]
-    | Annotated[tuple[WeightedAnchorRef, ...], Field(min_length=1, max_length=10), Tag("<list>")],
-    Discriminator(_one_or_list),
+    Discriminator(one_or_list),
 ]
 
 
@@ -181,11 +174,13 @@ class TaskSpec(SpecModel):
         description="The variant that this is. Chosen with `--variant`, and written down in a resolved spec.",
     )
     generator: GeneratorRef = Field(default=PluginRef(type="tiny"), description="The image model that learns.")
-    judge: JudgeRef = Field(
-        default=PluginRef(type="tiny"), description="The frozen vision-language model that teaches."
+    judge: OneOrMoreJudges = Field(
+        default=PluginRef(type="tiny"),
+        description="The frozen vision-language model that teaches: one judge, or a list of them that teach as one.",
     )
-    referee: JudgeRef | None = Field(
-        default=None, description="A second judge that only watches; another family than the judge."
+    referee: OneOrMoreJudges | None = Field(
+        default=None,
+        description="A second judge that only watches; another family than the judge. One, or a list as in `judge`.",
     )
     scorers: tuple[ScorerRef, ...] = Field(
         default=(), max_length=100, description="Independent measurements of the pictures."
@@ -206,6 +201,16 @@ class TaskSpec(SpecModel):
         """The questions about the task itself: without a trained repetition of `preserve`, which is measured apart."""
         own = tuple(q for q in self.questions if self.preserve is None or q.template != self.preserve.template)
         return own or self.questions
+
+    @property
+    def judges(self) -> tuple[tuple[float, PluginRef], ...]:
+        """The judges and their weights, also where there is only one."""
+        return weighted(self.judge)
+
+    @property
+    def referees(self) -> tuple[tuple[float, PluginRef], ...]:
+        """The referees and their weights, also where there is only one or none."""
+        return weighted(self.referee)
 
     @property
     def anchors(self) -> tuple[AnchorRef, ...]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from .document import Path, dotted
-from .fields import NotNegative, SpecModel, Text
+from .fields import NotNegative, Positive, SpecModel, Text
 from .mistakes import plain_data
 
 
@@ -39,6 +39,21 @@ class AnchorRef(PluginRef):
     weight: NotNegative = Field(default=1.0, description="Factor of the penalty in the loss.")
 
 
+class MemberRef(PluginRef):
+    """One of several judges that are asked as one, by name, and how much its word counts."""
+
+    weight: Annotated[Positive, Field(le=1000)] = Field(
+        default=1.0, description="How much this judge's word counts, compared with the others'."
+    )
+
+
+def weighted(named: PluginRef | tuple[MemberRef, ...] | None) -> tuple[tuple[float, PluginRef], ...]:
+    """The judges that a spec names in one place, with their weights; a single one has the weight 1."""
+    if isinstance(named, tuple):
+        return tuple((member.weight, member) for member in named)
+    return ((1.0, named),) if named else ()
+
+
 class PluginPlace(NamedTuple):
     """One place of a spec that names a plugin."""
 
@@ -55,7 +70,9 @@ _PLACES: tuple[tuple[Path, str, type[PluginRef]], ...] = (
     (("visual_prompt", "layers", "*"), "visual_prompts", PluginRef),
     (("generator",), "generators", PluginRef),
     (("judge",), "judges", PluginRef),
+    (("judge", "*"), "judges", MemberRef),
     (("referee",), "judges", PluginRef),
+    (("referee", "*"), "judges", MemberRef),
     (("scorers", "*"), "scorers", PluginRef),
     (("anchor",), "anchors", AnchorRef),
     (("anchor", "*"), "anchors", AnchorRef),
@@ -81,10 +98,27 @@ def _matches(data: Any, pattern: Path, path: Path) -> Iterator[tuple[Path, Any]]
         yield from _matches(data[pattern[0]], pattern[1:], (*path, pattern[0]))
 
 
+def one_or_list(value: Any) -> str:
+    """The tag of the union member for a value that is one thing or a list of them."""
+    return "<list>" if isinstance(value, (list, tuple)) else "<one>"
+
+
 # The markers that `schema.json_schema` replaces by the installed plugins of a kind.
 RewardRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "rewards"})]
 LayerRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "visual_prompts"})]
 GeneratorRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "generators"})]
 JudgeRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "judges"})]
 ScorerRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "scorers"})]
+JudgeMemberRef = Annotated[MemberRef, WithJsonSchema({"x-plugin": "members"})]
 WeightedAnchorRef = Annotated[AnchorRef, WithJsonSchema({"x-plugin": "anchors"})]
+
+OneOrMoreJudges = Annotated[
+    Annotated[JudgeRef, Tag("<one>")]
+    | Annotated[tuple[JudgeMemberRef, ...], Field(min_length=1, max_length=10), Tag("<list>")],
+    Discriminator(one_or_list),
+]
+OneOrMoreAnchors = Annotated[
+    Annotated[WeightedAnchorRef, Tag("<one>")]
+    | Annotated[tuple[WeightedAnchorRef, ...], Field(min_length=1, max_length=10), Tag("<list>")],
+    Discriminator(one_or_list),
+]

@@ -9,10 +9,13 @@ from dualproc.protocols import KINDS
 
 from .fields import WORD
 from .models import TaskSpec
-from .refs import AnchorRef, PluginRef
+from .refs import AnchorRef, MemberRef, PluginRef
 
 Schema = dict[str, Any]
 
+_PLACES: dict[str, tuple[str, type[PluginRef]]] = {kind: (kind, PluginRef) for kind in KINDS}
+_PLACES |= {"anchors": ("anchors", AnchorRef), "members": ("judges", MemberRef)}
+"""For each marker `x-plugin`: which kind of plugin stands there, and the keys beside its parameters."""
 _FILLED_KINDS = ("rewards", "visual_prompts", "anchors", "scorers")
 _FILLED_MODELS = ("Jitter", "QuestionSpec", "VisualPromptSpec")
 """The parts of a spec whose values a `{placeholder}` may stand for."""
@@ -29,10 +32,10 @@ def json_schema(params: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Schema
     schema = _without_required(schema)
     definitions = schema["$defs"]
     definitions.update({name: _fillable(definitions[name]) for name in _FILLED_MODELS})
-    for kind in KINDS:
+    for marker, (kind, _) in _PLACES.items():
         plugins = params.get(kind, {})
-        definitions[kind] = _choice(kind, list(plugins))
-        definitions.update({f"{kind}.{name}": _plugin(kind, name, plugin) for name, plugin in plugins.items()})
+        definitions[marker] = _choice(marker, list(plugins))
+        definitions.update({f"{marker}.{name}": _plugin(marker, name, plugin) for name, plugin in plugins.items()})
     pattern = WORD.replace("^", r"^\{").replace("$", r"\}$")
     definitions["Placeholder"] = {"type": "string", "pattern": pattern, "description": "Filled by the variant's value."}
     schema["properties"]["extends"] = {"type": "string", "description": "A spec in this folder or below to build on."}
@@ -61,7 +64,7 @@ def _plugin(kind: str, name: str, params: Mapping[str, Any]) -> Schema:
 
 def _own_keys(kind: str) -> Schema:
     """What a place of this kind takes besides the plugin's parameters."""
-    schema = (AnchorRef if kind == "anchors" else PluginRef).model_json_schema()
+    schema = _PLACES[kind][1].model_json_schema()
     return dict((_fillable(schema) if kind in _FILLED_KINDS else schema)["properties"])
 
 

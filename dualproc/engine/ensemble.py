@@ -1,0 +1,73 @@
+"""Several judges that are asked as one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import BaseModel
+
+from dualproc import resolve
+from dualproc.errors import DualprocError
+from dualproc.protocols import API_VERSION, Judge
+from dualproc.spec import PluginRef
+from dualproc.types import Answers, Question
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Ensemble:
+    """Several judges with weights, as one judge: it believes an answer as much as they do on average.
+
+    P(answer) = sum_m w_m P_m(answer), the weights made to add up to 1. Such a mixture is a probability again, so that
+    P(wanted answer) means what it means for one judge, and stays comparable with a share on target or with a referee;
+    the product of the members' probabilities, or their mean logarithm, would not be one.
+
+    With p = P(wanted) among two candidates, the gradient of the log-odds is sum_m w_m dp_m / (p (1 - p)): it is that of
+    the members' mean opinion. A member counts most while it is undecided; one that is certain, either way, hardly
+    pulls. To lift the mean, pleasing one member is worth no more than its weight, so that a weakness of that one alone
+    ends there. (The log-likelihood of one answer, without its alternatives, rather follows the members that believe it
+    already: with `answer_likelihood`, a member that finds it impossible is hardly listened to.)
+    """
+
+    api_version: ClassVar[int] = API_VERSION
+    Params: ClassVar[type[BaseModel]] = BaseModel
+    """None: an ensemble is made of judges, not of parameters."""
+
+    def __init__(self, members: Sequence[tuple[float, Judge]]) -> None:
+        """`members` are weights and judges. Raises DualprocError if there is none, or a weight is not above 0."""
+        weights = [weight for weight, _ in members]
+        if not weights or not all(weight > 0 and math.isfinite(weight) for weight in weights):
+            raise DualprocError(f"an ensemble needs judges with weights above 0, got the weights {weights}")
+        self.judges = [judge for _, judge in members]
+        self.weights = [weight / sum(weights) for weight in weights]
+
+    def answer_log_likelihoods(self, images: Tensor, questions: Sequence[Sequence[Question]]) -> Answers:
+        """Log of the members' mean probability [B, Q, K] of every candidate, by `images` [B, 3, H, W] in [0, 1].
+
+        A candidate's token count [Q, K] is the largest of the members': 1 says that it is one token for all of them.
+        """
+        import torch
+
+        answers = [judge.answer_log_likelihoods(images, questions) for judge in self.judges]
+        weighted = [math.log(w) + one.log_likelihoods for w, one in zip(self.weights, answers, strict=True)]
+        return Answers(
+            log_likelihoods=torch.stack(weighted).logsumexp(0),
+            token_counts=torch.stack([one.token_counts for one in answers]).amax(0),
+        )
+
+    def generate(self, images: Tensor, questions: Sequence[str], *, max_new_tokens: int = 32) -> list[str]:
+        """Answer one question a picture in the words of the member with the largest weight: words have no mean."""
+        first = self.weights.index(max(self.weights))
+        return self.judges[first].generate(images, questions, max_new_tokens=max_new_tokens)
+
+
+def build_judge(named: Sequence[tuple[float, PluginRef]]) -> Judge:
+    """The judge that a spec names (`TaskSpec.judges`, `TaskSpec.referees`): itself, or an ensemble of several.
+
+    Raises PluginError if one cannot be loaded, SpecError if its parameters are wrong.
+    """
+    members: list[tuple[float, Judge]] = [(weight, resolve.build("judges", ref)) for weight, ref in named]
+    return members[0][1] if len(members) == 1 else Ensemble(members)
