@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -10,12 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field
 from dualproc.errors import PluginError
 from dualproc.types import Answers, Question
 
+from ._loading import Shown, checkpoint, load, pick_device
+from ._reading import Row, cut, encoded_once, extended, joined, last_places, per_token, shared_length
+
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-TOLERANCE = 0.1
+TOLERANCE = 0.05
 """Largest difference, in the model's normalised pixel units, between a picture given as 8 bits and as a tensor."""
+READING_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
+"""Largest difference between reading on and reading anew, as a share of how far the log-likelihoods spread."""
 
 
 class TransformersJudge:
@@ -24,7 +29,7 @@ class TransformersJudge:
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel):
-        """What to load."""
+        """What to load, and how to save memory."""
 
         model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -35,27 +40,56 @@ class TransformersJudge:
             default_factory=dict,
             description="More arguments for the image processor, such as do_image_splitting: false.",
         )
+        template: str | None = Field(None, description="Chat template (Jinja), where the model has none of its own.")
+        quantize: Literal["8bit", "4bit"] | None = Field(
+            None, description="Keep the weights in 8 or 4 bits (needs bitsandbytes)."
+        )
+        checkpointing: bool = Field(
+            False, description="Less memory, more time: activations are computed again in the backward pass."
+        )
 
     def __init__(self, params: Params) -> None:
         import torch
 
         self.params = params
-        self.device = torch.device(_pick_device(params.device))
-        self.model, self.processor = _load(params.model, getattr(torch, params.dtype))
-        self.model.to(self.device).requires_grad_(False).eval()
+        self.device = torch.device(pick_device(params.device))
+        self.model, self.processor = load(params, self.device)
+        self.model.requires_grad_(False).eval()
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "left"  # so that every prompt ends where its answer begins
+        self._tokens = lru_cache(maxsize=4096)(self._read_tokens)
+        self._answer_ids = lru_cache(maxsize=4096)(self._find_answer_ids)
+        if params.checkpointing:
+            checkpoint(self.model)
         self._check_processor()
+        self._after = self._token_after()
+        self.reads_on = not params.checkpointing and self._reads_on_exactly()
 
     def answer_log_likelihoods(self, images: Tensor, questions: Sequence[Sequence[Question]]) -> Answers:
-        """Log-likelihood [B, Q, K] of every candidate of `questions[b][q]`, by `images` [B, 3, H, W] in [0, 1]."""
+        """Log-likelihood [B, Q, K] of every candidate of `questions[b][q]`, by `images` [B, 3, H, W] in [0, 1].
+
+        The pictures are encoded once, whatever is asked about them, and only the logits that score an answer are
+        computed. Where the model can read on from what it has read (`reads_on`), all that the questions have in common
+        (the picture above all) is read once too, and so is a question for all its candidates.
+        """
         import torch
 
-        columns = [self._score(images, list(column)) for column in zip(*questions, strict=True)]
-        return Answers(
-            log_likelihoods=torch.stack([scores for scores, _ in columns], dim=1),
-            token_counts=torch.tensor([counts for _, counts in columns], device=images.device),
-        )
+        columns = list(zip(*questions, strict=True))
+        answers = [[self._answer_ids(column[0].text, text) for text in column[0].candidates] for column in columns]
+        # A row is a question with all but the last token of an answer: what follows each token scores the answer's.
+        rows = [(q, stem) for q, ids in enumerate(answers) for stem in dict.fromkeys(one[:-1] for one in ids)]
+        texts = [
+            [extended(self._tokens(question.text, *images.shape[-2:]), stem, self._after) for question in columns[q]]
+            for q, stem in rows
+        ]
+        read = self._read_on if self.reads_on and len(rows) > 1 else self._read_anew
+        after = dict(zip(rows, read(self._pictures(images), texts, [1 + len(stem) for _, stem in rows]), strict=True))
+        scores = [
+            torch.stack([after[q, one[:-1]][:, range(len(one)), one].sum(1) for one in ids], dim=1)
+            for q, ids in enumerate(answers)
+        ]
+        counts = [[len(one) for one in ids] for ids in answers]
+        return Answers(torch.stack(scores, dim=1).to(images.device), torch.tensor(counts, device=images.device))
 
     def generate(self, images: Tensor, questions: Sequence[str], *, max_new_tokens: int = 32) -> list[str]:
         """Answer one question a picture in words, greedily."""
@@ -67,76 +101,124 @@ class TransformersJudge:
         texts = self.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def _score(self, images: Tensor, questions: list[Question]) -> tuple[Tensor, list[int]]:
-        """One question a picture: log-likelihoods [B, K] and the candidates' token counts."""
-        import torch
+    def _read_anew(self, pictures: dict[str, Tensor], texts: list[list[Row]], counts: list[int]) -> Iterator[Tensor]:
+        """Row after row, each from its start: [B, count, V] log P(next token) after the last `count` tokens.
 
-        prompts = [self._prompt(question.text) for question in questions]
-        inputs = self._inputs(images, prompts)
-        answers = [self._answer_ids(prompts[0], candidate) for candidate in questions[0].candidates]
-        # What all candidates share is scored once: where they differ in one token only, one forward serves all.
-        shared = self._log_probabilities(inputs, [])[:, -1]
-        scores = []
-        for ids in answers:
-            score = shared[:, ids[0]]
-            if len(ids) > 1:
-                later = self._log_probabilities(inputs, ids[:-1])[:, 1:]
-                score = score + later[:, range(len(ids) - 1), ids[1:]].sum(1)
-            scores.append(score)
-        return torch.stack(scores, dim=1).to(images.device), [len(ids) for ids in answers]
+        `texts[r][b]` is row r about picture b.
+        """
+        with encoded_once(self.model):
+            for row, count in zip(texts, counts, strict=True):
+                places, own = last_places(row, [count] * len(row))
+                inputs = {**pictures, **joined(row, self._after)}
+                logits = self.model(**inputs, use_cache=False, logits_to_keep=places.to(self.device)).logits
+                yield logits[[[b] for b in range(len(row))], own].float().log_softmax(-1)
 
-    def _log_probabilities(self, inputs: dict[str, Tensor], ids: list[int]) -> Tensor:
-        """[B, 1 + len(ids), V]: log P(next token) after the prompt and after each of the further `ids`."""
-        extended = _extend(inputs, ids) if ids else inputs
-        logits: Tensor = self.model(**extended, logits_to_keep=1 + len(ids), use_cache=False).logits
-        return logits[:, -1 - len(ids) :].float().log_softmax(-1)
+    def _read_on(self, pictures: dict[str, Tensor], texts: list[list[Row]], counts: list[int]) -> Iterator[Tensor]:
+        """As `_read_anew`, but what all rows begin with is read once a picture; the rest goes on from the cache."""
+        rows = [row for of_picture in zip(*texts, strict=True) for row in of_picture]
+        every = counts * len(texts[0])
+        shared = shared_length(rows, every)
+        start = joined([cut(row, 0, shared) for row in texts[0]], self._after)
+        cache = self.model(**pictures, **start, use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(len(texts))
+        rest = [cut(row, shared) for row in rows]
+        places, own = last_places(rest, every)
+        logits = self.model(
+            **joined(rest, self._after), past_key_values=cache, use_cache=True, logits_to_keep=places.to(self.device)
+        ).logits
+        for r in range(len(texts)):
+            mine = range(r, len(rows), len(texts))
+            yield logits[[[row] for row in mine], [own[row] for row in mine]].float().log_softmax(-1)
 
     def _inputs(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
-        """The processor's tensors; `pixel_values` are differentiable in the images."""
+        """The processor's tensors; `pixel_values` are differentiable in the images.
+
+        The processor is given blank pictures, for some take no tensors, and its image processor is given ours.
+        """
         import torch
+        from PIL import Image
 
         text: dict[str, Any] = {"padding": True}
         first = self.tokenizer.bos_token
         if first is not None and prompts[0].startswith(first):
             text["add_special_tokens"] = False  # the chat template wrote them already
-        out = self.processor(
-            images=list(images),
-            text=prompts,
-            return_tensors="pt",
-            text_kwargs=text,
-            images_kwargs={"do_rescale": False, **self.params.images},
-        ).to(self.device)
-        return {k: v.to(self.model.dtype) if torch.is_floating_point(v) else v for k, v in out.items()}
+        blank = Image.new("RGB", (images.shape[-1], images.shape[-2]))
+        real = self.processor.image_processor
+        self.processor.image_processor = Shown(real, images)
+        try:
+            out = self.processor(
+                images=[[blank] for _ in prompts],
+                text=prompts,
+                return_tensors="pt",
+                text_kwargs=text,
+                images_kwargs={"do_rescale": False, **self.params.images},
+            ).to(self.device)
+        finally:
+            self.processor.image_processor = real
+        return {k: v.to(self.model.dtype) if torch.is_floating_point(v) else v for k, v in out.items() if k != "labels"}
+
+    def _pictures(self, images: Tensor) -> dict[str, Tensor]:
+        """What the model needs of the pictures alone."""
+        inputs = self._inputs(images, [self._prompt("")] * len(images))
+        return {k: v for k, v in inputs.items() if k not in per_token(inputs) and k != "attention_mask"}
+
+    def _read_tokens(self, text: str, height: int, width: int) -> Row:
+        """The tokens of a question about a picture of this size."""
+        import torch
+
+        return per_token(self._inputs(torch.zeros(1, 3, height, width), [self._prompt(text)]))
+
+    def _token_after(self) -> Row:
+        """What the model says of a token that comes after a prompt, besides its id."""
+        from transformers.utils import ModelOutput
+
+        prompt = self._tokens("", 64, 64)
+        longer = self.model._update_model_kwargs_for_generation(ModelOutput(), dict(prompt), is_encoder_decoder=False)
+        return {name: longer[name][:, -1:] for name in prompt}
 
     def _prompt(self, text: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": text}]
         prompt: str = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
+            [{"role": "user", "content": content}], chat_template=self.params.template, add_generation_prompt=True
         )
         return prompt
 
-    def _answer_ids(self, prompt: str, answer: str) -> list[int]:
+    def _find_answer_ids(self, question: str, answer: str) -> tuple[int, ...]:
         """The tokens that `answer` adds to the prompt, found by tokenizing both: no family splits words alike."""
-        joint = prompt if prompt[-1].isspace() else prompt + " "
+        prompt = self._prompt(question)
+        spaced = prompt if prompt[-1].isspace() else prompt + " "
         before = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        ids = self.tokenizer(joint + answer, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(spaced + answer, add_special_tokens=False)["input_ids"]
         added = ids[len(before) :]
         if ids[: len(before)] != before or not added or self.tokenizer.unk_token_id in added:
             raise PluginError(f"the judge {self.params.model!r} has no tokens of its own for the answer {answer!r}")
-        return list(added)
+        return tuple(added)
+
+    def _reads_on_exactly(self) -> bool:
+        """Whether reading on gives what reading anew does.
+
+        It does not where the tokens of a question and of the picture see each other (PaliGemma), or where the question
+        stands before the picture: then nothing is gained by trying.
+        """
+        import torch
+
+        pictures = self._pictures(_noise()[None])
+        texts = [[self._tokens(text, 64, 64)] for text in ("Is it?", "Is this the picture that was asked for?")]
+        with torch.no_grad():
+            anew = torch.cat(list(self._read_anew(pictures, texts, [1, 1])))
+            try:
+                on = torch.cat(list(self._read_on(pictures, texts, [1, 1])))
+            except Exception:  # whatever a stranger's model raises, it can be asked one by one
+                return False
+        return bool((on - anew).abs().max() <= READING_TOLERANCE[self.params.dtype] * anew.std())
 
     def _check_processor(self) -> None:
         """Refuse a processor that treats a tensor in [0, 1] otherwise than the same picture in 8 bits."""
-        import torch
         from PIL import Image
 
-        pixels = torch.randint(0, 256, (48, 48, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        picture = Image.fromarray(pixels.numpy()).resize((64, 64), Image.Resampling.BICUBIC)
-        tensor = (
-            torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(64, 64, 3).permute(2, 0, 1) / 255
-        )
-        prompt = [self._prompt("")]
-        plain = self.processor(images=[picture], text=prompt, return_tensors="pt", images_kwargs=self.params.images)
+        tensor, prompt = _noise(), [self._prompt("")]
+        picture = Image.fromarray((tensor * 255).round().byte().permute(1, 2, 0).numpy())
+        plain = self.processor(images=[[picture]], text=prompt, return_tensors="pt", images_kwargs=self.params.images)
         ours = self._inputs(tensor[None], prompt)["pixel_values"].float().cpu()
         off = (plain["pixel_values"].float() - ours).abs().max().item()
         if off > TOLERANCE:
@@ -147,37 +229,14 @@ class TransformersJudge:
             )
 
 
-def _extend(inputs: dict[str, Tensor], ids: list[int]) -> dict[str, Tensor]:
-    """The inputs with `ids` after every prompt: tensors of a number a token get ones (mask) or zeros (token types)."""
+def _noise() -> Tensor:
+    """A smooth random picture [3, 64, 64] of 8-bit values in [0, 1], the same each time.
+
+    Its values are middle ones: where a bicubic filter overshoots beyond white, 8 bits clip and a tensor does not.
+    """
     import torch
+    import torch.nn.functional as F
 
-    prompt = inputs["input_ids"]
-    out = dict(inputs)
-    for name, value in inputs.items():
-        if value.shape == prompt.shape:
-            tail = torch.full(
-                (len(prompt), len(ids)), int(name == "attention_mask"), dtype=value.dtype, device=value.device
-            )
-            out[name] = torch.cat([value, tail], dim=1)
-    out["input_ids"][:, -len(ids) :] = torch.tensor(ids, device=prompt.device)
-    return out
-
-
-def _load(model: str, dtype: torch.dtype) -> tuple[Any, Any]:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(model)
-        return AutoModelForImageTextToText.from_pretrained(model, dtype=dtype), processor
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PluginError(
-            f"cannot load the judge {model!r}: {reason}",
-            hint="give the model id of a vision-language model that can be reached, or a folder that holds one",
-        ) from error
-
-
-def _pick_device(wanted: str) -> str:
-    import torch
-
-    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    coarse = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    smooth = F.interpolate(coarse, size=(64, 64), mode="bicubic").clamp(0, 1)[0]
+    return ((0.25 + 0.5 * smooth) * 255).round() / 255

@@ -1,0 +1,166 @@
+"""What a step of the engine costs, against the bare computation and against a straightforward one.
+
+    python benchmarks/step.py [--steps 12] [--questions 1 3 5] [--spec specs/line_weight.yaml] [--variant thick]
+
+Three ways to teach the shipped generator once, on the same batch and machine, taking turns so that a busy machine is
+busy for all of them alike:
+
+* engine: `Engine.step`.
+* bare: forward and backward of the same modules (backbone, VAE decoder, judge; the backbone once more for the anchor)
+  with the same shapes and everything else, from tokens to the visual prompt, worked out beforehand. What the engine
+  takes above this is its overhead.
+* paper: written down from the paper's equations and nothing more: the prompts encoded in every step, for every question
+  a pass of its own through processor and judge, and the logits of the whole vocabulary at every place. No anchor, which
+  the paper does not have; the engine without its anchor is measured beside it.
+
+Medians and their ratios are printed, as Markdown; nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline
+
+from dualproc import Engine, TaskSpec, load_spec
+
+QUESTIONS = (
+    "Ignoring the line color, does the line weight of the image match the red line overlaid at the bottom?",
+    "Is this still a drawing of {subject}?",
+    "Does the line weight of the image match the overlaid red line?",
+    "Are the outlines of the drawing as thick as the red line?",
+    "Is this a cartoon of {subject}?",
+)
+
+
+def spec_of(file: str, variant: str | None, questions: int, *, anchored: bool) -> TaskSpec:
+    """The spec with that many questions, with or without its anchor."""
+    asked = [{"template": text, "answer": "Yes"} for text in QUESTIONS[:questions]]
+    data = load_spec(file, variant=variant).model_dump() | {"question": asked, "referee": None}
+    data["train"]["stop"] = None
+    return TaskSpec.model_validate(data if anchored else data | {"anchor": None})
+
+
+def bare(engine: Engine) -> Callable[[], None]:
+    """Forward and backward of a step's modules, on inputs taken from a real step."""
+    generator: Any = engine.generator
+    judge: Any = engine.judge
+    pipe, backbone = generator.pipe, generator.adapter_module
+    calls: list[dict[str, Any]] = []
+    hook = backbone.register_forward_pre_hook(lambda _m, _a, kwargs: calls.append(kwargs), with_kwargs=True)
+    engine.step()
+    hook.remove()
+    noise, *again = [{name: _detached(value) for name, value in kwargs.items()} for kwargs in calls]
+    prompts = random.Random(0).choices(engine.prompts, k=engine.spec.train.batch)
+    size = generator.params.height
+    texts = [
+        [judge._tokens(row[q].text, size, size) for row in engine.questions(prompts)] for q in range(len(engine.wanted))
+    ]
+    asked = engine.questions(prompts)[0][0]
+    answers = [judge._answer_ids(asked.text, candidate)[0] for candidate in asked.candidates]
+    ones = [1] * len(texts)
+    blank = engine.overlaid(torch.zeros(len(prompts), 3, size, size))
+    opaque = engine.overlaid(torch.ones(len(prompts), 3, size, size)) - blank  # how much of the picture is seen
+    more = {k: v for k, v in judge._pictures(blank).items() if k != "pixel_values"}
+    read = judge._read_on if judge.reads_on and len(texts) > 1 else judge._read_anew
+
+    def step() -> None:
+        latents = noise["hidden_states"] - backbone(**noise)[0]
+        z = FluxPipeline._unpack_latents(latents, size, size, pipe.vae_scale_factor)
+        images = pipe.vae.decode(z / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor, return_dict=False)[
+            0
+        ]
+        seen = (images * 0.5 + 0.5) * opaque + blank
+        pictures = {"pixel_values": (seen - 0.5) / 0.5, **more}
+        log_p = torch.stack([row[:, 0, answers] for row in read(pictures, texts, ones)])
+        loss = -(log_p[..., 0] - log_p[..., 1]).mean()
+        for kwargs in again:
+            with torch.no_grad():
+                clean = kwargs["hidden_states"] - 0.3 * backbone(**kwargs)[0]
+            loss = loss + (latents - clean).square().mean()
+        torch.autograd.backward(loss)
+
+    return step
+
+
+def paper(engine: Engine) -> Callable[[], None]:
+    """L = -mean_i log p(answer_i | V(x), question, answer_<i), question by question."""
+    generator: Any = engine.generator
+    judge: Any = engine.judge
+    pipe, rng = generator.pipe, random.Random(0)
+    call = generator.recipe().call
+
+    def step() -> None:
+        prompts = rng.choices(engine.prompts, k=engine.spec.train.batch)
+        texts = [prompt.text for prompt in prompts]
+        embeds, pooled, text_ids = pipe.encode_prompt(texts, None, max_sequence_length=call["max_sequence_length"])
+        side = generator.params.height // pipe.vae_scale_factor // 2
+        ids = FluxPipeline._prepare_latent_image_ids(1, side, side, "cpu", torch.float32)
+        z = torch.randn(len(texts), side * side, pipe.transformer.config.in_channels)
+        v = pipe.transformer(
+            hidden_states=z, timestep=torch.ones(len(texts)), pooled_projections=pooled, encoder_hidden_states=embeds,
+            txt_ids=text_ids, img_ids=ids,
+        ).sample  # fmt: skip
+        x0 = FluxPipeline._unpack_latents(z - v, generator.params.height, generator.params.width, pipe.vae_scale_factor)
+        images = pipe.vae.decode(x0 / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor).sample / 2 + 0.5
+        seen = engine.overlaid(images, rng)
+        loss = torch.zeros(())
+        for asked in zip(*engine.questions(prompts), strict=True):
+            answered = [f"{judge._prompt(question.text)} {question.candidates[question.wanted]}" for question in asked]
+            inputs = judge._inputs(seen, answered)
+            log_p = judge.model(**inputs, use_cache=False).logits.log_softmax(-1)
+            loss = loss - log_p[:, -2].gather(1, inputs["input_ids"][:, -1:]).mean() / len(engine.wanted)
+        engine.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(engine.weights, engine.spec.train.clip)
+        engine.optimiser.step()
+
+    return step
+
+
+def timed(ways: dict[str, Callable[[], Any]], steps: int) -> dict[str, float]:
+    """Median seconds of each way, the ways taking turns; the first two rounds are not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(steps + 2):
+        for name, step in ways.items():
+            started = time.perf_counter()
+            step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(some[2:]) for name, some in seconds.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spec", default="specs/line_weight.yaml")
+    parser.add_argument("--variant", default="thick")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--questions", type=int, nargs="+", default=[1, 3, 5])
+    args = parser.parse_args()
+    print("| questions | engine | bare | engine / bare | engine, no anchor | paper | paper / engine, no anchor |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for count in args.questions:
+        anchored = Engine(spec_of(args.spec, args.variant, count, anchored=True))
+        free = Engine(spec_of(args.spec, args.variant, count, anchored=False))
+        ways = {"engine": anchored.step, "bare": bare(anchored), "free": free.step, "paper": paper(free)}
+        s = timed(ways, args.steps)
+        print(
+            f"| {count} | {s['engine']:.3f} s | {s['bare']:.3f} s | {s['engine'] / s['bare']:.2f} | {s['free']:.3f} s "
+            f"| {s['paper']:.3f} s | {s['paper'] / s['free']:.2f} |",
+            flush=True,
+        )
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, torch.Tensor) else value
+
+
+if __name__ == "__main__":
+    main()

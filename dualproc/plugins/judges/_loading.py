@@ -1,0 +1,72 @@
+"""Loading a vision-language model, and showing it tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dualproc.errors import PluginError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .transformers import TransformersJudge
+
+
+class Shown:
+    """An image processor that is shown tensors [B, 3, H, W], whatever pictures it is called with."""
+
+    def __init__(self, real: Any, images: Tensor) -> None:
+        self.real, self.images = real, images
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def __call__(self, pictures: Any, **kwargs: Any) -> Any:
+        nested = isinstance(pictures[0], (list, tuple))
+        return self.real([[image] for image in self.images] if nested else list(self.images), **kwargs)
+
+
+def checkpoint(model: Any) -> None:
+    """Activation checkpointing in a model that is not in training."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for part in model.modules():
+        if isinstance(part, GradientCheckpointingLayer):
+            part.training = True  # of the layer alone, which asks for it; dropout within it stays off
+
+
+def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, Any]:
+    """Model and processor. Raises PluginError if they cannot be loaded."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+
+    dtype, more = getattr(torch, params.dtype), {}
+    if params.quantize:
+        bits = {"load_in_8bit": True} if params.quantize == "8bit" else {"load_in_4bit": True}
+        config = BitsAndBytesConfig(**bits, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        more = {"quantization_config": config, "device_map": {"": device}}
+    try:
+        # Some processors heed these where they are set, others where they are called; `_inputs` does the latter.
+        processor = AutoProcessor.from_pretrained(params.model, **params.images)
+        model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **more)
+    except ImportError as error:  # bitsandbytes, or what a family's processor needs
+        raise PluginError(
+            f"cannot load the judge {params.model!r}: {error}",
+            hint="pip install 'dualproc[quant]'" if params.quantize else "install the package that it names",
+        ) from error
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PluginError(
+            f"cannot load the judge {params.model!r}: {reason}",
+            hint="give the model id of a vision-language model that can be reached, or a folder that holds one",
+        ) from error
+    return (model if params.quantize else model.to(device)), processor
+
+
+def pick_device(wanted: str) -> str:
+    """`auto` is a GPU where there is one."""
+    import torch
+
+    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
