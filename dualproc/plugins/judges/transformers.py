@@ -184,9 +184,14 @@ class TransformersJudge:
         return prompt
 
     def _find_answer_ids(self, question: str, answer: str) -> tuple[int, ...]:
-        """The tokens that `answer` adds to the prompt, found by tokenizing both: no family splits words alike."""
-        prompt = self._prompt(question)
-        spaced = prompt if prompt[-1].isspace() else prompt + " "
+        """The tokens that `answer` adds to the prompt, found by tokenizing both: no family splits words alike.
+
+        It comes after a space, unless the prompt ends in one, in a new line, or in a special token.
+        """
+        last = int(self._tokens(question, 64, 64)["input_ids"][0, -1])
+        prompt, end = self._prompt(question), self.tokenizer.decode([last])
+        prompt = prompt if prompt.endswith(end) else prompt + end  # some processors end it themselves
+        spaced = prompt if end.isspace() or last in self.tokenizer.all_special_ids else prompt + " "
         before = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         ids = self.tokenizer(spaced + answer, add_special_tokens=False)["input_ids"]
         added = ids[len(before) :]
