@@ -131,7 +131,7 @@ def test_denoise_recovers_what_the_base_finds_likely() -> None:
 
 
 def test_pixels_outside_the_range_still_have_a_gradient() -> None:
-    from dualproc.plugins.generators.diffusers import StraightThrough
+    from dualproc.plugins.generators.standins import StraightThrough
 
     generator = tiny()
     decoded = torch.tensor([[[[-3.0, 0.0, 3.0]]]], requires_grad=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +40,44 @@ def test_the_presets_are_those_of_the_paper() -> None:
     assert (generator.height, generator.width, generator.steps, generator.guidance) == (512, 512, 1, 0)
     assert (generator.dtype, generator.call) == ("bfloat16", {"max_sequence_length": 256})
     assert registry.load("judges", "qwen2.5-vl").params({"dtype": "float16"}).dtype == "float16"
+
+
+LARGE_GENERATORS = [entry.name for entry in registry.entries("generators") if entry.name not in ("diffusers", "tiny")]
+
+
+def test_every_large_preset_can_be_used_without_loading_torch() -> None:
+    assert len(LARGE_GENERATORS) == 13
+    code = (
+        "import sys; from dualproc.cli import app\n"
+        f"for name in {LARGE_GENERATORS!r}:\n"
+        f"    app(['spec', 'check', {str(SPEC)!r}, '--set', f'generator.type={{name}}'], standalone_mode=False)\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert [name for name in LARGE_GENERATORS if f"generators/{name}," not in shown] == []
+
+
+@pytest.mark.parametrize("name", LARGE_GENERATORS)
+def test_a_preset_says_how_large_it_is_and_what_it_draws(name: str) -> None:
+    loaded = registry.load("generators", name)
+    params = loaded.params({})
+    assert "B parameters" in loaded.summary
+    assert f"{params.height} x {params.width} pixels" in loaded.summary
+    assert re.search(rf"in {params.steps} steps|in one step" if params.steps > 1 else "in one step", loaded.summary)
+    assert re.fullmatch(r"[\w.-]+/[\w.-]+", params.model)
+    assert params.dtype == "bfloat16"
+
+
+def test_the_settings_are_those_of_the_models_and_of_the_paper() -> None:
+    def settings(name: str) -> tuple[Any, ...]:
+        params = registry.load("generators", name).params({})
+        return params.steps, params.guidance, params.scheduler
+
+    assert settings("flux-dev") == (28, 3.5, None)
+    assert settings("sd1.5") == (50, 7.5, "DDIMScheduler")
+    assert settings("sana") == (20, 4.5, None)
+    qwen = registry.load("generators", "qwen-image").params({})
+    assert (qwen.guidance, qwen.call["true_cfg_scale"], qwen.call["negative_prompt"]) == (None, 4.0, " ")
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,10 +16,23 @@ from pydantic import BaseModel, ConfigDict, Field
 from dualproc.errors import DualprocWarning, PluginError
 from dualproc.types import Recipe, Sample
 
-from .schedulers import OneLevel, Recorder, Standin, Stopped
+from .export import save_layers
+from .loading import (
+    BACKBONES,
+    TextEncoders,
+    checkpoint_activations,
+    freeze,
+    load_pipeline,
+    load_text_encoder,
+    load_tiny_vae,
+    pick_device,
+)
+from .prompts import PromptCache
+from .schedulers import Encoded, OneLevel, Recorder, Standin, Stopped, Unstarted
+from .standins import StraightThrough, given_latents, lora_off, swapped
+from .targets import find_targets
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 NOISE_SEED = 0x5EED
@@ -45,18 +59,38 @@ class DiffusersGenerator:
         steps: int = Field(
             1, ge=1, description="Sampling steps. In training one of them, drawn at random, is differentiable."
         )
-        guidance: float = Field(0.0, ge=0, description="Guidance scale, as the pipeline understands it.")
+        guidance: float | None = Field(
+            0.0, ge=0, description="Guidance scale, as the pipeline understands it; the pipeline's default if null."
+        )
+        scheduler: str | None = Field(
+            None, description="Name of a diffusers scheduler class to sample with instead of the model's own."
+        )
         dtype: Literal["float32", "bfloat16", "float16"] = Field(
             "float32", description="Precision of the frozen weights."
         )
         device: str = Field("auto", description="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.")
-        lora_targets: list[str] = Field(
-            ["to_q", "to_k", "to_v", "to_out.0"],
+        lora_targets: list[str] | None = Field(
+            None,
             min_length=1,
-            description="Name endings of the backbone's linear layers that receive the LoRA; `*`: any part of a name.",
+            description="Name endings of the backbone's linear layers that receive the LoRA; `*`: any part of a name."
+            " If unset, those of attention and feed-forward in its repeated blocks.",
         )
         call: dict[str, Any] = Field(
             default_factory=dict, description="More arguments for the pipeline's call, such as max_sequence_length."
+        )
+        keep_text_encoders: bool = Field(
+            False, description="Keep them in memory after the prompts are encoded, instead of loading them when needed."
+        )
+        checkpointing: bool = Field(
+            False,
+            description="Compute activations again in the backward pass instead of keeping them: slower, smaller.",
+        )
+        reward_vae: str | None = Field(
+            None,
+            description="Model id or folder of an AutoencoderTiny that decodes in training only: faster, less memory.",
+        )
+        quantize: Literal["8bit", "4bit"] | None = Field(
+            None, description="Load the frozen backbone and text encoders with fewer bits (needs bitsandbytes)."
         )
 
     def __init__(self, params: Params) -> None:
@@ -64,18 +98,27 @@ class DiffusersGenerator:
 
         self.params = params
         self.device = torch.device(pick_device(params.device))
-        self.pipe = load_pipeline(params.model, getattr(torch, params.dtype)).to(self.device)
+        self.dtype: torch.dtype = getattr(torch, params.dtype)
+        self.pipe = load_pipeline(params.model, self.dtype, quantize=params.quantize, scheduler=params.scheduler)
+        self.pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
-                part.requires_grad_(False).eval()
-        self.backbone = next(
-            (name for name in ("transformer", "unet") if getattr(self.pipe, name, None) is not None), ""
-        )
+                freeze(part)
+        self.backbone = next((name for name in BACKBONES if getattr(self.pipe, name, None) is not None), "")
         if not self.backbone:
             raise PluginError(
                 f"{params.model}: {type(self.pipe).__name__} has neither a transformer nor a unet to teach"
             )
+        self.targets = params.lora_targets or find_targets(self.adapter_module)
+        self.reward_vae = self._reward_vae(params.reward_vae) if params.reward_vae else None
+        if params.checkpointing:
+            decoders = [vae for vae in (self.pipe.vae, self.reward_vae) if vae is not None]
+            checkpoint_activations(self.adapter_module, decoders)
+        where = {"model": params.model, "dtype": self.dtype, "device": self.device, "quantize": params.quantize}
+        self.encoders = TextEncoders(self.pipe, partial(load_text_encoder, **where))
+        encode = getattr(self.pipe, "encode_prompt", None)
+        self.prompts = PromptCache(encode, self.encoders.load) if encode is not None else None
 
     @property
     def adapter_module(self) -> nn.Module:
@@ -86,10 +129,25 @@ class DiffusersGenerator:
     @property
     def lora_targets(self) -> Sequence[str]:
         """Name endings of the linear layers that the LoRA goes to."""
-        return self.params.lora_targets
+        return self.targets
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Warn of words that the tokenizer does not know: a generator can only draw what it has a word for."""
+        """Encode all prompts once, and give up the text encoders until a prompt comes that is not among them.
+
+        Warns of words that the tokenizer does not know: a generator can only draw what it has a word for.
+        """
+        self._warn_of_unknown(prompts)
+        if self.prompts is None:
+            return
+        ordered = sorted(set(prompts), key=lambda prompt: (len(prompt.split()), prompt))
+        uneven = [[ordered[-1], ordered[0], ordered[-1]]] if ordered else []  # what batches are compared with
+        for batch in [*([prompt] for prompt in ordered), *uneven]:
+            with suppress(Encoded):
+                self._call(Unstarted(self.pipe.scheduler), batch, seeds=[0] * len(batch))
+        if self.prompts.holds and not self.params.keep_text_encoders:
+            self.encoders.release()
+
+    def _warn_of_unknown(self, prompts: Sequence[str]) -> None:
         tokenizer = getattr(self.pipe, "tokenizer", None)
         unknown = getattr(tokenizer, "unk_token_id", None)
         if tokenizer is None or unknown in (None, tokenizer.eos_token_id):  # CLIP's has no token of its own for it
@@ -108,15 +166,13 @@ class DiffusersGenerator:
 
         With `grad`, step i, drawn from the seeds, is the last and the only differentiable one (paper, section 3).
         """
-        import torch
-
         standin: Standin
         if grad:
             standin = Stopped(self.pipe.scheduler, random.Random(seeds[0]).randrange(self.params.steps))
         else:
             standin = Recorder(self.pipe.scheduler)
-        generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        images = self._call(standin, prompts, grad=grad, base=base, generator=generators)
+        parts = {"vae": self.reward_vae} if grad and self.reward_vae is not None else {}
+        images = self._call(standin, prompts, seeds=seeds, grad=grad, base=base, standins=parts)
         assert standin.clean is not None
         return Sample(images=images.float(), latents=standin.clean.float())
 
@@ -130,104 +186,84 @@ class DiffusersGenerator:
         noise = [
             torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed + NOISE_SEED)) for seed in seeds
         ]
-        noised = standin.noised(latents.detach(), torch.stack(noise).to(latents)).to(self.pipe.dtype)
-        self._call(standin, prompts, grad=False, base=base, latents=noised, num_inference_steps=1, output_type="latent")
+        noised = standin.noised(latents.detach(), torch.stack(noise).to(latents))
+        if not hasattr(self.pipe, "prepare_latents"):
+            raise PluginError(
+                f"{type(self.pipe).__name__} has no prepare_latents, so that it cannot denoise given latents",
+                hint="set the spec's anchor to null or to base_image, and train.watch.every to 0",
+            )
+        parts = {"prepare_latents": given_latents(self.pipe, noised)}
+        call = {"num_inference_steps": 1, "output_type": "latent"}
+        self._call(standin, prompts, seeds=seeds, base=base, standins=parts, call=call)
         assert standin.clean is not None
         return standin.clean.float()
 
     def save_lora(self, folder: Path, layers: Mapping[str, Tensor]) -> None:
-        """Write `pytorch_lora_weights.safetensors` with the pipeline's own `save_lora_weights`."""
-        self.pipe.save_lora_weights(str(folder), **{f"{self.backbone}_lora_layers": dict(layers)})
+        """Write `pytorch_lora_weights.safetensors` with the pipeline's own `save_lora_weights`, where it has one.
+
+        See `export.save_layers` for pipelines without.
+        """
+        if hasattr(self.pipe, "save_lora_weights"):
+            self.pipe.save_lora_weights(str(folder), **{f"{self.backbone}_lora_layers": dict(layers)})
+        else:
+            save_layers(folder, self.backbone, layers)
 
     def recipe(self) -> Recipe:
         """The model, and the pipeline's call arguments."""
-        size = {"height": self.params.height, "width": self.params.width}
-        call = {
-            **{name: value for name, value in size.items() if value is not None},
-            "num_inference_steps": self.params.steps,
-            "guidance_scale": self.params.guidance,
-            **self.params.call,
-        }
+        params = self.params
+        own = {"height": params.height, "width": params.width, "guidance_scale": params.guidance}
+        set_here = {name: value for name, value in own.items() if value is not None}
+        call = {**set_here, "num_inference_steps": params.steps, **params.call}
         return Recipe(self.params.model, self.params.dtype, call)
 
     def pipeline(self) -> Any:
-        """The diffusers pipeline itself; it has the LoRA on."""
+        """The diffusers pipeline itself, with its text encoders; it has the LoRA on."""
+        self.encoders.load()
         return self.pipe
 
-    def _call(self, standin: Standin, prompts: Sequence[str], *, grad: bool, base: bool, **kwargs: Any) -> Tensor:
-        """The pipeline's own `__call__` without its `no_grad`, with stand-ins for scheduler and postprocessing."""
+    def _call(
+        self,
+        standin: Standin,
+        prompts: Sequence[str],
+        *,
+        seeds: Sequence[int],
+        grad: bool = False,
+        base: bool = False,
+        standins: Mapping[str, Any] | None = None,
+        call: Mapping[str, Any] | None = None,
+    ) -> Tensor:
+        """The pipeline's own `__call__` without its `no_grad`, with stand-ins for some of its parts.
+
+        `call` has arguments that win over the recipe's.
+        """
         import torch
 
-        arguments = {**self.recipe().call, "output_type": "pt", **kwargs}
         pipe = self.pipe
-        standins = {"scheduler": standin, "image_processor": StraightThrough(pipe.image_processor)}
+        arguments = {**self.recipe().call, "output_type": "pt", **(call or {}), "prompt": list(prompts)}
+        for name, value in arguments.items():
+            if name.startswith("negative_prompt") and isinstance(value, str):
+                arguments[name] = [value] * len(prompts)  # not every pipeline takes one for a whole batch
+        arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        parts = {"scheduler": standin, "image_processor": StraightThrough(pipe.image_processor), **(standins or {})}
+        if self.prompts is not None:
+            parts["encode_prompt"] = self.prompts
         if getattr(pipe, "safety_checker", None) is not None:
-            standins["safety_checker"] = None  # it blacks pictures out, and the gradient with them
-        real = {name: getattr(pipe, name) for name in standins}
+            parts["safety_checker"] = None  # it blacks pictures out, and the gradient with them
         run = inspect.unwrap(type(pipe).__call__)  # what torch.no_grad decorates
-        try:
-            # Not through the pipeline's __setattr__, which would register the stand-ins in its configuration.
-            pipe.__dict__.update(standins)
-            with torch.set_grad_enabled(grad), lora_off(self.adapter_module, base):
-                images: Tensor = run(pipe, prompt=list(prompts), **arguments).images
-        finally:
-            pipe.__dict__.update(real)
+        with swapped(pipe, parts), torch.set_grad_enabled(grad), lora_off(self.adapter_module, base):
+            images: Tensor = run(pipe, **arguments).images
         return images
 
-
-class StraightThrough:
-    """An image processor whose clamp to [0, 1] lets the gradient through, so that no pixel is stuck outside."""
-
-    def __init__(self, processor: Any) -> None:
-        self.processor = processor
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.processor, name)
-
-    def postprocess(self, image: Tensor, output_type: str = "pt", **_: Any) -> Tensor:
-        """Decoded pictures to [0, 1]; latents as they are."""
-        if output_type == "latent":
-            return image
-        if self.processor.config.do_normalize:
-            image = image * 0.5 + 0.5
-        return image + (image.clamp(0, 1) - image).detach()
-
-
-@contextmanager
-def lora_off(module: nn.Module, off: bool = True) -> Iterator[None]:
-    """Within, the module's LoRA layers pass their base layer's output through unchanged."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [part for part in module.modules() if isinstance(part, BaseTunerLayer)] if off else []
-    for layer in layers:
-        layer._disable_adapters = True  # its own switch, enable_adapters(), would also set requires_grad
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
-
-
-def load_pipeline(model: str, dtype: torch.dtype) -> Any:
-    """`DiffusionPipeline.from_pretrained`, with an error that says what to do."""
-    from diffusers import DiffusionPipeline
-
-    try:
-        return DiffusionPipeline.from_pretrained(model, torch_dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PluginError(
-            f"cannot load the generator {model!r}: {reason}",
-            hint="give the model id of a diffusers pipeline that can be reached, or a folder that holds one",
-        ) from error
-
-
-def pick_device(wanted: str) -> str:
-    """`auto` is a GPU where there is one."""
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    def _reward_vae(self, model: str) -> nn.Module:
+        """The small VAE that decodes in training. Raises PluginError if it decodes other latents."""
+        vae, real = load_tiny_vae(model, self.dtype), self.pipe.vae
+        ours = (vae.config.latent_channels, 2 ** (len(vae.config.decoder_block_out_channels) - 1))
+        theirs = (real.config.get("latent_channels"), self.pipe.vae_scale_factor)
+        if ours != theirs or "scaling_factor" not in real.config:  # which is how a pipeline can tell them apart
+            raise PluginError(
+                f"the reward_vae {model!r} (channels, scale: {ours}) does not fit the {type(real).__name__} {theirs} of"
+                f" {type(self.pipe).__name__}",
+                hint="give an AutoencoderTiny made for this generator, or leave reward_vae out",
+            )
+        module: nn.Module = vae.to(self.device)
+        return module

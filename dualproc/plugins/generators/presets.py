@@ -2,15 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dualproc.protocols import Preset
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
+PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
+ATTENTION = [*PROJECTIONS, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
 # What the small noise codes of the shipped world go through before anything else: without these, many more steps.
 ENTRANCE = ["x_embedder", "proj_mlp"]
+
+
+def within(blocks: str, names: Sequence[str]) -> list[str]:
+    """Layers of every one of some blocks."""
+    return [f"{blocks}.*.{name}" for name in names]
+
+
+def large(
+    summary: str,
+    *,
+    model: str,
+    size: int,
+    steps: int,
+    guidance: float | None,
+    lora_targets: Sequence[str],
+    **more: Any,
+) -> Preset:
+    """A model of a hub: square pictures, weights in bfloat16."""
+    return Preset(
+        of="diffusers",
+        summary=summary,
+        params={
+            "model": model,
+            "height": size,
+            "width": size,
+            "steps": steps,
+            "guidance": guidance,
+            "dtype": "bfloat16",
+            "lora_targets": list(lora_targets),
+            **more,
+        },
+    )
+
+
+# The single-stream blocks of both Flux have projections too, and are left alone, as in the paper.
+DOUBLE_STREAM = within("transformer_blocks", [f"attn.{name}" for name in ATTENTION])
+FLUX_TARGETS = DOUBLE_STREAM + within("transformer_blocks", FEED_FORWARD)
+FLUX2_TARGETS = DOUBLE_STREAM + within(
+    "transformer_blocks", ["ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out"]
+)
+CROSS_TARGETS = within(
+    "transformer_blocks",
+    [*(f"{attn}.{name}" for attn in ("attn1", "attn2") for name in PROJECTIONS), "ff.net.0.proj", "ff.net.2"],
+)
+# Sana's feed-forward is one of convolutions.
+SANA_TARGETS = CROSS_TARGETS[:-2]
+JOINT_TARGETS = [*DOUBLE_STREAM, *within("transformer_blocks", [f"attn2.{name}" for name in PROJECTIONS])]
+SD3_TARGETS = JOINT_TARGETS + within("transformer_blocks", FEED_FORWARD)
+QWEN_TARGETS = DOUBLE_STREAM + within(
+    "transformer_blocks", [f"{stream}_mlp.net.{part}" for stream in ("img", "txt") for part in ("0.proj", "2")]
+)
+LUMINA2_TARGETS = within(
+    "layers", [*(f"attn.{name}" for name in PROJECTIONS), *(f"feed_forward.linear_{n}" for n in (1, 2, 3))]
+)
+Z_IMAGE_TARGETS = within(
+    "layers", [*(f"attention.{name}" for name in PROJECTIONS), *(f"feed_forward.w{n}" for n in (1, 2, 3))]
+)
 
 TINY = Preset(
     of="diffusers",
@@ -26,19 +86,114 @@ TINY = Preset(
     },
 )
 
-FLUX_SCHNELL = Preset(
-    of="diffusers",
-    summary="FLUX.1-schnell (12 B parameters): 512 x 512 pixels in one step; a LoRA on the double-stream blocks.",
-    params={
-        "model": "black-forest-labs/FLUX.1-schnell",
-        "height": 512,
-        "width": 512,
-        "steps": 1,
-        "guidance": 0.0,
-        "dtype": "bfloat16",
-        # The single-stream blocks have a to_q, to_k and to_v too, and are left alone, as in the paper.
-        "lora_targets": [f"transformer_blocks.*.attn.{name}" for name in ATTENTION]
-        + [f"transformer_blocks.*.{name}" for name in FEED_FORWARD],
-        "call": {"max_sequence_length": 256},
-    },
+FLUX_SCHNELL = large(
+    "FLUX.1-schnell (12 B parameters): 512 x 512 pixels in one step; a LoRA on the double-stream blocks.",
+    model="black-forest-labs/FLUX.1-schnell",
+    size=512,
+    steps=1,
+    guidance=0.0,
+    lora_targets=FLUX_TARGETS,
+    call={"max_sequence_length": 256},
+)
+FLUX_DEV = large(
+    "FLUX.1-dev (12 B parameters): 512 x 512 pixels in 28 steps; a LoRA on the double-stream blocks.",
+    model="black-forest-labs/FLUX.1-dev",
+    size=512,
+    steps=28,
+    guidance=3.5,
+    lora_targets=FLUX_TARGETS,
+    call={"max_sequence_length": 256},
+)
+FLUX2_KLEIN = large(
+    "FLUX.2-klein (4 B parameters, distilled): 512 x 512 pixels in 4 steps; a LoRA on the double-stream blocks.",
+    model="black-forest-labs/FLUX.2-klein-4B",
+    size=512,
+    steps=4,
+    guidance=1.0,
+    lora_targets=FLUX2_TARGETS,
+    call={"max_sequence_length": 256},
+)
+SD1_5 = large(
+    "Stable Diffusion 1.5 (0.9 B parameters): 512 x 512 pixels in 50 steps of DDIM.",
+    model="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    size=512,
+    steps=50,
+    guidance=7.5,
+    lora_targets=CROSS_TARGETS,
+    scheduler="DDIMScheduler",
+)
+SDXL = large(
+    "Stable Diffusion XL (2.6 B parameters): 1024 x 1024 pixels in 40 steps.",
+    model="stabilityai/stable-diffusion-xl-base-1.0",
+    size=1024,
+    steps=40,
+    guidance=5.0,
+    lora_targets=CROSS_TARGETS,
+)
+SDXL_TURBO = large(
+    "SDXL-Turbo (2.6 B parameters): 512 x 512 pixels in one step.",
+    model="stabilityai/sdxl-turbo",
+    size=512,
+    steps=1,
+    guidance=0.0,
+    lora_targets=CROSS_TARGETS,
+)
+SD3_5 = large(
+    "Stable Diffusion 3.5 medium (2.5 B parameters): 1024 x 1024 pixels in 40 steps.",
+    model="stabilityai/stable-diffusion-3.5-medium",
+    size=1024,
+    steps=40,
+    guidance=4.5,
+    lora_targets=SD3_TARGETS,
+    call={"max_sequence_length": 256},
+)
+SANA = large(
+    "Sana (1.6 B parameters): 512 x 512 pixels in 20 steps.",
+    model="Efficient-Large-Model/Sana_1600M_512px_diffusers",
+    size=512,
+    steps=20,
+    guidance=4.5,
+    lora_targets=SANA_TARGETS,
+)
+PIXART_SIGMA = large(
+    "PixArt-Sigma (0.6 B parameters): 1024 x 1024 pixels in 20 steps.",
+    model="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
+    size=1024,
+    steps=20,
+    guidance=4.5,
+    lora_targets=CROSS_TARGETS,
+    call={"clean_caption": False},
+)
+LUMINA2 = large(
+    "Lumina-Image 2.0 (2.6 B parameters): 1024 x 1024 pixels in 30 steps.",
+    model="Alpha-VLLM/Lumina-Image-2.0",
+    size=1024,
+    steps=30,
+    guidance=4.0,
+    lora_targets=LUMINA2_TARGETS,
+)
+Z_IMAGE_TURBO = large(
+    "Z-Image-Turbo (6 B parameters): 1024 x 1024 pixels in 9 steps.",
+    model="Tongyi-MAI/Z-Image-Turbo",
+    size=1024,
+    steps=9,
+    guidance=0.0,
+    lora_targets=Z_IMAGE_TARGETS,
+)
+QWEN_IMAGE = large(
+    "Qwen-Image (20 B parameters): 1024 x 1024 pixels in 50 steps.",
+    model="Qwen/Qwen-Image",
+    size=1024,
+    steps=50,
+    guidance=None,  # its weights take none; the true guidance has an argument of its own
+    lora_targets=QWEN_TARGETS,
+    call={"true_cfg_scale": 4.0, "negative_prompt": " "},
+)
+KOLORS = large(
+    "Kolors (2.6 B parameters): 1024 x 1024 pixels in 50 steps; needs the package sentencepiece.",
+    model="Kwai-Kolors/Kolors-diffusers",
+    size=1024,
+    steps=50,
+    guidance=5.0,
+    lora_targets=CROSS_TARGETS,
 )

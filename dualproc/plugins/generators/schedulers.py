@@ -2,8 +2,8 @@
 
 A pipeline asks its scheduler for the timesteps and, after each evaluation of the backbone, for the next sample. A
 stand-in that answers both differently turns the unmodified pipeline into what the engine needs, with its own packing,
-guidance and decoding: a run that ends early with the clean estimate (`Stopped`), or one evaluation at a chosen noise
-level (`OneLevel`).
+guidance and decoding: a run that ends early with the clean estimate (`Stopped`), one evaluation at a chosen noise level
+(`OneLevel`), or a run that ends when the prompts are encoded (`Unstarted`).
 """
 
 from __future__ import annotations
@@ -48,6 +48,17 @@ def _signed_as(real: Callable[..., Any], ours: Callable[..., Any]) -> Callable[.
     return call
 
 
+class Encoded(Exception):  # noqa: N818 - it is no error
+    """Raised by `Unstarted` when a pipeline is done with everything that comes before sampling."""
+
+
+class Unstarted(Standin):
+    """Ends a call where sampling would begin: by then pipelines have encoded their prompts."""
+
+    def _set_timesteps(self, *args: Any, **kwargs: Any) -> None:
+        raise Encoded
+
+
 class Recorder(Standin):
     """Changes nothing; remembers the final latents."""
 
@@ -60,7 +71,8 @@ class Recorder(Standin):
 class Stopped(Standin):
     """Ends after step `last` (from 0) with the clean estimate; only that step is differentiable.
 
-    The estimate is the paper's: x0 = z_t - sigma_t * v(z_t) for a flow, the scheduler's own for other kinds.
+    The estimate is the paper's: x0 = z_t - sigma_t * v(z_t) for a flow; the scheduler's own for other kinds, and where
+    it gives none, that of its table of coefficients (DPM++, PNDM, UniPC).
     """
 
     def __init__(self, scheduler: Any, last: int) -> None:
@@ -88,21 +100,26 @@ class Stopped(Standin):
             torch.set_grad_enabled(self.done == self.last)
             return (after,)
         self.clean = self._estimate(output, timestep, sample, kwargs)
-        return (self.clean,)
+        return (self.clean.to(sample.dtype),)  # some schedulers estimate in float32, which a VAE in bfloat16 refuses
 
     def _estimate(self, output: Tensor, timestep: Any, sample: Tensor, kwargs: dict[str, Any]) -> Tensor:
         if is_flow(self.scheduler):
             sigma: Tensor = self.scheduler.sigmas[self.done - 1].to(output)
             return sample - sigma * output
         result = self.scheduler.step(output, timestep, sample, **{**kwargs, "return_dict": True})
-        clean = getattr(result, "pred_original_sample", None)
-        if clean is None:
-            raise PluginError(
-                f"the scheduler {type(self.scheduler).__name__} gives no estimate of the clean picture",
-                hint="use a flow-matching, DDIM, Euler or LCM scheduler with this generator",
-            )
-        estimate: Tensor = clean
-        return estimate
+        for name in ("pred_original_sample", "denoised"):
+            estimate: Tensor | None = getattr(result, name, None)
+            if estimate is not None:
+                return estimate
+        # Only then are its samples sqrt(abar) x0 + sqrt(1 - abar) e, and not scaled otherwise.
+        if hasattr(self.scheduler, "alphas_cumprod") and float(self.scheduler.init_noise_sigma) == 1:
+            signal = self.scheduler.alphas_cumprod.to(sample)[int(timestep)]
+            return clean_estimate(self.scheduler, output, sample, signal**0.5, (1 - signal) ** 0.5)
+        raise PluginError(
+            f"the scheduler {type(self.scheduler).__name__} gives no estimate of the clean picture",
+            hint="set the generator's scheduler to a flow-matching one, DDIMScheduler, EulerDiscreteScheduler or"
+            " DPMSolverMultistepScheduler",
+        )
 
 
 class OneLevel(Standin):
@@ -112,7 +129,6 @@ class OneLevel(Standin):
     sqrt(1 - abar) is nearest to the level, whatever the scheduler's own scaling.
     """
 
-    init_noise_sigma = 1.0
     order = 1
 
     def __init__(self, scheduler: Any, noise_level: float) -> None:
@@ -142,16 +158,21 @@ class OneLevel(Standin):
         return self.signal * clean + self.noise * noise
 
     def _step(self, output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> tuple[Tensor]:
-        kind = "flow" if is_flow(self.scheduler) else self.scheduler.config.prediction_type
-        if kind == "flow":
-            self.clean = sample - self.noise * output
-        elif kind == "epsilon":
-            self.clean = (sample - self.noise * output) / self.signal
-        elif kind == "v_prediction":
-            self.clean = self.signal * sample - self.noise * output
-        else:  # "sample"
-            self.clean = output
+        self.clean = clean_estimate(self.scheduler, output, sample, self.signal, self.noise)
         return (self.clean,)
+
+
+def clean_estimate(scheduler: Any, output: Tensor, sample: Tensor, signal: Any, noise: Any) -> Tensor:
+    """x0 from what the backbone predicted for the sample `signal` * x0 + `noise` * e."""
+    kind = "flow" if is_flow(scheduler) else scheduler.config.prediction_type
+    clean: Tensor = output  # where the prediction is the "sample"
+    if kind == "flow":
+        clean = sample - noise * output
+    elif kind == "epsilon":
+        clean = (sample - noise * output) / signal
+    elif kind == "v_prediction":
+        clean = signal * sample - noise * output
+    return clean
 
 
 def is_flow(scheduler: Any) -> bool:

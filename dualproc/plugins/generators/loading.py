@@ -1,0 +1,180 @@
+"""Pipelines and their parts from hub ids or folders, and text encoders that are there only while they are needed."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dualproc.errors import PluginError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+BACKBONES = ("transformer", "unet")
+"""What pipelines call the module that is taught."""
+TEXT_ENCODER = "text_encoder"
+"""How the names of a pipeline's text encoders begin."""
+
+
+def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None, scheduler: str | None = None) -> Any:
+    """`DiffusionPipeline.from_pretrained`, with errors that say what to do.
+
+    `quantize` is None, `8bit` or `4bit`, for backbone and text encoders; `scheduler` the name of the class to use
+    instead of the model's own. Raises PluginError.
+    """
+    from diffusers import DiffusionPipeline, PipelineQuantizationConfig
+
+    try:
+        index = DiffusionPipeline.load_config(model)
+        _check_packages(model, index.get("_class_name", ""))
+        more = {}
+        if quantize is not None:
+            parts = [name for name, kind in index.items() if name.startswith((*BACKBONES, TEXT_ENCODER)) and kind[0]]
+            configs = {name: quantization(quantize, dtype, text=name.startswith(TEXT_ENCODER)) for name in parts}
+            more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=configs)
+        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **more)
+    except (OSError, ValueError) as error:
+        raise _unreachable("the generator", model, error, "a diffusers pipeline") from error
+    if scheduler is not None:
+        pipe.scheduler = _scheduler(scheduler).from_config(pipe.scheduler.config)
+    return pipe
+
+
+def load_tiny_vae(model: str, dtype: torch.dtype) -> Any:
+    """An `AutoencoderTiny`, frozen. Raises PluginError."""
+    from diffusers import AutoencoderTiny
+
+    try:
+        vae = AutoencoderTiny.from_pretrained(model, torch_dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise _unreachable("the reward_vae", model, error, "a diffusers AutoencoderTiny") from error
+    freeze(vae)
+    return vae
+
+
+def load_text_encoder(
+    kind: Any, name: str, *, model: str, dtype: torch.dtype, device: torch.device, quantize: str | None
+) -> nn.Module:
+    """The component `name`, of the class `kind`, of a model; frozen."""
+    more = {"quantization_config": quantization(quantize, dtype, text=True)} if quantize else {}
+    encoder: nn.Module = kind.from_pretrained(model, subfolder=name, dtype=dtype, **more)
+    freeze(encoder)
+    return encoder.to(device)
+
+
+def quantization(kind: str, dtype: torch.dtype, *, text: bool) -> Any:
+    """The bitsandbytes configuration of a text encoder (a class of transformers) or of a backbone (of diffusers).
+
+    Raises PluginError without the package or a GPU.
+    """
+    import torch
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise PluginError(
+            f"quantize: {kind} needs the package bitsandbytes, which is not installed",
+            hint="pip install 'dualproc[quant]'",
+        )
+    if not torch.cuda.is_available():
+        raise PluginError(
+            f"quantize: {kind} needs a CUDA GPU: diffusers loads bitsandbytes weights nowhere else",
+            hint="leave quantize out on this machine",
+        )
+    if text:
+        from transformers import BitsAndBytesConfig
+    else:
+        from diffusers import BitsAndBytesConfig
+    if kind == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def pick_device(wanted: str) -> str:
+    """`auto` is a GPU where there is one."""
+    import torch
+
+    if wanted != "auto":
+        return wanted
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def freeze(module: nn.Module) -> None:
+    """No gradient in its weights, no dropout."""
+    module.requires_grad_(False).eval()
+
+
+def checkpoint_activations(backbone: nn.Module, others: Sequence[nn.Module]) -> None:
+    """Activations are computed again in the backward pass, by diffusers' own means; in others where they can be.
+
+    Raises PluginError if the backbone cannot.
+    """
+    if not getattr(backbone, "_supports_gradient_checkpointing", False):
+        raise PluginError(
+            f"{type(backbone).__name__} does not support checkpointing", hint="leave the generator's checkpointing out"
+        )
+    for module in (backbone, *others):
+        if getattr(module, "_supports_gradient_checkpointing", False):
+            module.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+class TextEncoders:
+    """A pipeline's text encoders: given up once all prompts are encoded, loaded again when one is needed."""
+
+    def __init__(self, pipe: Any, load: Callable[[type, str], nn.Module]) -> None:
+        """`load(class, name)` returns the component `name` anew."""
+        self.pipe, self._load = pipe, load
+        self.released: dict[str, type] = {}
+        """The classes of those that are not loaded, by the names of the components."""
+
+    def release(self) -> None:
+        """Free their memory: nothing of ours refers to them any more."""
+        import torch
+
+        loaded = self.pipe.components.items()
+        for name in [n for n, part in loaded if n.startswith(TEXT_ENCODER) and isinstance(part, torch.nn.Module)]:
+            self.released[name] = type(self.pipe.__dict__[name])
+            # Not through the pipeline's __setattr__, which would forget their classes in its configuration.
+            self.pipe.__dict__[name] = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def load(self) -> None:
+        """Make sure that they are there."""
+        for name in list(self.released):
+            self.pipe.__dict__[name] = self._load(self.released[name], name)
+            del self.released[name]
+
+
+def _check_packages(model: str, pipeline: str) -> None:
+    """Raises PluginError if diffusers has only a placeholder for the pipeline's class, for want of a package."""
+    import diffusers
+
+    needed = getattr(getattr(diffusers, pipeline, None), "_backends", ())
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
+    if missing:
+        raise PluginError(
+            f"cannot load the generator {model!r}: {pipeline} needs {', '.join(missing)}",
+            hint=f"pip install {' '.join(missing)}",
+        )
+
+
+def _scheduler(name: str) -> Any:
+    """The scheduler class of that name."""
+    import diffusers
+
+    found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, diffusers.SchedulerMixin)):
+        known = ", ".join(("DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"))
+        raise PluginError(f"diffusers has no scheduler class {name!r}", hint=f"name a class such as {known}")
+    return found
+
+
+def _unreachable(what: str, model: str, error: Exception, kind: str) -> PluginError:
+    reason = str(error).strip().splitlines()[0]
+    return PluginError(
+        f"cannot load {what} {model!r}: {reason}",
+        hint=f"give the model id of {kind} that can be reached, or a folder that holds one",
+    )

@@ -1,0 +1,231 @@
+"""Prompts encoded once: a stand-in for a pipeline's `encode_prompt` that joins batches from single prompts.
+
+A step draws its prompts at random, so that hardly any batch comes twice, but every prompt does. What pipelines return
+differs (tensors with a row for each prompt, lists, position ids that are the same for any batch, masks that are left
+out where nothing is padded), so it is learnt from the pipeline: how its encoding of a batch is made of the encodings
+of the prompts. A batch with a prompt not seen before is encoded both ways and compared; if they differ, nothing is
+cached any more.
+"""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from dualproc.errors import DualprocWarning
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["rows", "list", "mask", "shared"]
+Part = tuple[Any, ...]
+"""What `encode_prompt` returns."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the encoding of a batch follows from those of its prompts."""
+
+    kinds: tuple[Kind, ...]
+    """`rows`: one below the other, padded with zeros; `list`: chained; `mask`: 1 where a row is not padded, None if
+    none is; `shared`: the same for any batch."""
+    uneven: bool
+    """Whether it was learnt from prompts of different lengths."""
+
+
+class PromptCache:
+    """In place of a pipeline's `encode_prompt`: encodes every prompt once, by itself, without gradient."""
+
+    def __init__(self, encode: Callable[..., Any], ready: Callable[[], None]) -> None:
+        """`encode` is the pipeline's own; `ready` is called before it, and sees that the text encoders are loaded."""
+        self._encode, self._ready = encode, ready
+        self._signature = inspect.signature(encode)
+        self._parts: dict[tuple[Any, ...], Part] = {}
+        self._layouts: dict[str, Layout] = {}
+        self.joins = True
+        """False once the pipeline's encoding of a batch was another than that of its prompts."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether there are encodings to draw with, so that the text encoders are not needed for them."""
+        return self.joins and bool(self._parts)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the pipeline's own returns, up to rounding."""
+        bound = self._signature.bind(*args, **kwargs)
+        texts, rest = _split(bound.arguments)
+        if not self.joins or rest is None:
+            return self._run(bound, {})
+        keys = [(rest, *texts.items_of(row)) for row in range(texts.count)]
+        new = [row for row, key in enumerate(keys) if key not in self._parts]
+        for row in new:
+            self._parts[keys[row]] = self._run(bound, {name: [each[row]] for name, each in texts.lists.items()})
+        parts = [self._parts[key] for key in keys]
+        if not all(isinstance(part, tuple) for part in parts):
+            return self._give_up(bound)
+        if len(parts) == 1:
+            return _fresh(parts[0])
+        layout = self._layouts.get(rest)
+        if new or layout is None or (_uneven(parts) and not layout.uneven):
+            return self._learn(bound, rest, parts)
+        return join(parts, layout)
+
+    def _learn(self, bound: inspect.BoundArguments, rest: str, parts: Sequence[Part]) -> Any:
+        """The pipeline's own encoding of a batch; compared with the joined one, which is trusted from now on."""
+        whole = self._run(bound, {})
+        known = self._layouts.get(rest)
+        try:
+            if known is None or (_uneven(parts) and not known.uneven):
+                known = learn(parts, whole)
+            if same(join(parts, known), whole):
+                self._layouts[rest] = known
+                return whole
+        except (TypeError, ValueError, RuntimeError):
+            pass  # it is built in a way that joining knows nothing of
+        return self._give_up(bound, whole)
+
+    def _give_up(self, bound: inspect.BoundArguments, whole: Any = None) -> Any:
+        self.joins = False
+        self._parts.clear()
+        warnings.warn(
+            "prompts are encoded anew in every step and the text encoders stay in memory: this pipeline's encoding of"
+            " a batch is another than that of its prompts",
+            DualprocWarning,
+            stacklevel=2,
+        )
+        return self._run(bound, {}) if whole is None else whole
+
+    def _run(self, bound: inspect.BoundArguments, changes: dict[str, Any]) -> Any:
+        """The pipeline's own, with some arguments changed."""
+        import torch
+
+        self._ready()
+        # Lists are copied: some pipelines put their prompt template into the list they are given.
+        lists = {name: list(value) for name, value in bound.arguments.items() if isinstance(value, list)}
+        again = inspect.BoundArguments(bound.signature, OrderedDict({**bound.arguments, **lists, **changes}))
+        with torch.no_grad():
+            return self._encode(*again.args, **again.kwargs)
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The arguments that have one text for each prompt."""
+
+    lists: dict[str, list[str]]
+
+    @property
+    def count(self) -> int:
+        return len(next(iter(self.lists.values())))
+
+    def items_of(self, row: int) -> list[tuple[str, str]]:
+        return [(name, each[row]) for name, each in self.lists.items()]
+
+
+def _split(arguments: dict[str, Any]) -> tuple[_Texts, str | None]:
+    """The texts, and all else as a key; None if what is given is not a text for each prompt."""
+    import torch
+
+    def is_text(name: str, value: Any) -> bool:
+        return "prompt" in name and isinstance(value, list) and bool(value) and all(isinstance(t, str) for t in value)
+
+    texts = _Texts({name: value for name, value in arguments.items() if is_text(name, value)})
+    others = {name: value for name, value in arguments.items() if name not in texts.lists}
+    if "prompt" not in texts.lists or any(len(each) != texts.count for each in texts.lists.values()):
+        return texts, None
+    if any(isinstance(value, torch.Tensor) for value in others.values()):
+        return texts, None
+    return texts, repr(sorted(others.items()))
+
+
+def learn(parts: Sequence[Part], whole: Part) -> Layout:
+    """How `whole`, the encoding of a batch of two or more, is made of `parts`. Raises ValueError if unclear."""
+    kinds = tuple(_kind(values, total) for *values, total in zip(*parts, whole, strict=True))
+    return Layout(kinds, _uneven(parts))
+
+
+def _kind(values: Sequence[Any], total: Any) -> Kind:
+    import torch
+
+    first = values[0]
+    if isinstance(total, list):
+        return "list"
+    if isinstance(total, torch.Tensor) and all(value is None for value in values):
+        return "mask"
+    if isinstance(first, torch.Tensor) and first.ndim and total.shape[0] == sum(value.shape[0] for value in values):
+        return "rows"
+    return "shared"
+
+
+def join(parts: Sequence[Part], layout: Layout) -> Part:
+    """The encoding of a batch from those of its prompts."""
+    columns = list(zip(*parts, strict=True))
+    lengths: list[int] = []
+    """Of the first rows: how long each one is."""
+    joined: list[Any] = []
+    for kind, values in zip(layout.kinds, columns, strict=True):
+        if kind == "rows":
+            lengths = lengths or [value.shape[1] for value in values if value.ndim > 1]
+            joined.append(_stacked(values))
+        elif kind == "list":
+            joined.append([each for value in values for each in value])
+        elif kind == "mask":
+            joined.append(_mask(lengths, joined[0].device))
+        else:
+            joined.append(values[0])
+    return tuple(joined)
+
+
+def _stacked(values: Sequence[Tensor]) -> Tensor:
+    """Tensors [n, L, ...] one below the other, those with a smaller L padded with zeros."""
+    import torch
+
+    if values[0].ndim < 2:
+        return torch.cat(list(values))
+    longest = max(value.shape[1] for value in values)
+    padded = [
+        torch.cat([value, value.new_zeros(value.shape[0], longest - value.shape[1], *value.shape[2:])], 1)
+        for value in values
+    ]
+    return torch.cat(padded)
+
+
+def _mask(lengths: Sequence[int], device: Any) -> Tensor | None:
+    """[B, L]: 1 for the tokens of each row; None if all rows are equally long."""
+    import torch
+
+    if len(set(lengths)) == 1:
+        return None
+    return (torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]).long().to(device)
+
+
+def _uneven(parts: Sequence[Part]) -> bool:
+    """Whether any tensors in the same place are of different shapes."""
+    import torch
+
+    return any(len({v.shape for v in values if isinstance(v, torch.Tensor)}) > 1 for values in zip(*parts, strict=True))
+
+
+def _fresh(part: Part) -> Part:
+    """With lists of its own, which a pipeline may change."""
+    return tuple(list(value) if isinstance(value, list) else value for value in part)
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Whether two encodings agree: every token's vector up to rounding, which depends on the size of the batch."""
+    import torch
+
+    if isinstance(ours, (tuple, list)):
+        return isinstance(theirs, (tuple, list)) and len(ours) == len(theirs) and all(map(same, ours, theirs))
+    if not isinstance(ours, torch.Tensor):
+        return bool(ours == theirs)
+    if not isinstance(theirs, torch.Tensor) or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+        return False
+    if not ours.is_floating_point() or not ours.ndim:
+        return torch.equal(ours, theirs)
+    tolerance = 1e-3 if ours.dtype == torch.float32 else 0.1
+    apart = (ours.float() - theirs.float()).norm(dim=-1)
+    return bool((apart <= tolerance * theirs.float().norm(dim=-1) + 1e-6).all())

@@ -1,0 +1,44 @@
+"""Where a LoRA goes, found by looking at the backbone."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from dualproc.errors import PluginError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONDITIONING = re.compile(r"(?:^|_)(?:norm|mod(?!el)|ada|emb|time)", re.IGNORECASE)
+"""Parts of names of what scales and shifts (norms, modulation) or embeds: it steers blocks from outside."""
+
+
+def find_targets(module: nn.Module) -> list[str]:
+    """Name endings (`*`: any one part of a name) of the linear layers of attention and feed-forward.
+
+    These are the linear layers within repeated blocks, that is, members of a ModuleList of modules that have parts of
+    their own, but for those whose names say conditioning. Raises PluginError if there are none.
+    """
+    import torch
+
+    repeated = {
+        name
+        for name, part in module.named_modules()
+        if isinstance(part, torch.nn.ModuleList) and len(part) and all(any(block.children()) for block in part)
+    }
+    endings: dict[str, None] = {}
+    for name, part in module.named_modules():
+        if not isinstance(part, torch.nn.Linear) or any(map(CONDITIONING.search, name.split("."))):
+            continue
+        words = name.split(".")
+        numbers = [at for at in range(1, len(words)) if ".".join(words[:at]) in repeated]
+        if numbers:
+            starred = ["*" if at in numbers else word for at, word in enumerate(words)]
+            endings[".".join(starred[numbers[-1] - 1 :])] = None
+    if not endings:
+        raise PluginError(
+            f"found no linear layers in repeated blocks of {type(module).__name__} to put a LoRA on",
+            hint="name them in the generator's lora_targets",
+        )
+    return list(endings)
