@@ -41,6 +41,10 @@ class Recipe:
     """Precision of the weights: `float32`, `bfloat16` or `float16`."""
     call: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the pipeline's call, besides the prompt."""
+    scheduler: str | None = None
+    """Name of the diffusers class that samples; None for the model's own."""
+    peft_module: str | None = None
+    """The pipeline's part that PEFT loads the LoRA for; None where the pipeline has a loader of its own."""
 
 
 @dataclass(frozen=True)

@@ -264,3 +264,14 @@ def test_a_spec_cannot_end_its_code_block(tmp_path: Path) -> None:
     resolved = "name: a\ndescription: |\n  ```\n  # not a heading\n"
     run = RunFolder.create(tmp_path / "a", spec_text="", resolved_text=resolved)
     assert f"````yaml\n{resolved}````" in render_card(run, Recipe("owner/model", "float32"))
+
+
+def test_card_says_how_to_draw_where_the_pipeline_itself_does_not_know(run: RunFolder) -> None:
+    recipe = Recipe("owner/model", "float32", scheduler="DDIMScheduler", peft_module="transformer")
+    text = render_card(run, recipe)
+    code = text[text.index("```python") + len("```python") :].partition("```")[0]
+    compile(code, "card", "exec")
+    assert "from diffusers import DiffusionPipeline, DDIMScheduler" in code
+    assert "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)" in code
+    assert "PeftModel.from_pretrained(pipe.transformer," in code
+    assert "load_lora_weights" not in code

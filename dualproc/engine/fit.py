@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dualproc.errors import DualprocError
+from dualproc.protocols import Generator
 from dualproc.run import Outcome, RunFolder, peak_memory, portable, write_card, write_report, write_samples
 from dualproc.run.folder import default_folder
 from dualproc.types import Evaluation, StepRecord
@@ -51,8 +52,13 @@ class FitResult:
     """Why the fit ended before its last step; None if it did not."""
     interrupted: bool
     """Whether that was Ctrl+C."""
-    pipeline: Any
-    """The generator's own pipeline, with the LoRA on."""
+    generator: Generator
+    """The generator that was taught."""
+
+    @property
+    def pipeline(self) -> Any:
+        """The generator's own pipeline, with the LoRA on."""
+        return self.generator.pipeline()
 
 
 def fit(
@@ -101,9 +107,7 @@ def fit(
                 peak_memory=peak_memory(),
             )
         )
-        return FitResult(
-            run.path, evaluation, engine.done, lora_step, stopped, interrupted, engine.generator.pipeline()
-        )
+        return FitResult(run.path, evaluation, engine.done, lora_step, stopped, interrupted, engine.generator)
 
 
 def finish(engine: Engine, run: RunFolder, progress: Progress | None = None) -> Evaluation:

@@ -88,16 +88,25 @@ def _grid(run: RunFolder) -> list[str]:
 
 def _usage(recipe: Recipe, prompt: str) -> str:
     settings = "".join(f", {name}={value!r}" for name, value in recipe.call.items())
-    code = "\n".join(
-        [
-            "import torch",
-            "from diffusers import DiffusionPipeline",
-            "",
-            f"pipe = DiffusionPipeline.from_pretrained({_quoted(recipe.model)}, torch_dtype=torch.{recipe.dtype})",
-            'pipe.load_lora_weights("path/to/this/folder")  # at weight 1.0: the strength of the fit is folded in',
-            f"picture = pipe({_quoted(prompt)}{settings}).images[0]",
-        ]
-    )
+    pipeline = "DiffusionPipeline" + (f", {recipe.scheduler}" if recipe.scheduler else "")
+    lines = [
+        "import torch",
+        f"from diffusers import {pipeline}",
+        "",
+        f"pipe = DiffusionPipeline.from_pretrained({_quoted(recipe.model)}, torch_dtype=torch.{recipe.dtype})",
+    ]
+    if recipe.scheduler:
+        lines.append(f"pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config)")
+    if recipe.peft_module:
+        lines.insert(2, "from peft import PeftModel")
+        part = f"pipe.{recipe.peft_module}"
+        lines.append(f'{part} = PeftModel.from_pretrained({part}, "path/to/this/folder")  # at weight 1.0')
+    else:
+        lines.append(
+            'pipe.load_lora_weights("path/to/this/folder")  # at weight 1.0: the strength of the fit is folded in'
+        )
+    lines.append(f"picture = pipe(prompt={_quoted(prompt)}{settings}).images[0]")
+    code = "\n".join(lines)
     return f"## Use it\n\n{_fenced(code, 'python')}\n\nPlain diffusers, no dualproc needed. In ComfyUI: strength 1.0."
 
 

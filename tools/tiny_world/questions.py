@@ -111,8 +111,8 @@ def line_weight(scene: Scene, rng: np.random.Generator) -> Asked:
 
 def horizon(scene: Scene, rng: np.random.Generator) -> Asked:
     """Judged by the distance between bar and horizon, in 64ths of the height."""
-    near = rng.normal(0, rng.choice([0.012, 0.03, 0.07]))  # most of all beside the target, where a fit comes to rest
-    row = scene.horizon + near if rng.random() < 0.6 else rng.uniform(HORIZON_RANGE[0] - 0.12, HORIZON_RANGE[1] + 0.22)
+    near = scene.horizon + rng.uniform(-0.14, 0.14)  # most of all beside the target, where a fit comes to rest
+    row = near if rng.random() < 0.6 else rng.uniform(HORIZON_RANGE[0] - 0.12, HORIZON_RANGE[1] + 0.22)
     row = float(np.clip(row, 0.04, 0.96))
     off, width = 64 * abs(row - scene.horizon), float(rng.uniform(0.012, 0.03))
     shown = (("bar_row", row), ("bar_width", width))
@@ -230,17 +230,17 @@ def composition(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 QUESTIONS: dict[str, tuple[Callable[..., Asked], float]] = {
-    "line_weight": (line_weight, 0.12),
-    "horizon": (horizon, 0.12),
-    "subject": (subject, 0.08),
+    "line_weight": (line_weight, 0.10),
+    "horizon": (horizon, 0.18),
+    "subject": (subject, 0.06),
     "name": (name, 0.02),
-    "both": (both, 0.06),
-    "depth": (depth, 0.18),
+    "both": (both, 0.05),
+    "depth": (depth, 0.15),
     "where": (where, 0.02),
-    "nearer": (nearer, 0.03),
-    "palette": (palette, 0.16),
-    "ground": (ground, 0.05),
-    "sky": (sky, 0.03),
+    "nearer": (nearer, 0.02),
+    "palette": (palette, 0.22),
+    "ground": (ground, 0.03),
+    "sky": (sky, 0.02),
     "composition": (composition, 0.13),
 }
 """Each question's function and its share of the training; the shares add up to about 1."""

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from dualproc.errors import DualprocWarning, PluginError
+from dualproc.plugins._offload import offload
 from dualproc.types import Recipe, Sample
 
 from .export import save_layers
@@ -85,6 +87,11 @@ class DiffusersGenerator:
             False,
             description="Compute activations again in the backward pass instead of keeping them: slower, smaller.",
         )
+        offload: bool = Field(
+            False,
+            description="Keep backbone and VAE in main memory, each layer on the device while in use; with"
+            " `checkpointing`, or the backward pass keeps them all.",
+        )
         reward_vae: str | None = Field(
             None,
             description="Model id or folder of an AutoencoderTiny that decodes in training only: faster, less memory.",
@@ -100,11 +107,15 @@ class DiffusersGenerator:
         self.device = torch.device(pick_device(params.device))
         self.dtype: torch.dtype = getattr(torch, params.dtype)
         self.pipe = load_pipeline(params.model, self.dtype, quantize=params.quantize, scheduler=params.scheduler)
-        self.pipe.to(self.device)
+        if not params.offload:
+            self.pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
                 freeze(part)
+                if params.offload:
+                    offload(part, self.device)
+                    part._hf_hook = SimpleNamespace(execution_device=self.device)  # where pipelines ask for it
         self.backbone = next((name for name in BACKBONES if getattr(self.pipe, name, None) is not None), "")
         if not self.backbone:
             raise PluginError(
@@ -209,12 +220,13 @@ class DiffusersGenerator:
             save_layers(folder, self.backbone, layers)
 
     def recipe(self) -> Recipe:
-        """The model, and the pipeline's call arguments."""
+        """The model, and how to draw with it in plain diffusers."""
         params = self.params
         own = {"height": params.height, "width": params.width, "guidance_scale": params.guidance}
         set_here = {name: value for name, value in own.items() if value is not None}
         call = {**set_here, "num_inference_steps": params.steps, **params.call}
-        return Recipe(self.params.model, self.params.dtype, call)
+        own_loader = hasattr(self.pipe, "load_lora_weights")
+        return Recipe(params.model, params.dtype, call, params.scheduler, None if own_loader else self.backbone)
 
     def pipeline(self) -> Any:
         """The diffusers pipeline itself, with its text encoders; it has the LoRA on."""

@@ -62,7 +62,8 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
             f"cannot load the judge {params.model!r}: {reason}",
             hint="give the model id of a vision-language model that can be reached, or a folder that holds one",
         ) from error
-    return (model if params.quantize else model.to(device)), processor
+    moves = not (params.quantize or params.offload)  # weights of 4 or 8 bits are on the device already
+    return (model.to(device) if moves else model), processor
 
 
 def pick_device(wanted: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from dualproc.errors import PluginError
+from dualproc.plugins._offload import offload
 from dualproc.types import Answers, Question
 
 from ._loading import Shown, checkpoint, load, pick_device
@@ -47,6 +48,9 @@ class TransformersJudge:
         checkpointing: bool = Field(
             False, description="Less memory, more time: activations are computed again in the backward pass."
         )
+        offload: bool = Field(
+            False, description="Keep the weights in main memory, each on the device while in use; with `checkpointing`."
+        )
 
     def __init__(self, params: Params) -> None:
         import torch
@@ -61,6 +65,8 @@ class TransformersJudge:
         self._answer_ids = lru_cache(maxsize=4096)(self._find_answer_ids)
         if params.checkpointing:
             checkpoint(self.model)
+        if params.offload:
+            offload(self.model, self.device)
         self._check_processor()
         self._after = self._token_after()
         self.reads_on = not params.checkpointing and self._reads_on_exactly()

@@ -1,0 +1,56 @@
+"""Frozen weights that stay in main memory, and are on the device only while they are computed with.
+
+Every layer computes with copies of its weights, made before and given up after. A backward pass needs them again, and
+autograd keeps the copies that a forward pass has used: so memory is saved only where activations are checkpointed. Then
+a block is computed again, with fresh copies, just before its own backward pass, and one block's are kept at a time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+
+def offload(module: nn.Module, device: torch.device) -> None:
+    """Keep the module's frozen weights where they are; each layer computes with copies of its own on `device`.
+
+    Buffers move to `device` for good, and so does what is trained, such as a LoRA that is attached later.
+    """
+
+    def bring_trained(whole: nn.Module, _inputs: Any) -> None:
+        for weight in whole.parameters():
+            if weight.requires_grad and weight.device != device:
+                weight.data = weight.data.to(device)
+
+    module.register_forward_pre_hook(bring_trained)
+    for layer in module.modules():
+        for name, buffer in layer._buffers.items():
+            layer._buffers[name] = None if buffer is None else buffer.to(device)
+        frozen = [name for name, weight in layer._parameters.items() if weight is not None and not weight.requires_grad]
+        if frozen:
+            guest = _Guest(frozen, device)
+            layer.register_forward_pre_hook(guest.arrive)
+            layer.register_forward_hook(guest.leave, always_call=True)
+
+
+class _Guest:
+    """Copies of one layer's weights that take their places while it computes."""
+
+    def __init__(self, names: list[str], device: torch.device) -> None:
+        self.names, self.device = names, device
+        self.own: dict[str, Tensor | None] = {}
+
+    def arrive(self, layer: nn.Module, _inputs: Any) -> None:
+        """Before a forward pass."""
+        self.own = {name: layer._parameters[name] for name in self.names}
+        for name, weight in self.own.items():
+            assert weight is not None
+            # In its place, not as its `.data`: autograd must keep the copy, and not what then stands here again.
+            layer._parameters[name] = weight.detach().to(self.device, copy=True, non_blocking=True)  # type: ignore[assignment]
+
+    def leave(self, layer: nn.Module, _inputs: Any, _output: Any) -> None:
+        """After it."""
+        layer._parameters.update(self.own)  # type: ignore[arg-type]

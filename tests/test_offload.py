@@ -1,0 +1,116 @@
+"""Weights in main memory: the same gradient, from copies that are gone after use."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+import torch
+
+from dualproc.engine import lora
+from dualproc.plugins import _offload
+from dualproc.plugins.generators.diffusers import DiffusersGenerator
+from dualproc.plugins.generators.presets import TINY
+from dualproc.plugins.judges.presets import TINY as JUDGE
+from dualproc.plugins.judges.transformers import TransformersJudge
+from dualproc.spec import Lora
+from dualproc.types import Question
+
+
+def taught(**changes: object) -> tuple[DiffusersGenerator, list[torch.nn.Parameter]]:
+    """The shipped generator, with a LoRA that changes the pictures."""
+    generator = DiffusersGenerator(DiffusersGenerator.Params(**{**TINY.params, **changes}))
+    weights = lora.attach(generator.adapter_module, Lora(rank=4), generator.lora_targets, seed=0)
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in weights:
+            weight += 0.05 * torch.randn(weight.shape, generator=rng)
+    return generator, weights
+
+
+def gradient(generator: DiffusersGenerator, weights: list[torch.nn.Parameter], *, poison: bool = False) -> torch.Tensor:
+    sample = generator.sample(["a cartoon of a cat"], [1], grad=True)
+    if poison:  # what the backward pass reads must be copies
+        with torch.no_grad():
+            for part in (generator.adapter_module, generator.pipe.vae):
+                for weight in part.parameters():
+                    if not weight.requires_grad:
+                        weight.fill_(torch.nan)
+    sample.images.square().mean().backward()
+    return torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+
+
+@pytest.fixture(scope="module")
+def plain() -> torch.Tensor:
+    return gradient(*taught())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_generator_learns_the_same(plain: torch.Tensor, checkpointing: bool) -> None:
+    torch.testing.assert_close(gradient(*taught(offload=True, checkpointing=checkpointing)), plain)
+
+
+def test_the_backward_pass_reads_the_copies(plain: torch.Tensor) -> None:
+    """On a GPU, the weights themselves would be on another device."""
+    torch.testing.assert_close(gradient(*taught(offload=True), poison=True), plain)
+
+
+def test_with_checkpointing_few_copies_are_alive_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, most = 0, 0
+    arrive = _offload._Guest.arrive
+
+    def gone(count: int) -> None:
+        nonlocal alive
+        alive -= count
+
+    def counted(self: _offload._Guest, layer: torch.nn.Module, inputs: object) -> None:
+        nonlocal alive, most
+        arrive(self, layer, inputs)
+        for name in self.names:
+            copy = layer._parameters[name]
+            assert copy is not None
+            alive += copy.numel()
+            weakref.finalize(copy, gone, copy.numel())
+        most = max(most, alive)
+
+    monkeypatch.setattr(_offload._Guest, "arrive", counted)
+    peaks = []
+    for checkpointing in (False, True):
+        alive = most = 0
+        gradient(*taught(offload=True, checkpointing=checkpointing))
+        peaks.append(most)
+        assert alive == 0
+    assert peaks[1] < 0.5 * peaks[0]
+
+
+def test_a_judge_says_the_same() -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    asked = [[Question("Is this a drawing of a cat?"), Question("Is the sky blue?")]] * 2
+    found = []
+    for offload in (False, True):
+        judge = TransformersJudge(TransformersJudge.Params(**{**JUDGE.params, "offload": offload}))
+        answers = judge.answer_log_likelihoods(images, asked).log_likelihoods
+        found.append((answers.detach(), *torch.autograd.grad(answers[..., 0].sum(), images)))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_everything_that_computes_is_on_the_device() -> None:
+    """Another device than the weights' own: `meta`, the only other one that every machine has."""
+    generator, _ = taught()
+    calls: list[dict[str, object]] = []
+    hook = generator.adapter_module.register_forward_pre_hook(
+        lambda _module, _args, kwargs: calls.append(kwargs), with_kwargs=True
+    )
+    generator.sample(["a cartoon of a cat"], [1])
+    hook.remove()
+    there = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in calls[0].items()}
+    _offload.offload(generator.adapter_module, torch.device("meta"))
+    for layer in generator.adapter_module.modules():  # `.data` cannot change to this device, as it can to a GPU
+        for name, weight in layer._parameters.items():
+            if weight is not None and weight.requires_grad:
+                layer._parameters[name] = torch.nn.Parameter(weight.data.to("meta"))
+    made = generator.adapter_module(**there)[0]
+    made.sum().backward()
+    for weight in generator.adapter_module.parameters():
+        assert weight.device.type == ("meta" if weight.requires_grad else "cpu")
+        assert (weight.grad is not None) == weight.requires_grad
