@@ -149,7 +149,7 @@ def test_steps_teach() -> None:
 def test_the_loop_goes_where_it_went(done: Path) -> None:
     """Recorded with the shipped weights: a change here is a change of the method, of the models or of a library."""
     records = RunFolder.open(done).metrics()
-    assert [record.loss for record in records] == pytest.approx([0.3252, -0.0349, 0.7312, 2.1003], rel=0.02, abs=0.01)
+    assert [record.loss for record in records] == pytest.approx([1.0871, -0.3484, 0.6138, 1.7537], rel=0.02, abs=0.01)
     assert [record.reward for record in records] == pytest.approx(
         [-0.2863, 0.0810, -0.6885, -2.0648], rel=0.02, abs=0.01
     )
