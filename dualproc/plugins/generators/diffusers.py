@@ -115,7 +115,8 @@ class DiffusersGenerator:
                 freeze(part)
                 if params.offload:
                     offload(part, self.device)
-                    part._hf_hook = SimpleNamespace(execution_device=self.device)  # where pipelines ask for it
+                    # Where pipelines ask on which device to compute.
+                    part._hf_hook = SimpleNamespace(execution_device=self.device)  # type: ignore[assignment]
         self.backbone = next((name for name in BACKBONES if getattr(self.pipe, name, None) is not None), "")
         if not self.backbone:
             raise PluginError(
