@@ -93,7 +93,7 @@ def paper(engine: Engine) -> Callable[[], None]:
     """L = -mean_i log p(answer_i | V(x), question, answer_<i), question by question."""
     generator: Any = engine.generator
     judge: Any = engine.judge
-    pipe, rng = generator.pipe, random.Random(0)
+    pipe, rng = generator.pipeline(), random.Random(0)  # with its text encoders
     call = generator.recipe().call
 
     def step() -> None:

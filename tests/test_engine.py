@@ -154,7 +154,7 @@ def test_the_loop_goes_where_it_went(done: Path) -> None:
         [-1.0482, 0.3943, -0.5712, -1.7181], rel=0.02, abs=0.01
     )
     assert [record.anchor for record in records] == pytest.approx([0.03887, 0.04608, 0.04273, 0.03552], rel=0.02)
-    assert [record.grad_norm for record in records] == pytest.approx([147.1, 74.9, 118.7, 116.8], rel=0.05)
+    assert [record.grad_norm for record in records] == pytest.approx([138.1, 122.4, 137.8, 97.4], rel=0.05)
 
 
 def test_the_same_spec_takes_the_same_steps() -> None:
