@@ -9,6 +9,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
+from dualproc.engine import lora
+from dualproc.plugins.generators.diffusers import DiffusersGenerator
+from dualproc.spec import Lora
+
 
 def stable_diffusion(folder: Path) -> Path:
     """A StableDiffusionPipeline (U-Net, epsilon, DDIM, guidance) of 32 x 32 pixels, saved to `folder`."""
@@ -40,3 +44,13 @@ def stable_diffusion(folder: Path) -> Path:
     )  # fmt: skip
     pipe.save_pretrained(folder)
     return folder
+
+
+def taught(generator: DiffusersGenerator, spec: Lora) -> list[torch.nn.Parameter]:
+    """A LoRA that changes the pictures: its second factor is zero at first."""
+    weights = lora.attach(generator.adapter_module, spec, generator.lora_targets, seed=0)
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in weights:
+            weight += 0.05 * torch.randn(weight.shape, generator=rng)
+    return weights

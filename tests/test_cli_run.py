@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from found_pictures import dp
 
-from dualproc.cli import main
 from dualproc.run import RunFolder
 
 SPEC = """\
@@ -18,17 +18,6 @@ variants: {high: {row: 0.3}, low: {row: 0.6}}
 train: {steps: 1, batch: 1, lora: {rank: 2}}
 evaluation: {seeds: 1}
 """
-
-
-def dp(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
-    code = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from small_models import stable_diffusion
+from small_models import stable_diffusion, taught
 
 from dualproc.engine import lora
 from dualproc.errors import DualprocError, DualprocWarning, PluginError
@@ -22,16 +22,6 @@ PROMPTS, SEEDS = ["a cartoon of a cat", "a cartoon of an owl"], [3, 4]
 
 def tiny(**changes: Any) -> DiffusersGenerator:
     return DiffusersGenerator(DiffusersGenerator.Params(**{**TINY.params, **changes}))
-
-
-def taught(generator: DiffusersGenerator, spec: Lora) -> list[torch.nn.Parameter]:
-    """A LoRA that changes the pictures: its second factor is zero at first."""
-    weights = lora.attach(generator.adapter_module, spec, generator.lora_targets, seed=0)
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in weights:
-            weight += 0.05 * torch.randn(weight.shape, generator=rng)
-    return weights
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import weakref
 
 import pytest
 import torch
+from small_models import taught
 
-from dualproc.engine import lora
 from dualproc.plugins import _offload
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
@@ -17,15 +17,10 @@ from dualproc.spec import Lora
 from dualproc.types import Question
 
 
-def taught(**changes: object) -> tuple[DiffusersGenerator, list[torch.nn.Parameter]]:
+def learner(**changes: object) -> tuple[DiffusersGenerator, list[torch.nn.Parameter]]:
     """The shipped generator, with a LoRA that changes the pictures."""
     generator = DiffusersGenerator(DiffusersGenerator.Params(**{**TINY.params, **changes}))
-    weights = lora.attach(generator.adapter_module, Lora(rank=4), generator.lora_targets, seed=0)
-    rng = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for weight in weights:
-            weight += 0.05 * torch.randn(weight.shape, generator=rng)
-    return generator, weights
+    return generator, taught(generator, Lora(rank=4))
 
 
 def gradient(generator: DiffusersGenerator, weights: list[torch.nn.Parameter], *, poison: bool = False) -> torch.Tensor:
@@ -42,17 +37,17 @@ def gradient(generator: DiffusersGenerator, weights: list[torch.nn.Parameter], *
 
 @pytest.fixture(scope="module")
 def plain() -> torch.Tensor:
-    return gradient(*taught())
+    return gradient(*learner())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_generator_learns_the_same(plain: torch.Tensor, checkpointing: bool) -> None:
-    torch.testing.assert_close(gradient(*taught(offload=True, checkpointing=checkpointing)), plain)
+    torch.testing.assert_close(gradient(*learner(offload=True, checkpointing=checkpointing)), plain)
 
 
 def test_the_backward_pass_reads_the_copies(plain: torch.Tensor) -> None:
     """On a GPU, the weights themselves would be on another device."""
-    torch.testing.assert_close(gradient(*taught(offload=True), poison=True), plain)
+    torch.testing.assert_close(gradient(*learner(offload=True), poison=True), plain)
 
 
 def test_with_checkpointing_few_copies_are_alive_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +72,7 @@ def test_with_checkpointing_few_copies_are_alive_at_a_time(monkeypatch: pytest.M
     peaks = []
     for checkpointing in (False, True):
         alive = most = 0
-        gradient(*taught(offload=True, checkpointing=checkpointing))
+        gradient(*learner(offload=True, checkpointing=checkpointing))
         peaks.append(most)
         assert alive == 0
     assert peaks[1] < 0.5 * peaks[0]
@@ -96,7 +91,7 @@ def test_a_judge_says_the_same() -> None:
 
 def test_everything_that_computes_is_on_the_device() -> None:
     """Another device than the weights' own: `meta`, the only other one that every machine has."""
-    generator, _ = taught()
+    generator, _ = learner()
     calls: list[dict[str, object]] = []
     hook = generator.adapter_module.register_forward_pre_hook(
         lambda _module, _args, kwargs: calls.append(kwargs), with_kwargs=True

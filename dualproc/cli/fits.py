@@ -32,7 +32,7 @@ class Job:
     @property
     def label(self) -> str:
         """`line_weight/thin`."""
-        return f"{self.spec.name}/{self.spec.variant}" if self.spec.variant else self.spec.name
+        return self.spec.label
 
     @property
     def log(self) -> Path:

@@ -70,9 +70,8 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     from .progress import Bars, quiet
 
     quiet()
-    title = f"{spec.name}/{spec.variant}" if spec.variant else spec.name
     judges = " + ".join(ref.type for _, ref in spec.judges)
-    typer.secho(f"{title}: loading {spec.generator.type} (generator) and {judges} (judge)", bold=True)
+    typer.secho(f"{spec.label}: loading {spec.generator.type} (generator) and {judges} (judge)", bold=True)
     from dualproc.engine import Engine
     from dualproc.engine.fit import fit
 

@@ -143,9 +143,8 @@ def _print_pictures(spec: TaskSpec, files: Sequence[Path], measured: Measurement
     from dualproc.run import picture_columns, picture_rows
     from dualproc.run.numeric import number
 
-    name = f"{spec.name}/{spec.variant}" if spec.variant else spec.name
     pictures = "1 picture" if len(files) == 1 else f"{len(files)} pictures"
-    typer.echo(f"\nMeasured {pictures} by {name}:")
+    typer.echo(f"\nMeasured {pictures} by {spec.label}:")
     print_table(("", "mean", "on target", ""), picture_rows(measured))
     columns = picture_columns(measured)
     rows = [(str(path), *(number(values[index]) for _, values in columns)) for index, path in enumerate(files)]

@@ -192,6 +192,11 @@ class TaskSpec(SpecModel):
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is measured.")
 
     @property
+    def label(self) -> str:
+        """What people call it: `line_weight/thin`, or the name alone where there is no variant."""
+        return f"{self.name}/{self.variant}" if self.variant else self.name
+
+    @property
     def questions(self) -> tuple[QuestionSpec, ...]:
         """The questions, also where there is only one."""
         return (self.question,) if isinstance(self.question, QuestionSpec) else self.question

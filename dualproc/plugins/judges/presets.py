@@ -8,6 +8,7 @@ configuration, which an argument of the image processor alone would contradict.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from dualproc.protocols import Preset
 
@@ -24,71 +25,63 @@ TINY_REFEREE = Preset(
     params={"model": str(WEIGHTS / "referee")},
 )
 
-IDEFICS2 = Preset(
-    of="transformers",
-    summary="Idefics2-8B, in bfloat16, pictures not split: a judge of the paper.",
-    params={"model": "HuggingFaceM4/idefics2-8b", "dtype": "bfloat16", "images": {"do_image_splitting": False}},
+
+def large(summary: str, *, model: str, **more: Any) -> Preset:
+    """A model of a hub, in bfloat16."""
+    return Preset(of="transformers", summary=summary, params={"model": model, "dtype": "bfloat16", **more})
+
+
+IDEFICS2 = large(
+    "Idefics2-8B, in bfloat16, pictures not split: a judge of the paper.",
+    model="HuggingFaceM4/idefics2-8b",
+    images={"do_image_splitting": False},
 )
-IDEFICS3 = Preset(
-    of="transformers",
-    summary="Idefics3-8B, in bfloat16, pictures not split.",
-    params={"model": "HuggingFaceM4/Idefics3-8B-Llama3", "dtype": "bfloat16", "images": {"do_image_splitting": False}},
+IDEFICS3 = large(
+    "Idefics3-8B, in bfloat16, pictures not split.",
+    model="HuggingFaceM4/Idefics3-8B-Llama3",
+    images={"do_image_splitting": False},
 )
-SMOLVLM2 = Preset(
-    of="transformers",
-    summary="SmolVLM2-2.2B-Instruct, in bfloat16, pictures not split (needs the package num2words).",
-    params={
-        "model": "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
-        "dtype": "bfloat16",
-        "images": {"do_image_splitting": False},
-    },
+SMOLVLM2 = large(
+    "SmolVLM2-2.2B-Instruct, in bfloat16, pictures not split (needs the package num2words).",
+    model="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+    images={"do_image_splitting": False},
 )
-QWEN2_5_VL = Preset(
-    of="transformers",
-    summary="Qwen2.5-VL-7B-Instruct, in bfloat16: a judge of the paper.",
-    params={"model": "Qwen/Qwen2.5-VL-7B-Instruct", "dtype": "bfloat16"},
+QWEN2_5_VL = large(
+    "Qwen2.5-VL-7B-Instruct, in bfloat16: a judge of the paper.",
+    model="Qwen/Qwen2.5-VL-7B-Instruct",
 )
-QWEN3_VL = Preset(
-    of="transformers",
-    summary="Qwen3-VL-8B-Instruct, in bfloat16.",
-    params={"model": "Qwen/Qwen3-VL-8B-Instruct", "dtype": "bfloat16"},
+QWEN3_VL = large(
+    "Qwen3-VL-8B-Instruct, in bfloat16.",
+    model="Qwen/Qwen3-VL-8B-Instruct",
 )
-GEMMA3 = Preset(
-    of="transformers",
-    summary="Gemma 3 4B, in bfloat16, no crops: a judge of the paper.",
-    params={"model": "google/gemma-3-4b-it", "dtype": "bfloat16", "images": {"do_pan_and_scan": False}},
+GEMMA3 = large(
+    "Gemma 3 4B, in bfloat16, no crops: a judge of the paper.",
+    model="google/gemma-3-4b-it",
+    images={"do_pan_and_scan": False},
 )
-LLAVA_1_5 = Preset(
-    of="transformers",
-    summary="LLaVA-1.5-7B, in bfloat16: a judge of the paper.",
-    params={"model": "llava-hf/llava-1.5-7b-hf", "dtype": "bfloat16"},
+LLAVA_1_5 = large(
+    "LLaVA-1.5-7B, in bfloat16: a judge of the paper.",
+    model="llava-hf/llava-1.5-7b-hf",
 )
-LLAVA_ONEVISION = Preset(
-    of="transformers",
-    summary="LLaVA-OneVision-7B, in bfloat16; pictures of more than 384 pixels are split.",
-    params={"model": "llava-hf/llava-onevision-qwen2-7b-ov-hf", "dtype": "bfloat16"},
+LLAVA_ONEVISION = large(
+    "LLaVA-OneVision-7B, in bfloat16; pictures of more than 384 pixels are split.",
+    model="llava-hf/llava-onevision-qwen2-7b-ov-hf",
 )
-PIXTRAL = Preset(
-    of="transformers",
-    summary="Pixtral-12B, in bfloat16: a judge of the paper.",
-    params={"model": "mistral-community/pixtral-12b", "dtype": "bfloat16"},
+PIXTRAL = large(
+    "Pixtral-12B, in bfloat16: a judge of the paper.",
+    model="mistral-community/pixtral-12b",
 )
-PALIGEMMA2 = Preset(
-    of="transformers",
-    summary="PaliGemma 2 3B (mix, 448 pixels), in bfloat16; was taught to answer in lower case: yes, no.",
-    params={
-        "model": "google/paligemma2-3b-mix-448",
-        "dtype": "bfloat16",
-        "template": "<image>answer en {{ messages[0]['content'][-1]['text'] }}",
-    },
+PALIGEMMA2 = large(
+    "PaliGemma 2 3B (mix, 448 pixels), in bfloat16; was taught to answer in lower case: yes, no.",
+    model="google/paligemma2-3b-mix-448",
+    template="<image>answer en {{ messages[0]['content'][-1]['text'] }}",
 )
-INTERNVL3 = Preset(
-    of="transformers",
-    summary="InternVL3-8B, in bfloat16, pictures not split.",
-    params={"model": "OpenGVLab/InternVL3-8B-hf", "dtype": "bfloat16", "images": {"crop_to_patches": False}},
+INTERNVL3 = large(
+    "InternVL3-8B, in bfloat16, pictures not split.",
+    model="OpenGVLab/InternVL3-8B-hf",
+    images={"crop_to_patches": False},
 )
-MLLAMA = Preset(
-    of="transformers",
-    summary="Llama 3.2 11B Vision, in bfloat16; pictures of more than 560 pixels are split.",
-    params={"model": "meta-llama/Llama-3.2-11B-Vision-Instruct", "dtype": "bfloat16"},
+MLLAMA = large(
+    "Llama 3.2 11B Vision, in bfloat16; pictures of more than 560 pixels are split.",
+    model="meta-llama/Llama-3.2-11B-Vision-Instruct",
 )

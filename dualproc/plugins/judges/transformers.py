@@ -166,7 +166,8 @@ class TransformersJudge:
     def _pictures(self, images: Tensor) -> dict[str, Tensor]:
         """What the model needs of the pictures alone."""
         inputs = self._inputs(images, [self._prompt("")] * len(images))
-        return {k: v for k, v in inputs.items() if k not in per_token(inputs) and k != "attention_mask"}
+        of_text = {*per_token(inputs), "attention_mask"}
+        return {name: value for name, value in inputs.items() if name not in of_text}
 
     def _read_tokens(self, text: str, height: int, width: int) -> Row:
         """The tokens of a question about a picture of this size."""
