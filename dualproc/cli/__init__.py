@@ -11,10 +11,10 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import ask, bench, plugins, run, score, spec
+from . import ask, bench, plan, plugins, run, score, spec
 from .output import print_error
 
-COMMANDS = (run, score, ask, bench, plugins, spec)
+COMMANDS = (run, plan, score, ask, bench, plugins, spec)
 
 
 def _version(wanted: bool) -> None:
@@ -32,6 +32,7 @@ def _root(
 
     \b
     dp run specs/line_weight.yaml                  teach it, measure it, write runs/line_weight
+    dp plan specs/line_weight.yaml                 what memory and time it will take
     dp bench specs/                                every variant of every spec, and one table
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about a picture
     dp score pictures/ --spec specs/horizon.yaml --variant high

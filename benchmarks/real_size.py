@@ -1,0 +1,207 @@
+"""A step of the engine with models of real sizes, and what `dp plan` says of it beforehand.
+
+    python benchmarks/real_size.py                        on a GPU: FLUX.1-schnell and Qwen2.5-VL-7B
+    python benchmarks/real_size.py --scale small          the same classes with few layers, for a CPU
+
+The weights are random and made on the device itself, from the configurations in `configs/`: time and memory do not
+depend on their values, and nothing is fetched or read from disk. The plugins, the engine and its step are the real
+ones. One Markdown row for each precision and number of questions: median seconds a step, most memory, and the plan's
+predictions. On a GPU the memory is what torch allocated; on a CPU that of all tensors, counted in a step of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from step import QUESTIONS
+
+from dualproc import Engine, TaskSpec, load_spec
+from dualproc.engine.devices import known, seconds
+from dualproc.engine.hollow import Hollow
+from dualproc.engine.meter import Meter
+from dualproc.engine.plan import Observed, dry_run
+from dualproc.engine.unweighted import unweighted
+from dualproc.errors import DualprocError
+
+CONFIGS = Path(__file__).parent / "configs"
+ROOT = CONFIGS.parents[1]
+GENERATOR, JUDGE = "flux-schnell", "qwen2.5-vl-7b"
+SMALL: dict[str, dict[str, Any]] = {
+    "flux-schnell/transformer/config.json": {
+        "num_layers": 2, "num_single_layers": 4, "num_attention_heads": 4, "joint_attention_dim": 256,
+        "pooled_projection_dim": 128,
+    },
+    "flux-schnell/text_encoder/config.json": {
+        "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "projection_dim": 128,
+    },
+    "flux-schnell/text_encoder_2/config.json": {"d_model": 256, "d_ff": 512, "num_layers": 2, "num_heads": 4},
+    "flux-schnell/vae/config.json": {"block_out_channels": [32, 64, 64, 64]},
+    "qwen2.5-vl-7b/config.json": {
+        "text_config": {
+            "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 8192, "layer_types": ["full_attention"] * 4,
+        },
+        "vision_config": {
+            "depth": 4, "hidden_size": 256, "intermediate_size": 512, "num_heads": 4, "out_hidden_size": 512,
+            "fullatt_block_indexes": [3],
+        },
+    },
+}  # fmt: skip
+"""What is smaller in the configurations, for `--scale small`."""
+SMALL_PICTURES = 128
+
+
+@contextmanager
+def configurations(scale: str) -> Iterator[Path]:
+    """The folder with the configurations of that scale."""
+    if scale == "full":
+        yield CONFIGS
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for model in (GENERATOR, JUDGE):
+            shutil.copytree(CONFIGS / model, Path(folder, model))
+        for name, changes in SMALL.items():
+            file = Path(folder, name)
+            data = json.loads(file.read_text())
+            for key, value in changes.items():
+                data[key] = {**data[key], **value} if isinstance(value, dict) else value
+            file.write_text(json.dumps(data))
+        yield Path(folder)
+
+
+def spec_of(configs: Path, args: argparse.Namespace, precision: str, questions: int) -> TaskSpec:
+    """The task, with these models in that precision and that many questions."""
+    quantize = precision if precision.endswith("bit") else "null"
+    dtype = "float32" if precision == "float32" else "bfloat16"
+    settings = {
+        "generator.type": GENERATOR, "generator.model": configs / GENERATOR, "judge.type": "qwen2.5-vl",
+        "judge.model": configs / JUDGE, "referee": "null", "train.stop": "null", "train.batch": args.batch,
+        **{
+            f"{role}.{key}": value for role in ("generator", "judge")
+            for key, value in (("dtype", dtype), ("quantize", quantize), ("device", args.device))
+        },
+        **({f"generator.{side}": SMALL_PICTURES for side in ("height", "width")} if args.scale == "small" else {}),
+    }  # fmt: skip
+    if args.checkpointing:
+        settings |= {"generator.checkpointing": "true", "judge.checkpointing": "true"}
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    data = load_spec(ROOT / "specs" / "line_weight.yaml", variant="thick", overrides=overrides).model_dump()
+    return TaskSpec.model_validate(
+        data | {"question": [{"template": text, "answer": "Yes"} for text in QUESTIONS[:questions]]}
+    )
+
+
+def packed(precision: str, device: str) -> Any:
+    """What is done to each model that was built: its linear layers in fewer bits, as bitsandbytes does on loading."""
+
+    def pack(_name: str, model: torch.nn.Module) -> None:
+        if not precision.endswith("bit") or type(model).__name__.startswith("Autoencoder"):
+            return
+        import bitsandbytes as bnb
+
+        eight = precision == "8bit"
+        for owner in list(model.modules()):
+            for name, layer in list(owner.named_children()):
+                if type(layer) is not torch.nn.Linear or "head" in name:
+                    continue
+                sizes = (layer.in_features, layer.out_features, layer.bias is not None)
+                if eight:
+                    new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
+                    new.weight = bnb.nn.Int8Params(layer.weight.data.cpu(), requires_grad=False, has_fp16_weights=False)
+                else:
+                    new = bnb.nn.Linear4bit(*sizes, compute_dtype=layer.weight.dtype, quant_type="nf4", device="meta")
+                    new.weight = bnb.nn.Params4bit(layer.weight.data.cpu(), requires_grad=False, quant_type="nf4")
+                new.bias = layer.bias
+                setattr(owner, name, new.to(device))
+        setattr(model, "is_loaded_in_8bit" if eight else "is_loaded_in_4bit", True)  # PEFT looks for it
+
+    return pack
+
+
+def measured(spec: TaskSpec, precision: str, args: argparse.Namespace) -> tuple[float, float]:
+    """Median seconds a step, and the most memory of a step in bytes."""
+    cuda = args.device.startswith("cuda")
+    meter = Meter()
+    counting = Hollow(meter)
+    made = unweighted(lambda: torch.device(args.device), packed(precision, args.device))
+    with made, nullcontext() if cuda else counting:
+        engine = Engine(spec)
+    engine.step()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    times = [one_step(engine, cuda) for _ in range(args.steps)]
+    if cuda:
+        return statistics.median(times), torch.cuda.max_memory_allocated()
+    meter.restart()
+    with counting:
+        engine.step()
+    return statistics.median(times), sum(account.peak for account in meter.accounts.values())
+
+
+def one_step(engine: Engine, cuda: bool) -> float:
+    started = time.perf_counter()
+    engine.step()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def row(configs: Path, args: argparse.Namespace, precision: str, questions: int, observed: dict[str, Observed]) -> str:
+    """One row of the table; `observed` as `dry_run` takes it."""
+    spec = spec_of(configs, args, precision, questions)
+    plan = dry_run(spec, gpu=args.device.startswith("cuda"), known=observed)
+    (memory,) = plan.memory.values()
+    guess = seconds(plan.operations, known(args.card) if args.card else None)
+    found = ["not measured", ""]
+    try:
+        if not args.planned:
+            taken, most = measured(spec, precision, args)
+            found = [f"{taken:.2f} s", f"{most / 1e9:.2f} GB"]
+    except (DualprocError, ImportError, torch.OutOfMemoryError) as error:
+        found = [str(error).splitlines()[0].replace("|", "/"), ""]
+    finally:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    cells = [precision, str(questions), found[0], f"{guess:.2f} s", found[1], f"{memory.teaching / 1e9:.2f} GB"]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    cuda = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=["full", "small"], default="full")
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--card", help="The GPU's name as `dp plan --device` takes it; if not given, it is measured.")
+    parser.add_argument("--precision", nargs="+", default=["bfloat16", "8bit", "4bit"] if cuda else ["float32"])
+    parser.add_argument("--questions", type=int, nargs="+", default=[1, 3, 5])
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--planned", action="store_true", help="Plan for a GPU only: needs none, and --card.")
+    args = parser.parse_args()
+    if args.planned:
+        args.device, args.precision = "cuda", ["bfloat16", "8bit", "4bit"]
+    print("| precision | questions | a step | planned | most memory | planned |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    observed: dict[str, Observed] = {}
+    with configurations(args.scale) as configs:
+        for precision in args.precision:
+            for questions in args.questions:
+                print(row(configs, args, precision, questions, observed), flush=True)
+
+
+if __name__ == "__main__":
+    main()
