@@ -73,8 +73,16 @@ class LoadedPlugin:
 
         Raises:
             pydantic.ValidationError: they are not valid.
+            PluginError: the plugin's own validation failed otherwise.
         """
-        return self.cls.Params.model_validate({**self.preset, **given})
+        from pydantic import ValidationError
+
+        try:
+            return self.cls.Params.model_validate({**self.preset, **given})
+        except ValidationError:
+            raise
+        except Exception as error:  # a stranger's validator may raise anything
+            raise failure(self.entry, error) from error
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of `Params`; what the preset fills in is a default."""
@@ -90,10 +98,15 @@ def singular(kind: str) -> str:
     return kind.replace("_", " ").removesuffix("s")
 
 
-def discover(kind: str) -> Discovery:
-    """Every installed plugin of a kind, sorted by name, without importing any of them."""
+def require_kind(kind: str) -> None:
+    """Raises PluginError if there is no such kind of plugin."""
     if kind not in KINDS:
         raise PluginError(f"'{kind}' is no kind of plugin", hint=f"kinds: {', '.join(KINDS)}")
+
+
+def discover(kind: str) -> Discovery:
+    """Every installed plugin of a kind, sorted by name, without importing any of them."""
+    require_kind(kind)
     group = f"dualproc.{kind}"
     unreadable: list[str] = []
     try:
@@ -148,6 +161,7 @@ def load(kind: str, name: str) -> LoadedPlugin:
     params: dict[str, Any] = {}
     while isinstance(thing := _import(entry), Preset):
         _check_api_version(entry, thing)
+        _check_preset(entry, thing)
         chain.append(entry)
         summary = summary or thing.summary
         params = {**thing.params, **params}
@@ -156,7 +170,8 @@ def load(kind: str, name: str) -> LoadedPlugin:
             circle = " -> ".join(f"'{link.name}'" for link in [*chain, entry])
             raise _unusable(named, f"its presets go in a circle: {circle}", _TELL_AUTHOR)
     _check_api_version(entry, thing)
-    _check_class(entry, thing)
+    if faults := class_faults(kind, thing):
+        raise _unusable(entry, "; ".join(faults), _TELL_AUTHOR)
     return LoadedPlugin(named, thing, summary or _first_line(thing), params)
 
 
@@ -206,7 +221,7 @@ def _unknown(kind: str, name: str, known: Discovery) -> PluginError:
     return PluginError(f"no {singular(kind)} plugin is called '{name}'", hint="; ".join(hints))
 
 
-def failure(entry: Entry, error: Exception) -> PluginError:
+def failure(entry: Entry, error: BaseException) -> PluginError:
     """What to tell about an exception that a plugin's own code raised: its origin, the cause, what to do."""
     remedy = f"`pip install --force-reinstall {entry.distribution}`, or tell its author"
     cause = f"{type(error).__name__}: {error}"
@@ -228,7 +243,7 @@ def _import(entry: Entry) -> Any:
         return entrypoints.EntryPoint.from_string(entry.target, entry.name).load()
     except entrypoints.BadEntryPoint as error:
         raise _unusable(entry, f"'{entry.target}' is not of the form module:object", _TELL_AUTHOR) from error
-    except Exception as error:  # a stranger's module may raise anything
+    except (Exception, SystemExit) as error:  # a stranger's module may raise anything, and some end the process
         raise failure(entry, error) from error
 
 
@@ -240,30 +255,54 @@ def _find_base(entry: Entry, preset: Preset) -> Entry:
 
 
 def _check_api_version(entry: Entry, thing: Any) -> None:
+    if fault := version_fault(thing):
+        version = getattr(thing, "api_version", None)
+        newer = isinstance(version, int) and version > API_VERSION
+        behind = "dualproc" if newer else f"{entry.distribution}, or tell its author"
+        raise _unusable(entry, fault, f"pip install --upgrade {behind}")
+
+
+def version_fault(thing: Any) -> str | None:
+    """What is wrong with the `api_version` of a class or preset; None if nothing is."""
     version = getattr(thing, "api_version", None)
     if not isinstance(version, int) or version < API_VERSION:
-        cause = f"its api_version is {version!r}, but this dualproc needs {API_VERSION}"
-        raise _unusable(entry, cause, f"pip install --upgrade {entry.distribution}, or tell its author")
+        return f"its api_version is {version!r}, but this dualproc needs {API_VERSION}"
     if version > API_VERSION:
-        cause = f"it is written for plugin API {version}, but this dualproc has {API_VERSION}"
-        raise _unusable(entry, cause, "pip install --upgrade dualproc")
+        return f"it is written for plugin API {version}, but this dualproc has {API_VERSION}"
+    return None
 
 
-def _check_class(entry: Entry, thing: Any) -> None:
-    """Refuse what is no plugin class of the entry's kind, naming what it lacks."""
+def class_faults(kind: str, thing: Any) -> list[str]:
+    """What keeps a thing from being a plugin class of a kind, apart from its `api_version`; empty if nothing does."""
+    if not isinstance(thing, type):
+        return ["it is neither a class nor a dualproc.protocols.Preset"]
+    members = {name for base in thing.__mro__ for name in vars(base)}
+    missing = [name for name in _required(PROTOCOLS[kind]) if name not in members]
+    lacks = [f"{thing.__name__} lacks {', '.join(missing)}"] if missing else []
+    return [*_params_faults(thing), *lacks]
+
+
+def _params_faults(cls: type) -> list[str]:
     from pydantic import BaseModel
 
-    if not isinstance(thing, type):
-        raise _unusable(entry, "it is neither a class nor a dualproc.protocols.Preset", _TELL_AUTHOR)
-    params = getattr(thing, "Params", None)
+    params = getattr(cls, "Params", None)
     if not (isinstance(params, type) and issubclass(params, BaseModel)):
-        raise _unusable(entry, f"{thing.__name__} has no nested pydantic model Params", _TELL_AUTHOR)
+        return [f"{cls.__name__} has no nested pydantic model Params"]
+    faults = []
     if params.model_config.get("extra") != "forbid":
-        raise _unusable(entry, f"{thing.__name__}.Params does not forbid extra keys", _TELL_AUTHOR)
-    members = {name for base in thing.__mro__ for name in vars(base)}
-    missing = [name for name in _required(PROTOCOLS[entry.kind]) if name not in members]
-    if missing:
-        raise _unusable(entry, f"{thing.__name__} lacks {', '.join(missing)}", _TELL_AUTHOR)
+        faults.append(f"{cls.__name__}.Params does not forbid extra keys")
+    try:
+        params.model_json_schema()
+    except Exception as error:  # a type that JSON cannot hold, a name that is not defined
+        first = str(error).strip().partition("\n")[0]
+        faults.append(f"{cls.__name__}.Params has no JSON schema: {type(error).__name__}: {first}")
+    return faults
+
+
+def _check_preset(entry: Entry, preset: Preset) -> None:
+    """Refuse a preset whose fields are of other types than declared: nothing has checked them yet."""
+    if not (isinstance(preset.of, str) and isinstance(preset.summary, str) and isinstance(preset.params, Mapping)):
+        raise _unusable(entry, "its Preset needs texts as `of` and `summary`, and a mapping as `params`", _TELL_AUTHOR)
 
 
 def _required(protocol: type) -> list[str]:
