@@ -2,8 +2,10 @@
 
 Every plugin class has an `api_version` (equal to `API_VERSION`), a nested pydantic model `Params` that forbids extra
 keys and describes its parameters, a docstring whose first line `dp plugins` shows, and is built as `Plugin(params)`.
-A parameter called `path` names a file, which a spec names relative to itself: the plugin gets a path that it can open,
-and a run keeps a copy of the file. A *preset* is data instead of a class: another plugin's name and parameters for it.
+It keeps them as `params`. No parameter is called `type` nor, for judges and anchors, `weight`: these keys are the
+spec's. A parameter called `path` names a file, which a spec names relative to itself: the plugin gets a path that it
+can open, raises a PluginError that names it if there is no such file, and a run keeps a copy of it. A *preset* is data
+instead of a class: another plugin's name and parameters for it.
 """
 
 from __future__ import annotations
@@ -63,6 +65,9 @@ class Generator(Plugin, Protocol):
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         """Pictures of B prompts from B seeds. The same prompt and seed give the same picture.
 
+        Whatever stands beside it in the batch. Seeds go beyond 2^32. After the call the LoRA is on again
+        and gradients are as before.
+
         With `grad`, pictures and latents are differentiable in the adapter module's trainable weights. With `base`,
         the LoRA is off.
         """
@@ -105,7 +110,10 @@ class Reward(Plugin, Protocol):
     """Turns a judge's answer scores into one number a picture; the engine maximises its mean."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
-        """[B] rewards, differentiable in `answers.log_likelihoods`; `wanted[q]` indexes the candidates."""
+        """[B] rewards, differentiable in `answers.log_likelihoods`; `wanted[q]` indexes the candidates.
+
+        The likelier the wanted answers, the higher; finite for log-likelihoods from -100 to 0.
+        """
 
 
 @runtime_checkable
@@ -113,7 +121,10 @@ class VisualPrompt(Plugin, Protocol):
     """One layer of the image instruction laid over the picture before the judge sees it."""
 
     def draw(self, canvas: Image) -> None:
-        """Draw onto a transparent RGBA canvas, in place. Coordinates and widths are fractions of its size."""
+        """Draw onto an RGBA canvas, in place, over what other layers drew; the same each time.
+
+        Coordinates and widths are fractions of its size.
+        """
 
 
 @runtime_checkable
@@ -123,7 +134,7 @@ class Anchor(Plugin, Protocol):
     def penalty(
         self, sample: Sample, generator: Generator, prompts: Sequence[str], seeds: Sequence[int], rng: torch.Generator
     ) -> Tensor:
-        """[B] penalties, differentiable in the sample."""
+        """[B] penalties >= 0, each differentiable in its own picture of the sample; all randomness is from `rng`."""
 
 
 @runtime_checkable
@@ -132,14 +143,18 @@ class Scorer(Plugin, Protocol):
 
     Two things are optional. An attribute or property `accepted: tuple[float, float] | None`, two finite numbers: values
     from the first to the second, both included, count as *on target*, and their share is reported. A `target` among the
-    `Params`, None or the one value that is wanted most: it is drawn and named beside the values.
+    `Params`, None or the one value that is wanted most: it is drawn and named beside the values. With `better =
+    "target"` there is at least one of them.
     """
 
     unit: ClassVar[str]
     better: ClassVar[Literal["higher", "lower", "target"]]
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] measurements of `images` [B, 3, H, W] in [0, 1]; nan where there is nothing to measure."""
+        """[B] measurements of `images` [B, 3, H, W] in [0, 1] of any size; nan where there is nothing to measure.
+
+        The same for a picture alone as in a batch. The context's `base_images` may be missing.
+        """
 
 
 __all__ = [

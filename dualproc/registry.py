@@ -248,6 +248,10 @@ def _import(entry: Entry) -> Any:
 
 
 def _find_base(entry: Entry, preset: Preset) -> Entry:
+    """What a preset builds on: of several plugins of that name, the one that came with it."""
+    with_it = [one for one in entries(entry.kind) if (one.name, one.distribution) == (preset.of, entry.distribution)]
+    if with_it and with_it[0] != entry:
+        return with_it[0]
     try:
         return find(entry.kind, preset.of)
     except PluginError as error:

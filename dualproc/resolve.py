@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,6 +16,11 @@ from .protocols import KINDS
 from .registry import LoadedPlugin
 from .spec import LoadedSpec, PluginPlace, PluginRef, TaskSpec, json_schema, problems_from, read_spec
 from .spec.document import Node, from_data, problem_at, split
+from .spec.messages import tidy
+from .spec.mistakes import MAX_PROBLEMS
+
+TRUST = "trust_remote_code"
+"""What diffusers and transformers call running the code that a model brings along."""
 
 
 def load_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> TaskSpec:
@@ -39,6 +44,8 @@ def read_checked(
     load = functools.cache(registry.load)
     problems = list(loaded.problems)
     for one in loaded.each():
+        if len(problems) > MAX_PROBLEMS:
+            break
         problems += _plugin_problems(one.plugins(), one, load)
     _refuse(problems)
     return loaded
@@ -61,17 +68,17 @@ def build(kind: str, ref: PluginRef) -> Any:
         SpecError: its parameters are not valid.
     """
     plugin = registry.load(kind, ref.type)
+    place, locator = PluginPlace(kind, kind, ref.type, ref.params), _InPython(from_data({kind: ref}))
+    _refuse(_trusting(place, locator))
     try:
         params = plugin.params(ref.params)
     except ValidationError as error:
-        place = PluginPlace(kind, kind, ref.type, ref.params)
-        locator = _InPython(from_data({kind: ref}))
         raise SpecError(_params_problems(error, plugin, place, locator)) from error
     try:
         return plugin.cls(params)
     except DualprocError:
         raise
-    except Exception as error:  # a stranger's constructor may raise anything
+    except (Exception, SystemExit) as error:  # a stranger's constructor may do anything
         raise registry.failure(plugin.entry, error) from error
 
 
@@ -119,8 +126,13 @@ class _InPython:
 def _plugin_problems(
     places: Iterable[PluginPlace], locator: _Locator, load: Callable[[str, str], LoadedPlugin]
 ) -> list[Problem]:
-    problems = []
+    problems: list[Problem] = []
     for place in places:
+        if len(problems) > MAX_PROBLEMS:
+            break
+        if trusting := _trusting(place, locator):
+            problems += trusting
+            continue
         try:
             plugin = load(place.kind, place.type)
             plugin.params(place.params)
@@ -144,10 +156,26 @@ def _params_problems(
     return [locator.problem(f"{place.path}.type", message, hint=f"pip install --upgrade {plugin.entry.distribution}")]
 
 
+def _trusting(place: PluginPlace, locator: _Locator) -> list[Problem]:
+    """Where a plugin's parameters say, at any depth, that code that comes with a model may be run."""
+    message = f"`{TRUST}` cannot be set: dualproc never runs code that comes with a model"
+    hint = "use a model whose classes the installed diffusers and transformers have themselves (SECURITY.md)"
+    return [locator.problem(path, message, hint=hint) for path in _keys_named(TRUST, place.params, place.path)]
+
+
+def _keys_named(name: str, value: Any, path: str) -> Iterator[str]:
+    """The dotted paths of all keys of that name."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key == name:
+                yield f"{path}.{key}"
+            yield from _keys_named(name, item, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _keys_named(name, item, f"{path}.{index}")
+
+
 def _refuse(problems: Iterable[Problem]) -> None:
-    """Raise all problems, each once, in the order of the files."""
-    unique = sorted(
-        dict.fromkeys(problems), key=lambda p: (p.source is None, p.source or "", p.line or 0, p.column or 0)
-    )
-    if unique:
-        raise SpecError(unique)
+    """Raise all problems, if there are any."""
+    if found := tidy(problems):
+        raise SpecError(found)

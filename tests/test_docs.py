@@ -16,6 +16,7 @@ from dualproc.cli import app
 from dualproc.protocols import KINDS
 from dualproc.resolve import read_checked
 from dualproc.types import ScoreContext
+from tools.reference import PAGES
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -87,6 +88,11 @@ def test_every_relative_link_leads_to_a_file(document: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
     files = [target.partition("#")[0] for target in targets if "://" not in target]
     assert [file for file in files if file and not (document.parent / file).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_reference_says_what_the_code_says(page: str) -> None:
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == PAGES[page](), "run `python -m tools.reference`"
 
 
 def test_the_markers_that_tools_fill_in_stand_once() -> None:

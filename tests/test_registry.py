@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import metadata
@@ -196,7 +198,11 @@ def test_what_a_preset_fills_in_is_a_default_and_not_required(install: Install) 
         ("no_params", "NoParams has no nested pydantic model Params", "author"),
         ("lenient", "Lenient.Params does not forbid extra keys", "author"),
         ("no_call", "NoCall lacks __call__", "author"),
+        ("a_scorer", "AScorer lacks __call__", "author"),
         ("not_a_class", "neither a class nor a dualproc.protocols.Preset", "author"),
+        ("leaves", "SystemExit: 0", "pip install --force-reinstall acme-broken"),
+        ("undefined", "Undefined.Params has no JSON schema: PydanticUserError", "author"),
+        ("odd_preset", "its Preset needs texts as `of` and `summary`, and a mapping as `params`", "author"),
     ],
 )
 def test_a_broken_plugin_fails_with_origin_cause_and_remedy(
@@ -214,6 +220,26 @@ def test_a_class_variable_that_is_only_declared_is_missing(install: Install) -> 
     install("broken")
     with pytest.raises(PluginError, match=r"HalfDoneScorer lacks score, unit"):
         registry.load("scorers", "half_done")
+
+
+def test_a_validator_that_fails_is_the_plugins_mistake(install: Install) -> None:
+    install("broken")
+    loaded = registry.load("rewards", "stumbles")
+    loaded.params({})
+    with pytest.raises(PluginError, match=r"reward 'stumbles' \(acme-broken.*cannot be used: KeyError: 'cubic'"):
+        loaded.params({"scale": "cubic"})
+
+
+def test_all_that_is_wrong_with_a_class_is_told_at_once(install: Install) -> None:
+    install("broken")
+    with pytest.raises(PluginError, match=r"Lenient.Params does not forbid extra keys; Lenient lacks answer_log_"):
+        registry.load("judges", "lenient")
+
+
+def test_a_preset_builds_on_what_came_with_it(install: Install) -> None:
+    install("twin_a", "twin_b")
+    loaded = registry.load("rewards", "like_twin")
+    assert (loaded.cls.__module__, loaded.summary) == ("twin_a", "The twin that came with it.")
 
 
 def test_a_preset_of_nothing_names_itself_and_what_it_lacks(install: Install) -> None:
@@ -234,3 +260,31 @@ def test_the_light_built_in_plugins_keep_to_their_protocol(kind: str) -> None:
         loaded = registry.load(kind, f"dualproc/{name}")
         assert loaded.summary.endswith(".")
         assert all(field.description for field in loaded.cls.Params.model_fields.values())
+
+
+# the command line with all of them installed
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "told"),
+    [
+        ("--help", 0, "dp plugins"),
+        ("plugins", 0, "acme_broken.leaves:Reward"),
+        ("spec check specs/horizon.yaml", 0, "ok: horizon"),
+        ("spec check specs/horizon.yaml --set reward.type=raises", 2, "RuntimeError: the moon is in the wrong phase"),
+        ("plugins show rewards/leaves", 2, "cannot be used: SystemExit: 0"),
+    ],
+)
+def test_broken_plugins_cost_nothing_until_one_is_named(command: str, code: int, told: str) -> None:
+    path = os.pathsep.join(str(folder) for folder in sorted(FAKE_PLUGINS.iterdir()))
+    done = subprocess.run(
+        [sys.executable, "-m", "dualproc", *command.split()],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd=FAKE_PLUGINS.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stderr
+    assert told in (done.stderr if code else done.stdout)
+    assert "Traceback" not in done.stderr
+    assert code or "Error" not in done.stderr

@@ -140,7 +140,9 @@ def test_a_folder_in_use_is_refused_until_its_writer_is_gone(tmp_path: Path) -> 
     )
     assert writer.stdout is not None
     assert writer.stdout.readline() == "locked\n"
-    with pytest.raises(RunError, match=rf"in use by another run \(process {writer.pid}\)"):
+    with pytest.raises(
+        RunError, match=rf"in use by another run \(process {writer.pid}, since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d\)"
+    ):
         create(tmp_path, overwrite=True)
     writer.kill()  # as a crash: nothing is cleaned up
     writer.communicate()

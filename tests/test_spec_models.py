@@ -84,6 +84,7 @@ def test_python_errors_are_located_and_in_the_same_words() -> None:
         ({"name": "a\n"}, "name", "expected a name of letters, digits, `_` and `-`, found the text 'a\\n'"),
         ({"name": "../a"}, "name", "expected a name of letters, digits, `_` and `-`, found the text '../a'"),
         ({"schema_version": 2}, "schema_version", "expected 1, found 2"),
+        ({"schema_version": True}, "schema_version", "expected 1, found true"),
         ({"nmae": 1}, "nmae", "unknown key `nmae`"),
         ({"prompts": {"train": ["a"]}}, "prompts.eval", "`eval` is missing"),
         ({"prompts": {"train": [], "eval": ["a"]}}, "prompts.train", "expected at least 1 items, found an empty list"),

@@ -1,9 +1,11 @@
-"""`dp plugins`: which plugins are installed, and what one of them takes."""
+"""`dp plugins`: which plugins are installed, what one of them takes, and a new package of one's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +13,7 @@ from dualproc.errors import PluginError
 from dualproc.protocols import KINDS
 
 from .output import print_table
+from .parameters import type_words, value_words
 
 if TYPE_CHECKING:
     from dualproc.registry import LoadedPlugin
@@ -21,18 +24,20 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(rich_markup_mode=None)
     group.callback(invoke_without_command=True)(all_kinds)
     group.command("show")(show)
+    group.command("new")(new)
     for kind in KINDS:
         group.command(kind, help=f"List the installed {kind.replace('_', ' ')}.")(_lister(kind))
     app.add_typer(group, name="plugins")
 
 
 def all_kinds(context: typer.Context) -> None:
-    """List the installed plugins, or show one.
+    """List the installed plugins, show one, or begin one of your own.
 
     \b
     dp plugins                             all of them
     dp plugins judges                      one kind
     dp plugins show visual_prompts/line    one plugin and its parameters
+    dp plugins new dualproc-redness        a package for a plugin of your own
     """
     if context.invoked_subcommand is None:
         _print_entries(*KINDS)
@@ -61,6 +66,35 @@ def show(name: Annotated[str, typer.Argument(metavar="KIND/NAME", help="such as 
         typer.echo(line)
 
 
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the package, such as dualproc-redness.")],
+    kind: Annotated[
+        list[str] | None,
+        typer.Option("--kind", metavar="KIND", help="scorer (default), judge, ...; may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Where to; a folder called NAME by default.")
+    ] = None,
+) -> None:
+    """Write a package with a small plugin that works, its tests, and what is needed to install it.
+
+    \b
+    dp plugins new dualproc-redness
+    dp plugins new dualproc-house-style --kind visual_prompt --kind judge --out house-style
+
+    Kinds: generator, judge, reward, visual_prompt, anchor, scorer.
+    """
+    from dualproc.scaffold import new_package
+
+    made = new_package(name, kind or ["scorer"], out=out)
+    for file in made.files:
+        typer.echo(f"wrote {file}")
+    typer.secho("\nnext:", bold=True)
+    steps = [f"cd {shlex.quote(str(made.folder))}", "pip install -e '.[dev]'", "pytest"]
+    for step in [*steps, *(f"dp plugins show {plugin}" for plugin in made.plugins)]:
+        typer.echo(f"  {step}")
+
+
 def _lister(kind: str) -> Callable[[], None]:
     return lambda: _print_entries(kind)
 
@@ -85,38 +119,11 @@ def _parameters(loaded: LoadedPlugin) -> list[str]:
     required = set(schema.get("required", ()))
     lines = []
     for name, field in schema.get("properties", {}).items():
-        default = f"default {_value(field['default'])}" if "default" in field else "optional"
+        default = f"default {value_words(field['default'])}" if "default" in field else "optional"
         if name in loaded.preset:
-            default = f"this preset: {_value(loaded.preset[name])}"
+            default = f"this preset: {value_words(loaded.preset[name])}"
         elif name in required:
             default = "required"
-        lines.append(f"  {typer.style(name, bold=True)}  {_type(field, schema)}  ({default})")
+        lines.append(f"  {typer.style(name, bold=True)}  {type_words(field, schema)}  ({default})")
         lines.append(f"      {field.get('description', '')}")
     return lines
-
-
-def _value(value: Any) -> str:
-    import json
-
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-
-
-def _type(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """A JSON schema type in words."""
-    if "$ref" in field:
-        return _type(schema["$defs"][field["$ref"].rsplit("/", 1)[-1]], schema)
-    if "anyOf" in field:
-        return " or ".join(_type(option, schema) for option in field["anyOf"])
-    if "enum" in field or "const" in field:
-        return " | ".join(_value(value) for value in field.get("enum", [field.get("const")]))
-    if "prefixItems" in field:
-        return f"[{', '.join(_type(item, schema) for item in field['prefixItems'])}]"
-    if field.get("type") == "array":
-        return f"list of {_type(field.get('items', {}), schema)}"
-    if field.get("properties"):
-        return f"{{{', '.join(f'{name}: {_type(value, schema)}' for name, value in field['properties'].items())}}}"
-    bounds = " and ".join(f"{sign} {field[key]:g}" for key, sign in _BOUNDS.items() if key in field)
-    return f"{'none' if field.get('type') == 'null' else field.get('type', 'anything')} {bounds}".strip()

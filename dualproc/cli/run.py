@@ -38,7 +38,8 @@ def run(
     """Teach what a spec says, and measure what was learnt.
 
     Without --variant, every variant of the spec is run. Ctrl+C ends the teaching after the current step: the LoRA, the
-    measurement and the report are still made; a second Ctrl+C ends at once (go on later with --resume).
+    measurement and the report are still made; a second Ctrl+C ends at once (go on later with --resume). SIGTERM does
+    the same.
 
     \b
     dp run specs/line_weight.yaml
@@ -81,6 +82,9 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     if result.stopped:
         further = " (go on with --resume)" if result.interrupted else ""
         typer.secho(f"{result.stopped}; saved what is there{further}", fg="yellow")
+    if result.skipped:
+        steps = "1 step was" if result.skipped == 1 else f"{result.skipped} steps were"
+        print_warning(f"{steps} skipped: loss or gradient was not finite")
     if result.lora_step != result.steps:
         typer.echo(f"the LoRA is that of step {result.lora_step}, which the referee liked best")
     print_evaluation(result.evaluation)

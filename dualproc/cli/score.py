@@ -63,6 +63,7 @@ def score(
 
 def _score_run(places: Sequence[str]) -> None:
     from dualproc.run import RunFolder
+    from dualproc.run.lock import refuse_locked
 
     if len(places) > 1:
         raise DualprocError("one run at a time is measured, and pictures only with --spec", hint=FORMS)
@@ -70,6 +71,7 @@ def _score_run(places: Sequence[str]) -> None:
         RunFolder.open(places[0])
     except RunError as error:
         raise RunError(error.message, hint="\n  ".join(filter(None, (error.hint, FORMS)))) from error
+    refuse_locked(Path(places[0]))  # before the models are loaded
     from .progress import Bars, quiet
 
     quiet()

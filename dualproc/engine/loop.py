@@ -28,6 +28,10 @@ SEEDS = 2**31
 """Training seeds are drawn below this; held-out seeds lie above, see `evaluate`."""
 
 
+class NotANumberError(DualprocError):
+    """Loss or gradient was not finite in several steps in a row. They left the LoRA as it was before them."""
+
+
 class Engine:
     """The live plugins of one spec, and the step that teaches.
 
@@ -58,6 +62,8 @@ class Engine:
         self.wanted = [question.candidates.index(question.answer) for question in spec.questions]
         self.done = 0
         """Steps done so far."""
+        self.skipped = 0
+        """Steps skipped in a row, up to the last one."""
 
     def step(self) -> StepRecord:
         """Teach once: pictures, the judge's answers, their gradient through the pictures into the LoRA."""
@@ -97,15 +103,14 @@ class Engine:
         )
 
     def steps(self) -> Iterator[StepRecord]:
-        """The remaining steps of the spec; raises DualprocError after `train.max_skipped` skipped ones in a row."""
-        skipped = 0
+        """The remaining steps of the spec; raises NotANumberError after `train.max_skipped` skipped ones in a row."""
         while self.done < self.spec.train.steps:
             record = self.step()
+            self.skipped = self.skipped + 1 if record.skipped else 0
             yield record
-            skipped = skipped + 1 if record.skipped else 0
-            if skipped >= self.spec.train.max_skipped:
-                raise DualprocError(
-                    f"loss or gradient was not a number in {skipped} steps in a row, up to step {record.step}",
+            if self.skipped >= self.spec.train.max_skipped:
+                raise NotANumberError(
+                    f"loss or gradient was not a number in {self.skipped} steps in a row, up to step {record.step}",
                     hint="lower train.lr or train.lora.strength, or use float32 for generator and judge",
                 )
 
@@ -134,11 +139,11 @@ class Engine:
         return [[question.for_prompt(prompt) for question in self.spec.questions] for prompt in prompts]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that a checkpoint needs: tensors (LoRA, optimiser), and the number of steps done."""
+        """Everything that a checkpoint needs: tensors (LoRA, optimiser), and how many steps are done and skipped."""
         tensors = {f"lora/{name}": value for name, value in lora.state(self.generator.adapter_module).items()}
         for index, kept in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{index}/{key}": value for key, value in kept.items()}
-        return tensors, {"done": self.done}
+        return tensors, {"done": self.done, "skipped": self.skipped}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Go on from what `state` returned."""
@@ -152,7 +157,7 @@ class Engine:
             index, _, key = name.partition("/")
             moments.setdefault(int(index), {})[key] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
-        self.done = int(state["done"])
+        self.done, self.skipped = int(state["done"]), int(state.get("skipped", 0))
 
 
 def wanted_probability(log_likelihoods: Tensor, wanted: list[int]) -> Tensor:

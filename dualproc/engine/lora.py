@@ -81,15 +81,22 @@ def load_export(module: nn.Module, spec: Lora, file: Path, *, strength: float = 
     Raises RunError if the file is not the LoRA of this module.
     """
     from peft.tuners.lora import LoraLayer
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     scale = spec.strength * spec.alpha / spec.rank
-    saved = {name.partition(".")[2]: value for name, value in load_file(file).items()}  # without "transformer."
+    try:
+        saved = {name.partition(".")[2]: value for name, value in load_file(file).items()}  # without "transformer."
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file} is damaged: {error}") from error
     tensors = {}
-    for name in state(module):
+    for name, own in state(module).items():
         plain = name.replace(f".{ADAPTER}.", ".")
         if plain not in saved:
             raise RunError(f"{file} is not a LoRA of this generator: it has no {plain}")
+        if saved[plain].shape != own.shape:
+            shapes = f"{list(saved[plain].shape)} instead of {list(own.shape)}"
+            raise RunError(f"{file} is not a LoRA of this generator: {plain} has the shape {shapes}")
         tensors[name] = saved[plain] / scale if ".lora_B." in plain else saved[plain]
     restore(module, tensors)
     for layer in module.modules():

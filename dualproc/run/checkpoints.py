@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dualproc.errors import RunError
 
-from .files import as_run_error, make_folder, remove, sync_folder, write_atomically
+from .files import ASIDE, as_run_error, remove, sync, write_plainly
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 KEPT = 2
 """How many checkpoints stay: the newest, and one more in case the newest turns out to be damaged."""
 
-_PREFIX, _ASIDE = "checkpoint-", ".aside-"
+_PREFIX = "checkpoint-"
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
@@ -39,17 +39,24 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     """
     from safetensors.torch import save
 
-    aside, final = folder / f"{_ASIDE}{_PREFIX}{step}", folder / f"{_PREFIX}{step}"
-    remove(aside)
-    make_folder(aside)
+    aside, final = folder / f"{ASIDE}new-{_PREFIX}{step}", folder / f"{_PREFIX}{step}"
     # Copies, since safetensors refuses tensors that share memory.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    write_atomically(aside / _TENSORS, save(copies))
-    write_atomically(aside / _STATE, json.dumps(state))
-    remove(final)
-    with as_run_error("write", final):
-        os.rename(aside, final)
-        sync_folder(folder)
+    contents = {_TENSORS: save(copies), _STATE: json.dumps(state).encode()}
+    remove(aside)
+    try:
+        with as_run_error("write", final):
+            aside.mkdir(parents=True)
+            for name, content in contents.items():
+                write_plainly(aside / name, content)
+            sync(aside)
+            remove(final)
+            aside.rename(final)
+            sync(folder)
+    except BaseException:  # on a full disk, what is of no use must not take room
+        with suppress(RunError):
+            remove(aside)
+        raise
     for old in steps(folder)[:-KEPT]:
         remove(folder / f"{_PREFIX}{old}")
     return final
@@ -70,7 +77,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     try:
         tensors = load((path / _TENSORS).read_bytes())
         state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         instead = f"continue from {_PREFIX}{found[-2]}" if len(found) > 1 else "start from the beginning"
         raise RunError(f"{path} is damaged: {error}", hint=f"delete that folder to {instead}") from error
     return Checkpoint(found[-1], tensors, state)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from dualproc.errors import RunError
 
+ASIDE = ".aside-"
+"""How the names of files and folders begin that are being written or deleted; a crash may leave some behind."""
+
 _HINTS = {
     errno.ENOSPC: "free some space on that disk, then continue with `--resume`",
     errno.EDQUOT: "free some space on that disk, then continue with `--resume`",
@@ -37,28 +40,33 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
     Raises RunError if it cannot be written; the old content then stays.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
     with as_run_error("write", path):
         try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
+            write_plainly(temporary, data, durable=durable)
             temporary.replace(path)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()
             raise
         if durable:
-            sync_folder(path.parent)
+            sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut, where the system can (Windows cannot open folders)."""
+def write_plainly(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file whose name says that it is not finished. Raises OSError if that is not possible."""
+    with path.open("wb") as file:
+        file.write(data)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or a rename inside a folder, survive a power cut, where the system can (not Windows)."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -72,12 +80,25 @@ def make_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder with all it holds; nothing happens if there is none."""
+    """Delete a file, or a folder with all it holds; nothing happens if there is none.
+
+    A folder is renamed first: half of one never stays behind under its name.
+    """
     with as_run_error("delete", path):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
+        if not path.is_dir() or path.is_symlink():
             path.unlink(missing_ok=True)
+            return
+        if not path.name.startswith(ASIDE):
+            aside = path.with_name(f"{ASIDE}{path.name}")
+            remove(aside)
+            path = path.rename(aside)
+        shutil.rmtree(path)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a crash left aside in a folder. Only for who holds the run's lock: a writer may be at work there."""
+    for left in folder.glob(f"{ASIDE}*"):
+        remove(left)
 
 
 def read_text(path: Path) -> str:

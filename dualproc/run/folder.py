@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -13,9 +16,9 @@ from dualproc.types import Evaluation, StepRecord
 
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
 from .environment import environment
-from .files import as_run_error, make_folder, read_text, remove, write_atomically
+from .files import ASIDE, as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
 from .inputs import INPUTS
-from .lock import FolderLock
+from .lock import FolderLock, refuse_locked
 from .outcome import Outcome
 from .records import from_json, to_json
 from .resolved import differing_keys, plain
@@ -36,11 +39,14 @@ REPORT = "report.html"
 SAMPLES = "samples"
 CHECKPOINTS = "checkpoints"
 GENERATED = "generated"
+TRACEBACK = "traceback.txt"
+"""Where a plugin went wrong; gone when the run goes on."""
 
 _OURS = (
-    SPEC, ENVIRONMENT, METRICS, EVALUATION, OUTCOME, WEIGHTS, CARD, REPORT, SAMPLES, CHECKPOINTS, GENERATED, INPUTS,
-    RESOLVED,
+    CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WEIGHTS, "adapter_model.safetensors",
+    "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, INPUTS, RESOLVED,
 )  # fmt: skip
+"""In the order in which they are deleted: a run that lost only a part of them has no checkpoint and starts anew."""
 
 
 def default_folder(name: str, variant: str | None) -> Path:
@@ -101,13 +107,15 @@ class RunFolder:
     def refuse(cls, path: str | PathLike[str], resolved_text: str, *, resume: bool, overwrite: bool) -> None:
         """Raise what `create` would raise, without writing anything, so that it can be known before models load.
 
-        What only writing shows (rights, a lock, a full disk) is left to `create`.
+        What only writing shows (a full disk, say) is left to `create`.
         """
         if resume and overwrite:
             raise RunError("`--resume` goes on with a run, `--overwrite` deletes it: give one of them")
         folder = Path(path)
         with as_run_error("use", folder):
             _refuse_foreign(folder)
+            _refuse_unwritable(folder)
+            refuse_locked(folder)
             if not (folder / RESOLVED).exists() or overwrite:
                 return
         if not resume:
@@ -122,13 +130,14 @@ class RunFolder:
         """A run to read from; it may still be going on.
 
         `needs` names files that must be there, such as `WEIGHTS`. Raises RunError if `path` is no run (the hint lists
-        the runs in its subfolders, if there are any), or says which of the files are missing.
+        the runs in its subfolders, if there are any), or says which of the files are missing, or who is still at work.
         """
         folder = Path(path)
         if not (folder / RESOLVED).is_file():
             raise RunError(_why_no_run(folder), hint=_where_runs_are(folder))
         missing = [name for name in needs if not (folder / name).exists()]
         if missing:
+            refuse_locked(folder)
             raise RunError(
                 f"the run {folder} is not finished: it has no {' and no '.join(missing)}",
                 hint="go on with it with `dp run ... --resume`",
@@ -152,6 +161,18 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Within, nobody else writes the run; RunError if another process does. Nested in `create`, it does nothing."""
+        if self._lock is not None:
+            yield
+            return
+        self._lock = FolderLock(self.path)
+        try:
+            yield
+        finally:
+            self.close()
+
     def __enter__(self) -> RunFolder:
         return self
 
@@ -170,7 +191,34 @@ class RunFolder:
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Keep where the fit stands: tensors by name, and a JSON-able `state`. The newest two checkpoints stay."""
+        metrics = self.path / METRICS
+        if metrics.exists():  # a power cut must not lose lines of steps that are not done again
+            with as_run_error("write", metrics):
+                sync(metrics)
         return save_checkpoint(self.path / CHECKPOINTS, step, tensors, state)
+
+    def write_lora(self, save: Callable[[Path], None]) -> None:
+        """Have `save` write a LoRA's files into a folder aside, then take them over: each is there whole or not at all.
+
+        Raises RunError if they cannot be written, and what else `save` raises; earlier files then stay.
+        """
+        from safetensors import SafetensorError
+
+        aside, weights = self.path / f"{ASIDE}lora", self.path / WEIGHTS
+        remove(aside)
+        make_folder(aside)
+        try:
+            with as_run_error("write", weights):
+                try:
+                    save(aside)
+                except SafetensorError as error:
+                    raise _system_error(error) from error
+                for file in sorted(aside.iterdir(), key=lambda file: file.name == WEIGHTS):  # with it, a run has all
+                    sync(file)
+                    file.replace(self.path / file.name)
+                sync(self.path)
+        finally:
+            remove(aside)
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Keep what was measured on the held-out pictures."""
@@ -205,7 +253,7 @@ class RunFolder:
         path = self.path / ENVIRONMENT
         try:
             return dict(json.loads(read_text(path))) if path.exists() else {}
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise RunError(f"{path} is damaged: {error}") from error
 
     def metrics(self) -> list[StepRecord]:
@@ -238,12 +286,16 @@ class RunFolder:
     # --- starting ---------------------------------------------------------------------------------------------
 
     def _make_room(self, *, resume: bool, overwrite: bool) -> None:
+        for folder in (self.path, self.path / CHECKPOINTS, self.path / INPUTS, self.samples, *self.samples.glob("*/")):
+            sweep(folder)
         if not (self.path / RESOLVED).exists():
             return
         if overwrite:
             for name in _OURS:
                 remove(self.path / name)
         elif resume:
+            for name in (OUTCOME, TRACEBACK):
+                remove(self.path / name)
             self._drop_steps_to_be_repeated()
 
     def _refuse_other_spec(self, resolved_text: str) -> None:
@@ -271,6 +323,23 @@ def _refuse_foreign(folder: Path) -> None:
             f"{folder} is not a run, but has files that a run would overwrite: {', '.join(taken)}",
             hint="name another folder with `--out`",
         )
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Refuse a folder that is seen to be out of reach: below a file, not allowed, on a read-only disk."""
+    whole = folder.absolute()
+    there = next(place for place in (whole, *whole.parents) if place.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return
+    action = f"write to {folder}" if there == whole else f"make the folder {folder}"
+    cause = "it is not allowed, or the disk is read-only" if there.is_dir() else f"{there} is a file"
+    raise RunError(f"cannot {action}: {cause}", hint="name a folder that you may write to with `--out`")
+
+
+def _system_error(error: Exception) -> OSError:
+    """What the system said, from an error of safetensors, which writes files by itself and has it as text only."""
+    found = re.search(r"os error (\d+)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
 
 
 def _why_no_run(folder: Path) -> str:

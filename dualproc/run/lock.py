@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from dualproc.errors import RunError
@@ -26,8 +27,8 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         path = folder / LOCK
-        with as_run_error("lock", path):
-            self._file = path.open("a+", encoding="ascii")
+        with as_run_error("lock", folder):
+            self._file = path.open("a+b", buffering=0)
         try:
             self._acquire(folder)
         except BaseException:
@@ -44,15 +45,30 @@ class FolderLock:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._file.seek(0)
-            holder = self._file.read().strip()
-            raise RunError(
-                f"{folder} is in use by another run" + (f" (process {holder})" if holder else ""),
-                hint="wait until it is done, or name another folder with `--out`",
-            ) from None
+            raise _in_use(folder) from None
         except OSError:  # a network disk without locks
             return
         with as_run_error("lock", folder):
             self._file.truncate(0)
-            self._file.write(str(os.getpid()))
-            self._file.flush()
+            self._file.write(f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+
+
+def refuse_locked(folder: Path) -> None:
+    """Raise the RunError of `FolderLock` if another process holds the folder, without locking or making anything."""
+    if fcntl is None:
+        return
+    try:
+        with (folder / LOCK).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(folder) from None
+    except OSError:  # never locked, or a network disk without locks
+        return
+
+
+def _in_use(folder: Path) -> RunError:
+    holder = (folder / LOCK).read_text(encoding="ascii", errors="replace")
+    return RunError(
+        f"{folder} is in use by another run" + (f" ({holder})" if holder else ""),
+        hint="wait until it is done, or name another folder with `--out`",
+    )

@@ -27,7 +27,7 @@ def from_json(kind: type[T], text: str, *, source: Path | str) -> T:
     """
     try:
         value: T = _typed(kind, json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise RunError(f"{source} is damaged: no {kind.__name__} can be read from it ({error})") from error
     return value
 

@@ -15,7 +15,7 @@ from dualproc.errors import Problem, SpecError
 from .document import At, Node, Place, dotted, from_data, problem_at, split
 from .files import read_chain
 from .merge import override
-from .messages import MAX_PROBLEMS, problems_from
+from .messages import problems_from, tidy
 from .mistakes import nearest
 from .models import MAX_VARIANTS, TaskSpec
 from .paths import located
@@ -92,7 +92,7 @@ def read_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), va
     """
     document, problems = read_chain(Path(path))
     if document is None:
-        shown = _tidy(problems)
+        shown = tidy(problems)
         return LoadedSpec(None, shown, None, (), Node({}, Place(str(path))), None, shown)
     document, more = override(document, overrides)
     return _load(document, [*problems, *more], variant)
@@ -120,7 +120,7 @@ def _load(document: Node, reading_problems: Iterable[Problem], variant: str | No
     else:
         filled, spec, more = _check(document, chosen)
         problems += more
-    shown = _tidy(problems)
+    shown = tidy(problems)
     return LoadedSpec(None if shown else spec, shown, chosen, variants, filled, document, reading_problems)
 
 
@@ -172,11 +172,3 @@ def _check(document: Node, variant: str | None) -> tuple[Node, TaskSpec | None, 
     except ValidationError as error:
         return document, None, [*problems, *problems_from(error, TaskSpec, document, names=names)]
     return document, None if problems else spec, problems
-
-
-def _tidy(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Problems in the order of the files, each once, no more than MAX_PROBLEMS."""
-    unique = sorted(dict.fromkeys(problems), key=lambda p: (p.source or "", p.line or 0, p.column or 0))
-    if len(unique) <= MAX_PROBLEMS:
-        return tuple(unique)
-    return (*unique[:MAX_PROBLEMS], Problem(f"only the first {MAX_PROBLEMS} mistakes are shown"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -12,11 +12,11 @@ from dualproc.errors import Problem
 
 from .document import At, Node, Path, dotted, problem_at
 from .fields import NAME, NOT_BLANK, WORD
-from .mistakes import nearest, show
+from .mistakes import MAX_PROBLEMS, nearest, show
 from .template import SECTIONS, whole
 
-MAX_PROBLEMS = 100
-"""No more than this are shown at once."""
+_LONGEST = 1000
+"""Characters of a message, a path, a hint: a spec may have keys of any length, which nobody wants to read again."""
 
 _EXPECTED = {
     "bool_parsing": "true or false",
@@ -89,6 +89,30 @@ def problems_from(
     return [
         problem_at(document, path + found.path, _message(found), hint=found.hint, at=found.at) for found in all_found
     ]
+
+
+def tidy(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems in the order of the files, each once, no more than MAX_PROBLEMS, none of them endless."""
+    unique = sorted(
+        dict.fromkeys(map(_shortened, problems)),
+        key=lambda p: (p.source is None, p.source or "", p.line or 0, p.column or 0),
+    )
+    if len(unique) <= MAX_PROBLEMS:
+        return tuple(unique)
+    return (*unique[:MAX_PROBLEMS], Problem(f"only the first {MAX_PROBLEMS} mistakes are shown"))
+
+
+def _shortened(problem: Problem) -> Problem:
+    message, path, hint, text = (
+        _short(part) if part else part for part in (problem.message, problem.path, problem.hint, problem.text)
+    )
+    if text != problem.text and problem.column is not None:  # the mark below the line would point at nothing
+        text = None
+    return replace(problem, message=message or "", path=path or "", hint=hint, text=text)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
 
 
 def _is_echo(details: Any) -> bool:

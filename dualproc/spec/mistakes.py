@@ -5,12 +5,19 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from .document import MAX_DEPTH, Path
+
+MAX_PROBLEMS = 100
+"""No more than this are shown at once; nobody need look for many more."""
+_COMPARED, _LISTED, _LONGEST_NAME = 1000, 20, 100
+"""How many known names a word is compared with, how many a hint lists, and how much of each."""
+_HUGE = 10**300
 
 
 class Mistake(NamedTuple):
@@ -41,11 +48,15 @@ def refuse(mistakes: Sequence[Mistake], value: Any) -> None:
 
 
 def nearest(word: str, known: Collection[str]) -> str:
-    """A hint for a word that is not known: the known one that it looks like, or all of them."""
-    close = difflib.get_close_matches(word[:100], known, n=1, cutoff=0.66)
+    """A hint for a word that is not known: the known one that it looks like, or all of them if they are few."""
+    names = [name[:_LONGEST_NAME] for name in islice(known, _COMPARED)]
+    close = difflib.get_close_matches(word[:_LONGEST_NAME], names, n=1, cutoff=0.66)
     if close:
         return f"did you mean `{close[0]}`?"
-    return f"known: {', '.join(known)}" if known else "none is known here"
+    if not names:
+        return "none is known here"
+    more = len(known) - _LISTED
+    return f"known: {', '.join(names[:_LISTED])}" + (f" and {more} more" if more > 0 else "")
 
 
 def show(value: Any) -> str:
@@ -60,6 +71,8 @@ def show(value: Any) -> str:
         return "a mapping"
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, int) and abs(value) >= _HUGE:  # Python refuses to write down those of 4,300 digits and more
+        return "a number of more than 300 digits"
     return repr(value)[:60]
 
 
@@ -85,7 +98,7 @@ def _plain(data: Any, path: Path, mistakes: list[Mistake]) -> Any:
         return [_plain(value, (*path, index), mistakes) for index, value in enumerate(data)]
     if data is None or isinstance(data, bool):
         return data
-    if isinstance(data, int) and abs(data) < 10**300:
+    if isinstance(data, int) and abs(data) < _HUGE:
         return int(data)
     if isinstance(data, float) and math.isfinite(data):
         return float(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,9 +19,10 @@ from pydantic import (
 
 from .document import Path, Scalar
 from .fields import Count, Name, NotNegative, Positive, Share, Shift, SpecModel, Text, Word
-from .mistakes import Mistake, nearest, plain_data, refuse, show
+from .mistakes import MAX_PROBLEMS, Mistake, nearest, plain_data, refuse, show
 from .prompts import Prompts, QuestionSpec, variant_names
 from .refs import (
+    MAX_LISTED,
     AnchorRef,
     GeneratorRef,
     LayerRef,
@@ -65,7 +67,7 @@ class VisualPromptSpec(SpecModel):
     opacity: Share = Field(default=0.5, description="How much of an `alpha` visual prompt is seen, from 0 to 1.")
     jitter: Jitter = Field(default=Jitter(), description="Random shifts; none by default.")
     layers: tuple[LayerRef, ...] = Field(
-        min_length=1, max_length=100, description="What is drawn, from below to above."
+        min_length=1, max_length=MAX_LISTED, description="What is drawn, from below to above."
     )
 
 
@@ -147,10 +149,18 @@ VariantValue = Annotated[
 ]
 
 
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):  # which Python takes for 1
+        refuse([Mistake((), f"expected 1, found {show(value)}")], value)
+    return value
+
+
 class TaskSpec(SpecModel):
     """A task: what is asked about which pictures, which answer is wanted, and how a generator learns to earn it."""
 
-    schema_version: Literal[1] = Field(default=1, description="Version of this format.")
+    schema_version: Annotated[Literal[1], BeforeValidator(_no_truth)] = Field(
+        default=1, description="Version of this format."
+    )
     name: Name = Field(description="Letters, digits, `_` and `-`; names the run folder.")
     description: str = Field(default="", max_length=2000, description="What the task teaches, in a sentence or two.")
     prompts: Prompts = Field(description="What the generator is told.")
@@ -183,7 +193,7 @@ class TaskSpec(SpecModel):
         description="A second judge that only watches; another family than the judge. One, or a list as in `judge`.",
     )
     scorers: tuple[ScorerRef, ...] = Field(
-        default=(), max_length=100, description="Independent measurements of the pictures."
+        default=(), max_length=MAX_LISTED, description="Independent measurements of the pictures."
     )
     anchor: OneOrMoreAnchors | None = Field(
         default=None, description="What keeps the pictures near the base generator's: one anchor or a list of them."
@@ -247,6 +257,8 @@ class TaskSpec(SpecModel):
             if prompts:
                 names = variant_names(info)
                 mistakes += prompts.unknown(question.template, (*path, "template"), also=("prompt",), suggested=names)
+            if len(mistakes) > MAX_PROBLEMS:
+                break
         if several and len({len(question.candidates) for question in value}) > 1:
             counts = ", ".join(str(len(question.candidates)) for question in value)
             mistakes.append(Mistake((), f"the questions have different numbers of candidates: {counts}"))
@@ -297,8 +309,9 @@ def _data(value: Any) -> Any:
 def _unfilled(data: Any, info: ValidationInfo, path: Path = ()) -> list[Mistake]:
     """Placeholders that no variant has filled."""
     names = variant_names(info)
+    # one that only this variant lacks is reported where it is missing
+    unknown = ((place, name) for place, name in leftover(data, path) if name not in names)
     return [
         Mistake(place, f"unknown placeholder {{{name}}}", nearest(name, sorted(names)))
-        for place, name in leftover(data, path)
-        if name not in names  # one that only this variant lacks is reported where it is missing
+        for place, name in islice(unknown, MAX_PROBLEMS + 1)
     ]

@@ -26,7 +26,7 @@ FILE = "path"
 
 def located(document: Node) -> tuple[Node, list[Problem]]:
     """The document with paths that can be opened from the current folder, and what is wrong with those that cannot."""
-    problems = []
+    problems, openable = [], {}
     for path, written in _paths(document.plain()):
         node = document.nearest(path)[0]
         if placeholders(written):
@@ -37,8 +37,8 @@ def located(document: Node) -> tuple[Node, list[Problem]]:
             message, hint = refused.args
             problems.append(problem_at(document, path, message, hint=hint))
         else:
-            document = _with(document, path, file.as_posix())
-    return document, problems
+            openable[path] = file.as_posix()
+    return _with(document, openable) if openable else document, problems
 
 
 def named_files(spec: TaskSpec) -> tuple[str, ...]:
@@ -51,9 +51,8 @@ def with_files(spec: TaskSpec, names: Mapping[str, str]) -> TaskSpec:
     if not names:
         return spec
     document = from_data(spec)
-    for path, file in _paths(document.plain()):
-        document = _with(document, path, names.get(file, file))
-    return TaskSpec.model_validate(document.plain())
+    changes = {path: names.get(file, file) for path, file in _paths(document.plain())}
+    return TaskSpec.model_validate(_with(document, changes).plain())
 
 
 class _RefusedError(Exception):
@@ -90,13 +89,12 @@ def _file(written: str, folder: pathlib.Path) -> pathlib.Path:
     return file
 
 
-def _with(node: Node, path: Path, value: str) -> Node:
-    """The tree with another text at a path that it has."""
-    if not path:
-        return replace(node, value=value)
-    child = node.child(path[0])
-    assert child is not None
-    changed = _with(child, path[1:], value)
+def _with(node: Node, texts: Mapping[Path, str], path: Path = ()) -> Node:
+    """The tree with other texts at some paths, whose parts are all written as text."""
+    if path in texts:
+        return replace(node, value=texts[path])
+    if isinstance(node.value, dict):
+        return replace(node, value={key: _with(child, texts, (*path, key)) for key, child in node.value.items()})
     if isinstance(node.value, list):
-        return replace(node, value=[changed if item is child else item for item in node.value])
-    return node.with_child(str(path[0]), changed)
+        return replace(node, value=[_with(child, texts, (*path, str(i))) for i, child in enumerate(node.value)])
+    return node

@@ -13,7 +13,7 @@ from dualproc.types import Prompt, Question
 
 from .document import Path
 from .fields import SpecModel, Text, Word
-from .mistakes import Mistake, nearest, refuse
+from .mistakes import MAX_PROBLEMS, Mistake, nearest, refuse
 from .template import fill_text, placeholders
 
 
@@ -102,8 +102,10 @@ class Prompts(SpecModel):
         entries = {f"train.{i}": _fields(entry) for i, entry in enumerate(self.train)}
         entries |= {f"eval.{i}": _fields(entry) for i, entry in enumerate(self.eval)}
         known = self.fields.union(also)
-        mistakes = []
+        mistakes: list[Mistake] = []
         for name in placeholders(template):
+            if len(mistakes) > MAX_PROBLEMS:
+                break
             lacking = [place for place, fields in entries.items() if name not in fields and name not in also]
             if name in known and lacking:
                 where = ", ".join(lacking[:3]) + (" and others" if len(lacking) > 3 else "")

@@ -25,6 +25,8 @@ _OTHER_BASE = re.compile(r"0o[0-7]{1,100}|0x[0-9a-fA-F]{1,100}")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _LINE_BREAK = re.compile(r"\r\n|[\r\n\x85\u2028\u2029]")
+MAX_VALUES = 100_000
+"""How many keys and values a text may hold, so that reading it takes seconds; 10,000 prompts of four fields fit in."""
 _LONGEST_LINE = 400
 """Longer lines (JSON on one line) are not shown with a problem."""
 
@@ -74,6 +76,7 @@ class _Reader:
         self.source = source
         self.lines = _LINE_BREAK.split(text)
         self.problems: list[Problem] = []
+        self.values = 0
         self.loader: Any = None
 
     def document(self) -> Node:
@@ -96,6 +99,9 @@ class _Reader:
         place = self.place(event.start_mark)
         if depth > MAX_DEPTH:
             self.stop(f"values are nested more than {MAX_DEPTH} deep", place)
+        self.values += 1
+        if self.values > MAX_VALUES:
+            self.stop(f"more than {MAX_VALUES} keys and values stand in this file", place)
         if event.anchor is not None:
             self.report("anchors and aliases (`&name`, `*name`) are not allowed", place, "write the value out")
         if isinstance(event, yaml.AliasEvent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
@@ -65,6 +66,9 @@ class PluginPlace(NamedTuple):
     params: dict[str, Any]
 
 
+MAX_LISTED = 100
+"""Layers, scorers; more than that in a list are not looked at, for they are a mistake in any case."""
+
 _PLACES: tuple[tuple[Path, str, type[PluginRef]], ...] = (
     (("reward",), "rewards", PluginRef),
     (("visual_prompt", "layers", "*"), "visual_prompts", PluginRef),
@@ -92,7 +96,7 @@ def _matches(data: Any, pattern: Path, path: Path) -> Iterator[tuple[Path, Any]]
     if not pattern:
         yield path, data
     elif pattern[0] == "*":
-        for index, item in enumerate(data if isinstance(data, (list, tuple)) else ()):
+        for index, item in enumerate(islice(data, MAX_LISTED) if isinstance(data, (list, tuple)) else ()):
             yield from _matches(item, pattern[1:], (*path, index))
     elif isinstance(data, Mapping) and pattern[0] in data:
         yield from _matches(data[pattern[0]], pattern[1:], (*path, pattern[0]))

@@ -202,7 +202,7 @@ class DiffusersGenerator:
         if not hasattr(self.pipe, "prepare_latents"):
             raise PluginError(
                 f"{type(self.pipe).__name__} has no prepare_latents, so that it cannot denoise given latents",
-                hint="set the spec's anchor to null or to base_image, and train.watch.every to 0",
+                hint="set the spec's anchor to null or to base_image, and train.watch.every above train.steps",
             )
         parts = {"prepare_latents": given_latents(self.pipe, noised)}
         call = {"num_inference_steps": 1, "output_type": "latent"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualproc.errors import PluginError
+from dualproc.errors import DualprocError, PluginError
+from dualproc.plugins._weights import SAFE, refusal
 
 if TYPE_CHECKING:
     import torch
@@ -22,21 +24,25 @@ def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None
     """`DiffusionPipeline.from_pretrained`, with errors that say what to do.
 
     `quantize` is None, `8bit` or `4bit`, for backbone and text encoders; `scheduler` the name of the class to use
-    instead of the model's own. Raises PluginError.
+    instead of the model's own. Weights are read from safetensors only, and no code of the model's own is run.
+    Raises PluginError.
     """
     from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 
     try:
         index = DiffusionPipeline.load_config(model)
-        _check_packages(model, index.get("_class_name", ""))
+        _check_index(model, index)
+        _check_packages(model, index["_class_name"])
         more = {}
         if quantize is not None:
             parts = [name for name, kind in index.items() if name.startswith((*BACKBONES, TEXT_ENCODER)) and kind[0]]
             configs = {name: quantization(quantize, dtype, text=name.startswith(TEXT_ENCODER)) for name in parts}
             more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=configs)
-        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **more)
-    except (OSError, ValueError) as error:
-        raise _unreachable("the generator", model, error, "a diffusers pipeline") from error
+        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **SAFE, **more)
+    except DualprocError:
+        raise
+    except Exception as error:  # a damaged folder makes the libraries raise anything
+        raise refusal("the generator", model, error, "a diffusers pipeline") from error
     if scheduler is not None:
         pipe.scheduler = _scheduler(scheduler).from_config(pipe.scheduler.config)
     return pipe
@@ -47,9 +53,9 @@ def load_tiny_vae(model: str, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderTiny
 
     try:
-        vae = AutoencoderTiny.from_pretrained(model, torch_dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise _unreachable("the reward_vae", model, error, "a diffusers AutoencoderTiny") from error
+        vae = AutoencoderTiny.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
+    except Exception as error:  # a damaged folder makes the libraries raise anything
+        raise refusal("the reward_vae", model, error, "a diffusers AutoencoderTiny") from error
     freeze(vae)
     return vae
 
@@ -59,7 +65,7 @@ def load_text_encoder(
 ) -> nn.Module:
     """The component `name`, of the class `kind`, of a model; frozen."""
     more = {"quantization_config": quantization(quantize, dtype, text=True)} if quantize else {}
-    encoder: nn.Module = kind.from_pretrained(model, subfolder=name, dtype=dtype, **more)
+    encoder: nn.Module = kind.from_pretrained(model, subfolder=name, dtype=dtype, **SAFE, **more)
     freeze(encoder)
     return encoder.to(device)
 
@@ -148,6 +154,26 @@ class TextEncoders:
             del self.released[name]
 
 
+def _check_index(model: str, index: Mapping[str, Any]) -> None:
+    """Raises PluginError if a pipeline's index names a class that diffusers and transformers do not have themselves."""
+    import diffusers
+
+    foreign = [] if isinstance(index.get("_class_name"), str) else ["its pipeline"]
+    for name, kind in index.items():
+        if name.startswith("_") or not isinstance(kind, list) or kind[:1] == [None]:
+            continue
+        library = kind[0] if kind and isinstance(kind[0], str) else ""
+        ours = library in ("diffusers", "transformers") or (library and hasattr(diffusers.pipelines, library))
+        if not ours or Path(model, name, f"{library}.py").exists():
+            foreign.append(name)
+    if foreign:
+        raise PluginError(
+            f"cannot load the generator {model!r}: it brings code of its own for {', '.join(foreign)[:200]}, and "
+            "dualproc never runs code that comes with a model",
+            hint="use a model whose classes the installed diffusers and transformers have themselves",
+        )
+
+
 def _check_packages(model: str, pipeline: str) -> None:
     """Raises PluginError if diffusers has only a placeholder for the pipeline's class, for want of a package."""
     import diffusers
@@ -170,11 +196,3 @@ def _scheduler(name: str) -> Any:
         known = ", ".join(("DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler"))
         raise PluginError(f"diffusers has no scheduler class {name!r}", hint=f"name a class such as {known}")
     return found
-
-
-def _unreachable(what: str, model: str, error: Exception, kind: str) -> PluginError:
-    reason = str(error).strip().splitlines()[0]
-    return PluginError(
-        f"cannot load {what} {model!r}: {reason}",
-        hint=f"give the model id of {kind} that can be reached, or a folder that holds one",
-    )

@@ -5,12 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
+from dualproc.plugins._weights import SAFE, refusal
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from .transformers import TransformersJudge
+
+
+NOT_IMAGES = (
+    "trust_remote_code", "code_revision", "revision", "subfolder", "cache_dir", "token", "proxies", "force_download",
+    "local_files_only", "user_agent",
+)  # fmt: skip
+"""What `from_pretrained` takes besides arguments of the processor: where from, and how far it is trusted."""
 
 
 class Shown:
@@ -38,7 +46,10 @@ def checkpoint(model: Any) -> None:
 
 
 def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, Any]:
-    """Model and processor. Raises PluginError if they cannot be loaded."""
+    """Model and processor; weights from safetensors only, and no code of the model's own.
+
+    Raises PluginError if they cannot be loaded, or `images` has what is no argument of an image processor.
+    """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
@@ -47,21 +58,22 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
         bits = {"load_in_8bit": True} if params.quantize == "8bit" else {"load_in_4bit": True}
         config = BitsAndBytesConfig(**bits, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
         more = {"quantization_config": config, "device_map": {"": device}}
+    if wrong := sorted(set(NOT_IMAGES) & set(params.images)):
+        raise PluginError(
+            f"images: {', '.join(wrong)} cannot be set: arguments of the image processor belong there",
+            hint="leave it out, and download a model by other means to choose its revision",
+        )
     try:
         # Some processors heed these where they are set, others where they are called; `_inputs` does the latter.
-        processor = AutoProcessor.from_pretrained(params.model, **params.images)
-        model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **more)
+        processor = AutoProcessor.from_pretrained(params.model, trust_remote_code=False, **params.images)
+        model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **SAFE, **more)
     except ImportError as error:  # bitsandbytes, or what a family's processor needs
         raise PluginError(
             f"cannot load the judge {params.model!r}: {error}",
             hint="pip install 'dualproc[quant]'" if params.quantize else "install the package that it names",
         ) from error
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise PluginError(
-            f"cannot load the judge {params.model!r}: {reason}",
-            hint="give the model id of a vision-language model that can be reached, or a folder that holds one",
-        ) from error
+    except Exception as error:  # a damaged folder makes the libraries raise anything
+        raise refusal("the judge", params.model, error, "a vision-language model") from error
     moves = not (params.quantize or params.offload)  # weights of 4 or 8 bits are on the device already
     return (model.to(device) if moves else model), processor
 

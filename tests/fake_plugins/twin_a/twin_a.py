@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel
 
+from dualproc.protocols import Preset
+
 
 class Twin:
     """The twin of distribution twin-a."""
@@ -16,3 +18,6 @@ class Twin:
 
     def __call__(self, answers, wanted):
         return answers.log_likelihoods.sum(dim=(1, 2))
+
+
+LIKE_TWIN = Preset(of="twin", summary="The twin that came with it.")

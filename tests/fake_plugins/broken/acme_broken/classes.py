@@ -1,7 +1,7 @@
 # ruff: noqa: ARG001
 """Classes that keep to the protocol of their kind in everything but one thing."""
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from dualproc.protocols import Preset
 
@@ -52,6 +52,31 @@ class HalfDoneScorer:
     better = "higher"
 
 
+class AScorer:
+    api_version = 1
+    Params = _Reward.Params
+    unit = "points"
+    better = "higher"
+
+    def score(self, images, context):
+        return images.mean(dim=(1, 2, 3))
+
+
+class Undefined(_Reward):
+    class Params(BaseModel, extra="forbid"):
+        scale: "Nowhere"  # noqa: F821
+
+
+class Stumbles(_Reward):
+    class Params(BaseModel, extra="forbid"):
+        scale: str = "linear"
+
+        @field_validator("scale")
+        @classmethod
+        def _known(cls, scale):
+            return {"linear": scale}[scale]
+
+
 def not_a_class(answers, wanted):
     return answers
 
@@ -59,3 +84,4 @@ def not_a_class(answers, wanted):
 not_a_class.api_version = 1
 
 NEW_PRESET = Preset(of="constant", summary="Written for a later dualproc.", api_version=2)
+ODD_PRESET = Preset(of=None, summary="Of nothing at all.")

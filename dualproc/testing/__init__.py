@@ -1,0 +1,52 @@
+"""Does a plugin keep to its protocol? One check a kind, for the tests of whoever writes plugins.
+
+    from dualproc.testing import check_scorer
+
+    def test_redness() -> None:
+        check_scorer(Redness, {"target": 0.5})
+
+A check builds the plugin, uses it as the engine does, and raises one `ConformanceError` with a sentence for each thing
+that the protocols of `dualproc.protocols` want otherwise. The plugin is given as its class, or by the name under which
+it is installed. With `pytest_plugins = ["dualproc.testing.fixtures"]` the checks are pytest fixtures, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dualproc.registry import require_kind
+
+from ._anchors import check_anchor
+from ._conform import ConformanceError
+from ._generators import check_generator
+from ._judges import check_judge
+from ._rewards import check_reward
+from ._scorers import check_scorer
+from ._visual_prompts import check_visual_prompt
+
+CHECKS: Mapping[str, Callable[..., None]] = {
+    "generators": check_generator,
+    "judges": check_judge,
+    "rewards": check_reward,
+    "visual_prompts": check_visual_prompt,
+    "anchors": check_anchor,
+    "scorers": check_scorer,
+}
+
+
+def check_plugin(kind: str, plugin: type[Any] | str, params: Mapping[str, Any] | None = None, /, **extras: Any) -> None:
+    """The check of a kind (one of `dualproc.protocols.KINDS`); `extras` are that check's own.
+
+    Raises:
+        ConformanceError: the plugin does not keep to its protocol.
+        PluginError: there is no such kind, or no plugin of that name can be loaded.
+    """
+    require_kind(kind)
+    CHECKS[kind](plugin, params, **extras)
+
+
+__all__ = [
+    "ConformanceError", "check_anchor", "check_generator", "check_judge", "check_plugin", "check_reward",
+    "check_scorer", "check_visual_prompt",
+]  # fmt: skip

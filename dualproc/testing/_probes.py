@@ -1,0 +1,90 @@
+"""What the checks show to plugins: pictures, prompts and questions, the same each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dualproc.types import Prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SKIES = ((0.55, 0.8, 0.95), (0.95, 0.75, 0.7), (0.3, 0.35, 0.6), (0.85, 0.85, 0.9))
+GROUNDS = ((0.45, 0.7, 0.35), (0.9, 0.8, 0.55), (0.95, 0.95, 0.97), (0.35, 0.3, 0.25))
+FILLS = ((0.85, 0.3, 0.25), (0.95, 0.8, 0.2), (0.5, 0.35, 0.7), (0.95, 0.6, 0.3))
+HORIZONS = (0.45, 0.6, 0.35, 0.5)
+OUTLINES = (0.02, 0.03, 0.045, 0.025)
+FEET = ((0.9, 0.75), (0.8, 0.95), (0.7, 0.85), (0.95, 0.7))
+"""Of the object at the left, and of the one at the right."""
+
+SUBJECTS = ("a cat", "a dog", "an owl", "a car")
+PROMPTS = tuple(Prompt(f"a cartoon of {subject}", {"subject": subject}) for subject in SUBJECTS)
+SEEDS = (3, 2**32 + 7, 2**31 + 5, 11)
+"""Training seeds lie below 2^31, held-out seeds and the referee's above: a plugin has to take them all."""
+
+
+def scenes(count: int, height: int = 64, width: int = 64) -> Tensor:
+    """[count, 3, H, W] in [0, 1], at most 4: plain scenes, no two alike in colours, horizon, lines or objects.
+
+    Two outlined ellipses stand on a ground, at a quarter and three quarters of the width.
+    """
+    import torch
+
+    y = ((torch.arange(height) + 0.5) / height)[:, None]
+    x = ((torch.arange(width) + 0.5) / width)[None]
+    pictures = []
+    for sky, ground, fill, horizon, line, feet in zip(
+        SKIES[:count], GROUNDS, FILLS, HORIZONS, OUTLINES, FEET, strict=False
+    ):
+        picture = torch.where(y < horizon, torch.tensor(sky)[:, None, None], torch.tensor(ground)[:, None, None])
+        picture = picture.expand(3, height, width)
+        for column, foot in zip((0.25, 0.75), feet, strict=True):
+            tall = 0.22
+            inside = ((x - column) / 0.16) ** 2 + ((y - foot + tall) / tall) ** 2
+            within = ((x - column) / (0.16 - line)) ** 2 + ((y - foot + tall) / (tall - line)) ** 2
+            picture = torch.where(inside < 1, torch.zeros(3, 1, 1), picture)
+            picture = torch.where(within < 1, torch.tensor(fill)[:, None, None], picture)
+        pictures.append(picture)
+    return torch.stack(pictures)
+
+
+def networks(plugin: Any) -> Iterator[nn.Module]:
+    """The networks that a plugin holds: its attributes, and what stands in their lists, mappings and `components`."""
+    import torch
+
+    for value in getattr(plugin, "__dict__", {}).values():
+        inside = value if isinstance(value, Mapping) else getattr(value, "components", None)
+        several: Sequence[Any] = [value]
+        if isinstance(inside, Mapping):
+            several = list(inside.values())
+        elif isinstance(value, (list, tuple)):
+            several = value
+        yield from (one for one in several if isinstance(one, torch.nn.Module))
+
+
+def weights_of(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    """All weights of some modules, each once, by names that tell them apart."""
+    seen: dict[int, tuple[str, nn.Parameter]] = {}
+    for module in modules:
+        for name, weight in module.named_parameters():
+            seen.setdefault(id(weight), (f"{type(module).__name__}.{name}", weight))
+    return dict(seen.values())
+
+
+def checksums(weights: Mapping[str, nn.Parameter]) -> dict[str, int]:
+    """A number for the bytes of each weight."""
+    import zlib
+
+    import torch
+
+    return {
+        name: zlib.crc32(weight.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data)
+        for name, weight in weights.items()
+        if not weight.is_meta
+    }
+
+
+def named(names: Sequence[str]) -> str:
+    """Some of many names, for a sentence."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,149 @@
+"""The check of scorers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dualproc.types import Prompt, ScoreContext
+
+from ._conform import Finding, apart, call, conform, described, differ, has_form
+from ._probes import PROMPTS, scenes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCENES = ((3, (64, 64)), (2, (96, 128)))
+"""How many pictures of which height and width."""
+BETTER = ("higher", "lower", "target")
+
+
+def check_scorer(
+    plugin: type[Any] | str,
+    params: Mapping[str, Any] | None = None,
+    /,
+    *,
+    images: Tensor | None = None,
+    prompts: Sequence[Prompt] | None = None,
+    tolerance: float = 1e-4,
+) -> None:
+    """Does a scorer keep to `dualproc.protocols.Scorer`?
+
+    Args:
+        plugin: the class, or the name under which it is installed.
+        params: its parameters, as a spec gives them.
+        images: [B, 3, H, W] in [0, 1], at least 2 pictures that it can measure; simple scenes if not given.
+        prompts: of these pictures, with the fields that it uses.
+        tolerance: how far apart two measurements of one picture may be.
+
+    Raises:
+        ConformanceError: it does not; with a sentence for each thing that is wrong.
+        PluginError: no plugin of that name can be loaded.
+    """
+
+    def checks(scorer: Any) -> Iterator[Iterator[str]]:
+        sets = [images] if images is not None else [scenes(count, *size) for count, size in SCENES]
+        contexts = [_context(pictures, prompts) for pictures in sets]
+        yield _form(scorer, sets[0], contexts[0], tolerance)
+        yield _declared(scorer)
+        for pictures, context in zip(sets, contexts, strict=True):
+            yield _each_alone(scorer, pictures, context, tolerance)
+        yield _without_base(scorer, sets[0], contexts[0])
+
+    conform("scorers", plugin, params, checks)
+
+
+def _context(images: Tensor, prompts: Sequence[Prompt] | None) -> ScoreContext:
+    count = len(images)
+    given = prompts or [PROMPTS[index % len(PROMPTS)] for index in range(count)]
+    # Every other picture is the base's own, so that a comparison with it has both things to see.
+    base = images.clone()
+    base[1::2] = images.flip(0, -1)[1::2]
+    return ScoreContext(prompts=list(given), seeds=list(range(count)), base_images=base)
+
+
+def _form(scorer: Any, images: Tensor, context: ScoreContext, tolerance: float) -> Iterator[str]:
+    """The same numbers again and again, and the pictures stay as they were."""
+    given, base = images.clone(), context.base_images
+    copies = replace(context, base_images=None if base is None else base.clone())
+    first = _scored(scorer, given, copies)
+    if apart(images, given) or (
+        base is not None and copies.base_images is not None and apart(base, copies.base_images)
+    ):
+        yield "score changes the pictures that it is given; others look at them after it"
+        return
+    again = _scored(scorer, images, context)
+    yield from differ("the same pictures, scored again, get other values:", first, again, tolerance)
+
+
+def _scored(scorer: Any, images: Tensor, context: ScoreContext) -> Tensor:
+    values = call(f"score of images {list(images.shape)}", scorer.score, images, context)
+    count = len(images)
+    if not has_form(values, [count]):
+        pictures = "1 picture" if count == 1 else f"{count} pictures"
+        raise Finding(
+            f"score gives {described(values)} for {pictures}; wanted is float [{count}], one number a picture"
+        )
+    scores: Tensor = values
+    return scores
+
+
+def _declared(scorer: Any) -> Iterator[str]:
+    """What the report says of the scorer besides its numbers."""
+    if not (isinstance(scorer.unit, str) and scorer.unit.strip()):
+        yield f"unit is {scorer.unit!r}; wanted is a text that follows the number, such as `of the height`"
+    if scorer.better not in BETTER:
+        yield f"better is {scorer.better!r}; wanted is one of {', '.join(BETTER)}"
+    accepted = call("accepted", getattr, scorer, "accepted", None)
+    if accepted is not None and not _is_range(accepted):
+        yield f"accepted is {accepted!r}; wanted is None or two finite numbers, the first not above the second"
+        return
+    if "target" not in type(scorer).Params.model_fields:
+        if scorer.better == "target" and accepted is None:
+            yield "better is 'target', but there is neither a parameter `target` nor an `accepted` to say which"
+        return
+    if not hasattr(getattr(scorer, "params", None), "target"):
+        yield "its Params have a `target`, but it has no `params.target`, where the report looks for it"
+        return
+    target = scorer.params.target
+    if target is not None and not _is_number(target):
+        yield f"target is {target!r}; wanted is None or a finite number"
+    elif target is not None and accepted is not None and not accepted[0] <= target <= accepted[1]:
+        yield f"the target {target:g} is not accepted: accepted is from {accepted[0]:g} to {accepted[1]:g}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_range(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]
+
+
+def _each_alone(scorer: Any, images: Tensor, context: ScoreContext, tolerance: float) -> Iterator[str]:
+    """Finite numbers or nan, the same for each picture whatever stands beside it."""
+    values = _scored(scorer, images, context)
+    if values.isinf().any():
+        told = [round(value, 4) for value in values.tolist()]
+        yield f"score is infinite for a picture: {told}; wanted is nan where there is nothing to measure"
+    if values.isnan().all():
+        yield f"score is nan for all {len(images)} pictures; give the check pictures that it can measure, as `images=`"
+    base = context.base_images
+    for index in range(len(images)):
+        only = slice(index, index + 1)
+        own = None if base is None else base[only]
+        alone = _scored(scorer, images[only], ScoreContext(context.prompts[only], context.seeds[only], own))
+        what = f"picture {index} gets another value alone than in a batch of {len(images)}:"
+        found = list(differ(what, values[only], alone, tolerance))
+        yield from found
+        if found:
+            break
+
+
+def _without_base(scorer: Any, images: Tensor, context: ScoreContext) -> Iterator[str]:
+    """`dp score PICTURES` knows no base."""
+    values = call("score without base_images", scorer.score, images, replace(context, base_images=None))
+    if not has_form(values, [len(images)]):
+        yield f"score without base_images gives {described(values)}; wanted is float [{len(images)}], nan if need be"

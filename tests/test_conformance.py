@@ -1,0 +1,184 @@
+"""The checks for plugin authors: right plugins pass, the built-in ones too, and wrong ones are told what is wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_judges
+import torch
+from small_pipelines import FAMILIES, saved
+from wrong_plugins import RIGHT, WRONG, Redness, Sketcher, Wrong
+
+from dualproc import registry
+from dualproc.errors import PluginError
+from dualproc.protocols import KINDS
+from dualproc.testing import CHECKS, ConformanceError, check_plugin, check_scorer
+from dualproc.types import Prompt
+
+pytest_plugins = ["dualproc.testing.fixtures"]
+
+SAMPLES = str(Path(registry.__file__).parent / "weights" / "samples.png")
+BUILT_IN: list[tuple[str, str, dict[str, Any]]] = [
+    ("rewards", "answer_likelihood", {}),
+    ("rewards", "yes_no_gap", {}),
+    ("visual_prompts", "line", {"from": [0, 0.3], "to": [1, 0.3], "width": 0.02}),
+    ("visual_prompts", "line", {"from": [0.1, 0.3], "to": [0.8, 0.7], "width": 0.011, "arrow": True}),
+    ("visual_prompts", "points", {"points": [{"at": [0.2, 0.3], "label": "A"}]}),
+    ("visual_prompts", "swatches", {"colors": ["red", "blue", "green"]}),
+    ("visual_prompts", "image", {"path": SAMPLES, "size": [0.3, 0.3]}),
+    ("visual_prompts", "text", {"text": "snow here", "at": [0.5, 0.5]}),
+    ("visual_prompts", "box", {"from": [0.1, 0.1], "to": [0.4, 0.5]}),
+    ("anchors", "base_denoise", {}),
+    ("anchors", "base_image", {"blur": 0.05}),
+    ("scorers", "line_weight", {"target": 0.04}),
+    ("scorers", "palette", {"colors": ["red", "blue"]}),
+    ("scorers", "region_color", {"region": "sky", "color": "blue"}),
+    ("scorers", "kept", {"least": 0.5}),
+    ("scorers", "horizon", {"target": 0.5}),
+    ("scorers", "depth_order", {"a": [0.25, 0.8], "b": [0.75, 0.8], "nearer": "a"}),
+    ("scorers", "composition", {"element": "upright", "x": 0.3}),
+    ("generators", "tiny", {}),
+    ("judges", "tiny", {}),
+    ("judges", "tiny-referee", {}),
+]
+
+
+def extras(kind: str) -> dict[str, Any]:
+    """A quick generator for anchors; the shipped one takes longer."""
+    return {"generator": Sketcher(Sketcher.Params())} if kind == "anchors" else {}
+
+
+def findings(check: Callable[[], None]) -> tuple[str, ...]:
+    with pytest.raises(ConformanceError) as caught:
+        check()
+    return caught.value.findings
+
+
+# the built-in plugins
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "params"), BUILT_IN, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_the_built_in_plugins_conform(kind: str, name: str, params: Mapping[str, Any]) -> None:
+    check_plugin(kind, f"dualproc/{name}", params, **(extras(kind) if name == "base_image" else {}))
+
+
+def test_every_built_in_plugin_is_checked() -> None:
+    """Presets of large models, and the classes that they stand for, are checked with small ones below."""
+    checked = {(kind, name) for kind, name, _ in BUILT_IN}
+    for kind in KINDS:
+        for entry in registry.entries(kind):
+            if entry.distribution == "dualproc" and kind not in ("generators", "judges"):
+                assert (kind, entry.name) in checked
+
+
+def test_a_small_pipeline_of_two_steps_conforms(check_generator: Callable[..., None]) -> None:
+    params = {"model": saved("sd").name, "height": 32, "width": 32, "steps": 2, **FAMILIES["sd"].params}
+    check_generator("diffusers", params, prompts=["a cat", "a big red house on the hill"])
+
+
+@pytest.mark.parametrize("family", ["qwen2.5-vl", "paligemma2"])
+def test_a_small_judge_conforms(family: str, tmp_path: Path, check_judge: Callable[..., None]) -> None:
+    """One that reads on from the picture, and one that cannot."""
+    folder = small_judges.save(family, tmp_path / family)
+    given = {**registry.load("judges", family).preset, "model": str(folder), "dtype": "float32", "device": "cpu"}
+    check_judge(family, given, questions=["Is the line red?", "Is it dark?"])
+
+
+# plugins of one's own
+
+
+@pytest.mark.parametrize(("kind", "cls", "params"), RIGHT)
+def test_a_right_plugin_passes(kind: str, cls: type[Any], params: Mapping[str, Any]) -> None:
+    check_plugin(kind, cls, params, **extras(kind))
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong.kind}-{wrong.cls.__name__}")
+def test_a_wrong_plugin_is_told_what_is_wrong_and_nothing_else(wrong: Wrong) -> None:
+    found = findings(lambda: check_plugin(wrong.kind, wrong.cls, wrong.params, **extras(wrong.kind)))
+    assert [told for told in found if re.search(wrong.sentence, told)]
+    assert [told for told in found if not re.search(f"{wrong.sentence}|{wrong.also}", told)] == []
+
+
+def test_every_kind_has_its_check_and_wrong_plugins() -> None:
+    assert tuple(CHECKS) == KINDS
+    for kind in KINDS:
+        assert sum(wrong.kind == kind for wrong in WRONG) >= 5
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    class Careless(Redness):
+        unit, better = "", "more"
+
+        def score(self, images: torch.Tensor, context: Any) -> torch.Tensor:
+            return super().score(images, context) / images.mean()
+
+    with pytest.raises(ConformanceError) as caught:
+        check_scorer(Careless)
+    message = str(caught.value)
+    assert message.startswith("scorer test_everything_wrong_is_told_at_once.<locals>.Careless does not keep to its ")
+    assert message.count("\n  - ") == len(caught.value.findings) == 5
+    for part in ("has no docstring", "unit is ''", "better is 'more'", "picture 0 gets another value alone than"):
+        assert part in message
+    assert isinstance(caught.value, AssertionError)
+
+
+def test_the_authors_pictures_and_prompts_are_used() -> None:
+    params = {"region": "ground", "field": "color"}
+    told = findings(lambda: check_scorer("region_color", params))
+    assert "has no field `color`" in told[0]
+    pictures = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.01 + 0.5
+    prompts = [Prompt("a cat", {"color": "gray"}), Prompt("a dog", {"color": "blue"})]
+    check_scorer("region_color", params, images=pictures, prompts=prompts)
+
+
+def test_a_name_nobody_has_and_an_unknown_kind_are_errors_of_their_own() -> None:
+    with pytest.raises(PluginError, match="no scorer plugin is called 'redness'"):
+        check_scorer("redness")
+    with pytest.raises(PluginError, match="'scorer' is no kind of plugin"):
+        check_plugin("scorer", Redness)
+
+
+def test_a_check_leaves_the_random_numbers_as_they_were() -> None:
+    torch.manual_seed(7)
+    check_scorer(Redness)
+    drawn = torch.rand(3)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(3))
+
+
+def test_the_fixtures_are_the_checks(request: pytest.FixtureRequest) -> None:
+    for check in [*CHECKS.values(), check_plugin]:
+        assert request.getfixturevalue(check.__name__) is check
+
+
+def test_importing_the_checks_imports_neither_torch_nor_pytest() -> None:
+    code = "import sys, dualproc.testing; print({'torch', 'pytest', 'PIL', 'numpy'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_parameters_that_are_needed_are_asked_for() -> None:
+    told = findings(lambda: check_plugin("scorers", "palette"))
+    assert told == ("the parameters {} of this check are not valid: colors: Field required",)
+
+
+def test_what_a_check_draws_may_fail_too() -> None:
+    class Exhausted(Sketcher):
+        """Draws twice and no more."""
+
+        drawn = 0
+
+        def noise(self, seeds: Any) -> torch.Tensor:
+            self.drawn += 1
+            if self.drawn > 2:
+                raise RuntimeError("out of noise")
+            return super().noise(seeds)
+
+    assert findings(lambda: check_plugin("generators", Exhausted)) == ("sample raised RuntimeError: out of noise",)

@@ -1,0 +1,390 @@
+"""What strangers hand over is data: nothing in a spec, a model, a LoRA, a run or a picture is run. See SECURITY.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from spec_texts import PLAIN, write
+
+from dualproc import registry
+from dualproc.cli import main
+from dualproc.engine import lora
+from dualproc.errors import PluginError, RunError, SpecError
+from dualproc.resolve import build, check_plugins, load_spec, read_checked
+from dualproc.run import RunFolder
+from dualproc.spec import PluginRef, TaskSpec
+
+WEIGHTS = Path(registry.__file__).parent / "weights"
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    """A file that is there if code of a stranger was run."""
+    return tmp_path / "code-was-run"
+
+
+class Evil:
+    """What runs code when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.marker),))
+
+
+def model(folder: Path, name: str) -> Path:
+    """A shipped model to be spoilt."""
+    copy = folder / name
+    shutil.copytree(WEIGHTS / name, copy)
+    return copy
+
+
+def edit(file: Path, **changes: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def code(marker: Path) -> str:
+    return f"import os\nos.mkdir({str(marker)!r})\nclass Evil:\n    pass\n"
+
+
+def pickled(safetensors: Path, name: str, marker: Path) -> None:
+    """Put a pickle with code in the place of safe weights."""
+    safetensors.unlink()
+    with safetensors.with_name(name).open("wb") as file:
+        pickle.dump({"weight": Evil(marker)}, file)
+
+
+def refusal(kind: str, **params: Any) -> str:
+    with pytest.raises(PluginError) as raised:
+        build(kind, PluginRef.model_validate(params))
+    assert "Traceback" not in str(raised.value)
+    return str(raised.value)
+
+
+# --- weights
+
+
+PICKLES = [
+    ("transformer/diffusion_pytorch_model", "diffusion_pytorch_model.bin"),
+    ("vae/diffusion_pytorch_model", "diffusion_pytorch_model.bin"),
+    ("text_encoder/model", "pytorch_model.bin"),
+]
+
+
+@pytest.mark.parametrize(("part", "name"), PICKLES)
+def test_a_generator_whose_weights_are_a_pickle_is_refused(part: str, name: str, tmp_path: Path, marker: Path) -> None:
+    folder = model(tmp_path, "generator")
+    pickled(folder / f"{part}.safetensors", name, marker)
+    found = refusal("generators", type="diffusers", model=str(folder))
+    assert "cannot load the generator" in found
+    assert "whole .safetensors files" in found
+    assert not marker.exists()
+
+
+def test_a_judge_whose_weights_are_a_pickle_is_refused(tmp_path: Path, marker: Path) -> None:
+    folder = model(tmp_path, "judge")
+    pickled(folder / "model.safetensors", "pytorch_model.bin", marker)
+    found = refusal("judges", type="transformers", model=str(folder))
+    assert "cannot load the judge" in found
+    assert "whole .safetensors files" in found
+    assert not marker.exists()
+
+
+def test_a_small_vae_whose_weights_are_a_pickle_is_refused(tmp_path: Path, marker: Path) -> None:
+    from diffusers import AutoencoderTiny
+
+    AutoencoderTiny(encoder_block_out_channels=(4,), decoder_block_out_channels=(4,), num_encoder_blocks=(1,),
+                    num_decoder_blocks=(1,)).save_pretrained(tmp_path / "vae")  # fmt: skip
+    pickled(tmp_path / "vae" / "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", marker)
+    found = refusal("generators", type="tiny", reward_vae=str(tmp_path / "vae"))
+    assert "cannot load the reward_vae" in found
+    assert "whole .safetensors files" in found
+    assert not marker.exists()
+
+
+def test_a_pickle_named_safetensors_is_refused_too(tmp_path: Path, marker: Path) -> None:
+    folder = model(tmp_path, "judge")
+    pickled(folder / "model.safetensors", "model.safetensors", marker)
+    assert "cannot load the judge" in refusal("judges", type="transformers", model=str(folder))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, struct.pack("<Q", 2**60)])
+def test_damaged_weights_are_no_traceback(content: bytes, tmp_path: Path) -> None:
+    judge = model(tmp_path, "judge")
+    (judge / "model.safetensors").write_bytes(content)
+    assert str(judge) in refusal("judges", type="transformers", model=str(judge))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"_class_name": 1}', '{"_class_name": "DiffusionPipeline"}',
+                                     '{"_class_name": "FluxPipeline", "vae": 3}', '{"_class_name": "load_image"}'],
+)  # fmt: skip
+def test_a_damaged_index_is_no_traceback(content: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(content)
+    assert "the generator" in refusal("generators", type="diffusers", model=str(tmp_path))
+
+
+# --- code that comes with a model
+
+
+def _own_part(folder: Path, marker: Path) -> None:
+    edit(folder / "model_index.json", transformer=["evil", "Evil"])
+    (folder / "transformer" / "evil.py").write_text(code(marker))
+
+
+def _own_part_with_a_trusted_name(folder: Path, marker: Path) -> None:
+    (folder / "transformer" / "diffusers.py").write_text(code(marker))
+
+
+def _own_pipeline(folder: Path, marker: Path) -> None:
+    edit(folder / "model_index.json", _class_name=["pipeline", "Evil"])
+    (folder / "pipeline.py").write_text(code(marker))
+
+
+def _any_module(folder: Path, _marker: Path) -> None:
+    edit(folder / "model_index.json", transformer=["subprocess", "Popen"])
+
+
+@pytest.mark.parametrize("spoil", [_own_part, _own_part_with_a_trusted_name, _own_pipeline, _any_module])
+def test_a_generator_with_code_of_its_own_is_refused(
+    spoil: Callable[[Path, Path], None], tmp_path: Path, marker: Path
+) -> None:
+    folder = model(tmp_path, "generator")
+    spoil(folder, marker)
+    found = refusal("generators", type="diffusers", model=str(folder))
+    assert "never runs code that comes with a model" in found
+    assert not marker.exists()
+
+
+def test_nobody_is_asked_whether_a_tokenizer_may_run_code(
+    tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model(tmp_path, "generator")
+    edit(folder / "model_index.json", tokenizer=["transformers", "AutoTokenizer"])
+    for name in ("tokenizer_config.json", "config.json"):
+        (folder / "tokenizer" / name).write_text(
+            json.dumps({"auto_map": {"AutoTokenizer": ["evil.Evil", None], "AutoConfig": "evil.Evil"}})
+        )
+    (folder / "tokenizer" / "evil.py").write_text(code(marker))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    assert "cannot load the generator" in refusal("generators", type="diffusers", model=str(folder))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "needed"), [("config.json", True), ("processor_config.json", True), ("tokenizer_config.json", False)]
+)
+def test_the_code_of_a_judge_is_not_run(
+    file: str, needed: bool, tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = model(tmp_path, "judge")
+    names = ("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor", "AutoTokenizer", "AutoImageProcessor")
+    own = {"auto_map": dict.fromkeys(names, "evil.Evil")}
+    if file == "config.json":
+        own["model_type"] = "evil"
+    if file == "processor_config.json":
+        own["processor_class"] = "EvilProcessor"
+    edit(folder / file, **own)
+    (folder / "evil.py").write_text(code(marker))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    if needed:
+        found = refusal("judges", type="transformers", model=str(folder))
+        assert "never runs code that comes with a model" in found
+    else:  # transformers has classes of its own for it
+        build("judges", PluginRef.model_validate({"type": "transformers", "model": str(folder)}))
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("part", ["generator: {type: diffusers, model: m, trust_remote_code: true}",
+                                  "judge: {type: transformers, model: m, trust_remote_code: false}",
+                                  "judge: {type: tiny, images: {trust_remote_code: true}}",
+                                  "generator: {type: tiny, call: {a: [{trust_remote_code: true}]}}",
+                                  "referee: [{type: tiny}, {type: tiny, images: {trust_remote_code: yes}}]"],
+)  # fmt: skip
+def test_no_spec_can_say_that_code_is_trusted(part: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="never runs code that comes with a model") as raised:
+        read_checked(write(tmp_path, f"{PLAIN}{part}\n"))
+    (problem,) = raised.value.problems
+    assert problem.line == 5
+    assert problem.path.endswith("trust_remote_code")
+    assert "SECURITY.md" in str(problem)
+
+
+def test_nor_can_python_or_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ref = {"type": "transformers", "model": "m", "images": {"trust_remote_code": True}}
+    with pytest.raises(SpecError, match="never runs code"):
+        build("judges", PluginRef.model_validate(ref))
+    data = {"name": "n", "prompts": {"train": ["a"], "eval": ["b"]}, "question": {"template": "q"}, "judge": ref}
+    with pytest.raises(SpecError, match="never runs code"):
+        check_plugins(TaskSpec.model_validate(data))
+    (tmp_path / "a.png").write_bytes(png(8, 8))
+    with pytest.raises(SystemExit) as ended:
+        main(["ask", str(tmp_path / "a.png"), "Is it a cat?", "--set", "images.trust_remote_code=true"])
+    assert ended.value.code == 2
+    assert "never runs code" in capsys.readouterr().err
+
+
+def test_the_arguments_of_loading_are_no_arguments_of_pictures() -> None:
+    found = refusal("judges", type="tiny", images={"cache_dir": "/somewhere", "do_rescale": False})
+    assert "images: cache_dir cannot be set" in found
+
+
+@pytest.mark.parametrize("template", ["{{ ''.__class__.__mro__ }}", "{{ lipsum.__globals__['os'].mkdir('MARKER') }}"])
+def test_a_chat_template_stays_in_its_sandbox(template: str, marker: Path) -> None:
+    assert "unsafe" in refusal("judges", type="tiny", template=template.replace("MARKER", str(marker)))
+    assert not marker.exists()
+
+
+# --- pictures
+
+
+def png(width: int, height: int) -> bytes:
+    """A black picture that says it has that size; larger ones have no pixels in them."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"\0" * (height * (3 * width + 1)) if width * height < 10_000 else b"\0"
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def test_a_decompression_bomb_is_not_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(png(60_000, 60_000))
+    spec = write(tmp_path, PLAIN)
+    for arguments in (
+        ["ask", str(bomb), "Is it a cat?"],
+        ["score", str(bomb), "--spec", str(spec), "--field", "prompt=x"],
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        err = capsys.readouterr().err
+        assert ended.value.code == 2
+        assert "bomb.png cannot be read as a picture" in err
+        assert "3600000000 pixels" in err
+        assert "Traceback" not in err
+
+
+def test_a_bomb_as_a_visual_prompt_is_not_opened_either(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(png(60_000, 60_000))
+    found = refusal("visual_prompts", type="image", path=str(tmp_path / "bomb.png"))
+    assert "is not a picture that can be read" in found
+    assert "3600000000 pixels" in found
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x89PNG\r\n\x1a\n", png(64, 64)[:60], b"%!PS-Adobe\n", b"<svg/>", b"GIF89a"]
+)
+def test_a_damaged_picture_is_a_mistake(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(SystemExit) as ended:
+        main(["ask", str(tmp_path / "a.png"), "Is it a cat?"])
+    assert ended.value.code == 2
+    assert "cannot be read as a picture" in capsys.readouterr().err
+    assert "a.png" in refusal("visual_prompts", type="image", path=str(tmp_path / "a.png"))
+
+
+# --- runs
+
+
+def stranger(folder: Path, text: str = PLAIN) -> Path:
+    """A run folder that somebody sent."""
+    run = folder / "run"
+    write(run, text, "spec.resolved.yaml")
+    (run / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    return run
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    err = capsys.readouterr().err
+    assert ended.value.code == 2, err
+    assert "Traceback" not in err
+    return err
+
+
+def test_a_run_that_names_files_elsewhere_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "secret.png").write_bytes(png(8, 8))
+    for path in ("../secret.png", str(tmp_path / "secret.png"), "inputs/link.png"):
+        run = stranger(tmp_path, PLAIN + f"visual_prompt: {{layers: [{{type: image, path: {path}}}]}}\n")
+        (run / "inputs").mkdir(exist_ok=True)
+        if not (run / "inputs" / "link.png").is_symlink():
+            (run / "inputs" / "link.png").symlink_to(tmp_path / "secret.png")
+        for command in (("generate", str(run), "a cat"), ("score", str(run))):
+            assert "visual_prompt.layers.0.path" in fails(capsys, *command)
+
+
+@pytest.mark.parametrize("text", ["!!python/object/apply:os.system [id]", "a: &a [*a]", "[" * 10_000, "\0", "name: [n]",
+                                  PLAIN + "judge: {type: tiny, images: {trust_remote_code: true}}"])  # fmt: skip
+def test_a_resolved_spec_is_read_like_any_other(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = stranger(tmp_path, text)
+    fails(capsys, "generate", str(run), "a cat")
+    fails(capsys, "score", str(run))
+
+
+@pytest.mark.parametrize("shapes", [None, (1,), (3, 3, 3)])
+def test_a_spoilt_lora_is_refused(
+    shapes: tuple[int, ...] | None, tmp_path: Path, marker: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = stranger(tmp_path)
+    weights = run / "pytorch_lora_weights.safetensors"
+    if shapes is None:
+        weights.write_bytes(pickle.dumps(Evil(marker)))
+    else:
+        spec = load_spec(run / "spec.resolved.yaml")
+        generator = build("generators", spec.generator)
+        lora.attach(generator.adapter_module, spec.train.lora, generator.lora_targets, seed=0)
+        names = lora.folded(generator.adapter_module, spec.train.lora)
+        save_file({f"transformer.{name}": torch.zeros(shapes) for name in names}, weights)
+    found = fails(capsys, "generate", str(run), "a cat")
+    assert ("is damaged" if shapes is None else "has the shape") in found
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[1]", "1", '{"step": ' + "9" * 5000 + "}", '{"loss": ' + "9" * 400 + "}"]
+)
+def test_spoilt_records_of_a_run_are_damaged(text: str, tmp_path: Path) -> None:
+    run = RunFolder.open(stranger(tmp_path))
+    for name in ("env.json", "evaluation.json", "outcome.json"):
+        (run.path / name).write_text(text)
+    (run.path / "metrics.jsonl").write_text(text + "\n")
+    checkpoint = run.path / "checkpoints" / "checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    save_file({"a": torch.zeros(1)}, checkpoint / "tensors.safetensors")
+    (checkpoint / "state.json").write_text("[" * 100_000)
+    for read in (run.read_evaluation, run.read_outcome, run.metrics, run.latest_checkpoint):
+        with pytest.raises(RunError, match="is damaged"):
+            read()
+    if text.startswith("["):
+        with pytest.raises(RunError, match="is damaged"):
+            run.environment  # noqa: B018
+
+
+def test_pickles_are_nowhere_loaded_in_the_sources() -> None:
+    sources = {file: file.read_text(encoding="utf-8") for file in Path(registry.__file__).parent.rglob("*.py")}
+    for word in (
+        "import pickle",
+        "torch.load(",
+        "eval(",
+        "exec(",
+        "yaml.load(",
+        "trust_remote_code=True",
+        "import_module(",
+    ):
+        users = [file.name for file, text in sources.items() if f" {word}" in text or f"\n{word}" in text]
+        assert users == [], f"{word} in {users}"

@@ -1,0 +1,468 @@
+"""Runs that survive: killed anywhere and continued, on a full disk, with numbers that are none, with broken plugins."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from found_pictures import dp
+from PIL import Image
+from safetensors.torch import load_file
+
+from dualproc import Engine, load_spec
+from dualproc.errors import DualprocError
+from dualproc.run import RunFolder
+from dualproc.run.files import ASIDE
+from dualproc.run.folder import METRICS, TRACEBACK, WEIGHTS
+from dualproc.types import StepRecord
+
+TESTS = Path(__file__).parent
+SMALL = """\
+name: small
+prompts: {template: "a cartoon of {subject}", train: [a cat, a dog], eval: [an owl]}
+question: {template: "Is it red?"}
+visual_prompt: {jitter: {y: [-0.1, 0.1]}, layers: [{type: small}]}
+generator: {type: small}
+judge: {type: small}
+reward: {type: small}
+referee: {type: small-referee}
+scorers: [{type: small}]
+anchor: {type: small}
+train: {steps: 4, batch: 1, lr: 1e-3, checkpoint_every: 1, lora: {rank: 2}, watch: {every: 1, pictures: 1}}
+evaluation: {seeds: 1}
+"""
+SHIPPED = """\
+name: shipped
+prompts: {template: "a cartoon of {subject}", train: [a cat, a dog], eval: [an owl]}
+question: {template: "Does the red line match the horizon?"}
+visual_prompt: {jitter: {y: [-0.1, 0.1]}, layers: [{type: line, from: [0, 0.5], to: [1, 0.5], width: 0.02}]}
+referee: {type: tiny-referee}
+scorers: [{type: line_weight, target: 0.04}]
+anchor: {type: base_denoise}
+train:
+  {steps: 6, batch: 1, lr: 1e-3, checkpoint_every: 2, lora: {rank: 2}, watch: {every: 2, pictures: 1},
+   stop: {patience: 9}}
+evaluation: {seeds: 1}
+"""
+UNTIMED = re.compile(r'"seconds": [^,}]*')
+
+
+class Server:
+    """`fit_server.py`: fits of one spec, each in a process of its own that can be killed."""
+
+    def __init__(self, spec: str, folder: Path) -> None:
+        (folder / "spec.yaml").write_text(spec)
+        paths = [str(TESTS / "fake_plugins" / "small"), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+        self._process = subprocess.Popen(
+            [sys.executable, TESTS / "fit_server.py", folder / "spec.yaml"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+        )  # fmt: skip
+        assert self._read() == "ready\n"
+        self.whole, started = folder / "whole", time.monotonic()
+        assert self.fit(self.whole)["code"] == 0
+        self.seconds = time.monotonic() - started
+
+    def fit(self, out: Path, **order: float) -> dict[str, Any]:
+        """One fit, with `--resume`; says what became of it."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"out": str(out), **order}) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._read())
+        return answer
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Small fits; `server.whole` is a run that nothing disturbed."""
+    server = Server(SMALL, tmp_path_factory.mktemp("small"))
+    yield server
+    server.close()
+
+
+def result(run: Path) -> dict[str, Any]:
+    """What must not depend on how often a run was killed."""
+    newest = RunFolder.open(run).saved_step
+    checkpoint = run / "checkpoints" / f"checkpoint-{newest}"
+    files = [run / WEIGHTS, run / "evaluation.json", *sorted(checkpoint.iterdir()), *sorted(run.glob("samples/**/*"))]
+    contents = {str(file.relative_to(run)): file.read_bytes() for file in files if file.is_file()}
+    return contents | {METRICS: UNTIMED.sub("", (run / METRICS).read_text())}
+
+
+def assert_nothing_is_half_written(run: Path) -> None:
+    """Every file that has its final name can be read."""
+    readers: dict[str, Callable[[Path], Any]] = {
+        ".json": lambda file: json.loads(file.read_text()),
+        ".yaml": lambda file: yaml.safe_load(file.read_text()),
+        ".safetensors": load_file,
+        ".png": lambda file: Image.open(file).load(),
+        ".jsonl": lambda file: [json.loads(line) for line in file.read_text().split("\n")[:-1]],
+        ".html": lambda file: file.read_text().rindex("</html>"),
+        ".txt": lambda file: file.read_text().rindex("Error"),
+        ".md": lambda file: file.read_text().rindex("```"),
+    }
+    for file in run.rglob("*"):
+        if file.is_file() and ASIDE not in str(file.relative_to(run)) and file.name != ".lock":
+            readers[file.suffix](file)
+    for folder in run.glob("checkpoints/checkpoint-*"):
+        assert {file.name for file in folder.iterdir()} == {"tensors.safetensors", "state.json"}
+
+
+@pytest.fixture
+def small(install: Callable[..., None], tmp_path: Path) -> Path:
+    """A spec of the small plugins, which are installed for one test."""
+    install("small")
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL)
+    return file
+
+
+def leftovers(run: Path) -> list[Path]:
+    return list(run.rglob(f"{ASIDE}*"))
+
+
+# --- killed ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_killed_before_every_change_of_a_file_ends_as_if_nothing_had_been(server: Server, tmp_path: Path) -> None:
+    """In one folder, the first fit dies at its first change, the second at its second, until one gets through."""
+    deaths = 0
+    while (fit := server.fit(tmp_path / "run", die_at=deaths + 1))["code"] == -signal.SIGKILL:
+        deaths += 1
+        assert_nothing_is_half_written(tmp_path / "run")
+    assert fit["code"] == 0
+    assert deaths == fit["events"] > 30
+    assert result(tmp_path / "run") == result(server.whole)
+    assert not leftovers(tmp_path / "run")
+
+
+def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_been(server: Server, tmp_path: Path) -> None:
+    rng, deaths, runs = random.Random(0), 0, [tmp_path / "0"]
+    while deaths < 20:
+        if server.fit(runs[-1], after=rng.uniform(0, server.seconds))["code"] == 0:
+            runs.append(tmp_path / str(len(runs)))
+        else:
+            deaths += 1
+            assert_nothing_is_half_written(runs[-1])
+    assert server.fit(runs[-1])["code"] == 0
+    for run in runs:
+        assert result(run) == result(server.whole)
+        assert not leftovers(run)
+
+
+@pytest.mark.parametrize("event", range(2, 34, 4))
+def test_a_run_killed_while_it_is_overwritten_can_be_resumed(server: Server, tmp_path: Path, event: int) -> None:
+    run = Path(shutil.copytree(server.whole, tmp_path / "run"))
+    assert server.fit(run, die_at=event, overwrite=True)["code"] == -signal.SIGKILL
+    assert_nothing_is_half_written(run)
+    assert server.fit(run)["code"] == 0
+    assert result(run) == result(server.whole)
+
+
+@pytest.mark.nightly
+def test_every_single_death_is_survived(server: Server, tmp_path: Path) -> None:
+    """As above, but each death in a run of its own that had not been killed before."""
+    for event in range(1, server.fit(tmp_path / "0", die_at=0)["events"] + 1):
+        run = tmp_path / str(event)
+        assert server.fit(run, die_at=event)["code"] == -signal.SIGKILL
+        assert_nothing_is_half_written(run)
+        assert server.fit(run)["code"] == 0
+        assert result(run) == result(server.whole), event
+        assert not leftovers(run)
+
+
+@pytest.mark.nightly
+def test_the_shipped_models_survive_as_well(tmp_path: Path) -> None:
+    server, rng = Server(SHIPPED, tmp_path), random.Random(0)
+    for attempt in range(4):
+        run, deaths = tmp_path / str(attempt), 0
+        while server.fit(run, after=rng.uniform(0, (0.5 + 0.1 * deaths) * server.seconds))["code"] != 0:
+            deaths += 1
+            assert_nothing_is_half_written(run)
+        assert deaths
+        assert result(run) == result(server.whole)
+    server.close()
+
+
+@pytest.mark.nightly
+def test_dp_run_killed_and_resumed_is_dp_run(tmp_path: Path) -> None:
+    (tmp_path / "spec.yaml").write_text(SHIPPED)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def dp_run(out: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "dualproc", "run", tmp_path / "spec.yaml", "--out", out, "--resume"]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+    assert dp_run(tmp_path / "whole").wait() == 0
+    rng, killed, deaths = random.Random(0), tmp_path / "killed", 0
+    while True:
+        process = dp_run(killed)
+        lock = killed / ".lock"
+        while process.poll() is None and str(process.pid) not in (lock.read_text() if lock.exists() else ""):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 3 + deaths))
+        process.kill()
+        if process.wait() == 0:
+            break
+        deaths += 1
+    assert deaths
+    assert result(killed) == result(tmp_path / "whole")
+
+
+# --- no room, no rights, somebody else ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_a_full_disk_is_one_message_and_nothing_is_lost(server: Server, tmp_path: Path, first: int) -> None:
+    """The disk is full from one change after another on; each time there is room again, the run goes on."""
+    event = first
+    while (fit := server.fit(tmp_path / "run", full_from=event))["code"] == 2:
+        message, hint = fit["error"].splitlines()
+        assert re.match(rf"cannot (write|make the folder|lock|delete) {tmp_path / 'run'}.*: No space left", message)
+        assert "free some space on that disk, then continue with `--resume`" in hint
+        assert_nothing_is_half_written(tmp_path / "run")
+        event += 3
+    assert fit["code"] == 0
+    assert event > 30
+    assert result(tmp_path / "run") == result(server.whole)
+    assert not leftovers(tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(
+    capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    code, out, err = dp(capsys, "run", small, "--out", tmp_path / "file" / "run")
+    assert (code, out) == (2, "")
+    assert f"cannot make the folder {tmp_path / 'file' / 'run'}: {tmp_path / 'file'} is a file" in err
+    monkeypatch.setattr(os, "access", lambda *_: False)  # to root, everything is allowed
+    code, out, err = dp(capsys, "run", small, "--out", tmp_path / "runs" / "new")
+    assert (code, out) == (2, "")
+    assert f"cannot make the folder {tmp_path / 'runs' / 'new'}: it is not allowed, or the disk is read-only" in err
+    code, out, err = dp(capsys, "run", small, "--out", tmp_path)
+    assert (code, out) == (2, "")
+    assert f"cannot write to {tmp_path}: it is not allowed" in err
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "small.yaml"]
+
+
+def test_what_another_process_is_writing_is_refused_at_once_but_can_be_read(
+    capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "small"
+    Engine(load_spec(small)).fit(run)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != ".lock"}
+    commands = [
+        ["run", small, "--out", run],
+        ["run", small, "--out", run, "--resume"],
+        ["run", small, "--out", run, "--overwrite"],
+        ["bench", small, "--out", tmp_path],
+        ["bench", small, "--out", tmp_path, "--overwrite"],
+        ["score", run],
+    ]
+    with RunFolder(run).writing():
+        for command in commands:
+            code, out, err = dp(capsys, *command)
+            assert code == 2, command
+            assert "loading" not in out
+            assert re.search(rf"in use by another run \(process {os.getpid()}, since 20[-\d]+ [:\d]+\)", err), command
+            assert err.count("error:") == 1
+        assert {file: file.read_bytes() for file in before} == before
+        assert dp(capsys, "generate", run, "a cartoon of a cat", "--out", tmp_path / "drawn")[0] == 0
+        (run / WEIGHTS).unlink()
+        assert "in use by another run" in dp(capsys, "generate", run, "a cartoon of a cat")[2]
+    assert dp(capsys, "run", small, "--out", run, "--resume")[0] == 0
+
+
+# --- asked to end ---------------------------------------------------------------------------------------------------
+
+
+class Signals:
+    """Sends itself signals after step 2."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = numbers
+
+    def step(self, record: StepRecord, total: int) -> None:
+        for number in self.numbers if record.step == 2 else ():
+            os.kill(os.getpid(), number)
+
+    def pictures(self, done: int, total: int) -> None: ...
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_first_signal_ends_the_teaching_and_keeps_the_rest(
+    server: Server, small: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    end = Engine(load_spec(small)).fit(tmp_path / "run", progress=Signals(number))
+    assert (end.steps, end.stopped, end.interrupted) == (2, "interrupted after step 2", True)
+    assert (end.run / WEIGHTS).exists()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert not Engine(load_spec(small)).fit(tmp_path / "run", resume=True).interrupted
+    assert result(tmp_path / "run") == result(server.whole)
+
+
+@pytest.fixture
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl+C as in a terminal: a process that was started in the background ignores it."""
+    own = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, own)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
+def test_a_second_ctrl_c_ends_at_once(server: Server, small: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        Engine(load_spec(small)).fit(tmp_path / "run", progress=Signals(signal.SIGINT, signal.SIGINT))
+    assert not (tmp_path / "run" / WEIGHTS).exists()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    Engine(load_spec(small)).fit(tmp_path / "run", resume=True)
+    assert result(tmp_path / "run") == result(server.whole)
+
+
+def test_how_often_the_referee_was_asked_in_vain_survives(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = load_spec(small, overrides=["train.stop={patience: 3}"])
+    break_plugin(monkeypatch, "referee 1 nan")
+    assert Engine(spec).fit(tmp_path / "run", progress=Signals(signal.SIGTERM)).steps == 2
+    assert Engine(spec).fit(tmp_path / "run", resume=True).steps == 3
+
+
+def test_a_checkpoint_of_another_model_is_refused(small: Path, tmp_path: Path) -> None:
+    engine = Engine(load_spec(small))
+    engine.fit(tmp_path / "run", progress=Signals(signal.SIGTERM))
+    tensors, state = engine.state()
+    other = {name.replace("lora_A", "lora_C"): value for name, value in tensors.items()}
+    RunFolder(tmp_path / "run").save_checkpoint(3, other, state)
+    with pytest.raises(DualprocError, match=r"KeyError: .*lora_A.*, when its checkpoint was read\n.*--overwrite"):
+        Engine(load_spec(small)).fit(tmp_path / "run", resume=True)
+
+
+# --- numbers that are none, plugins that fail -----------------------------------------------------------------------
+
+
+def break_plugin(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    """Have a small plugin fail: `KIND CALL MESSAGE`, calls counted from now on."""
+    monkeypatch.setenv("SMALL_FAULT", fault)
+    if "acme_small" in sys.modules:
+        sys.modules["acme_small"].calls.clear()
+
+
+@pytest.mark.parametrize("kind", ["generator", "judge"])
+def test_a_run_whose_numbers_are_none_stops_with_what_it_has(
+    capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    run, changes = tmp_path / "run", ["train.watch.every=9", "train.max_skipped=2", "train.steps=6"]
+    short = Engine(load_spec(small, overrides=[*changes, "train.steps=2"])).fit(tmp_path / "short").run
+    command = ["run", small, "--out", run, *(word for change in changes for word in ("--set", change))]
+    break_plugin(monkeypatch, f"{kind} 3 nan")
+    code, _, err = dp(capsys, *command)
+    assert code == 2
+    assert err.count("error:") == 1
+    assert "not a number in 2 steps in a row, up to step 4" in err
+    assert f"the LoRA as it was before them is in {run}" in err
+    assert (run / WEIGHTS).read_bytes() == (short / WEIGHTS).read_bytes()
+    assert {"evaluation.json", "report.html", "samples"} < {file.name for file in run.iterdir()}
+    assert [record.skipped for record in RunFolder.open(run).metrics()] == [False, False, True, True]
+    assert RunFolder.open(run).read_outcome() is None
+
+    code, _, err = dp(capsys, *command, "--resume")  # a step more is tried, and it is no better
+    assert code == 2
+    assert "not a number in 3 steps in a row, up to step 5" in err
+    monkeypatch.delenv("SMALL_FAULT")
+    code, _, err = dp(capsys, *command, "--resume")
+    assert code == 0
+    assert "3 steps were skipped" in err
+    assert [record.skipped for record in RunFolder.open(run).metrics()] == [False, False, True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("generator 5 boom", "generator 'small' (acme-small 1.0, entry point acme_small:SmallGenerator) raised"),
+        ("judge 3 boom", "judge 'small' (acme-small 1.0, entry point acme_small:SmallJudge) raised"),
+        ("referee 3 boom", "judge 'small-referee' (acme-small 1.0, entry point acme_small:REFEREE) raised"),
+        ("reward 3 boom", "reward 'small' (acme-small 1.0, entry point acme_small:SmallReward) raised"),
+        ("visual_prompt 5 boom", "visual prompt 'small' (acme-small 1.0, entry point acme_small:SmallLayer) raised"),
+        ("anchor 3 boom", "anchor 'small' (acme-small 1.0, entry point acme_small:SmallAnchor) raised"),
+        ("scorer 2 boom", "scorer 'small' (acme-small 1.0, entry point acme_small:SmallScorer) raised"),
+        ("save_lora 1 boom", "generator 'small' (acme-small 1.0, entry point acme_small:SmallGenerator) raised"),
+    ],
+)
+def test_a_plugin_that_raises_is_named_and_the_run_goes_on_when_it_is_mended(
+    capsys: pytest.CaptureFixture[str], server: Server, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    fault: str, told: str,
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    break_plugin(monkeypatch, fault)
+    code, _, err = dp(capsys, "run", small, "--out", run)
+    assert code == 2
+    assert "Traceback" not in err
+    message, hint = err.splitlines()
+    moment = {"scorer": "in the measurement", "save_lora": "when the LoRA was saved"}
+    assert message == f"error: {told} ValueError: boom, {moment.get(fault.split()[0], r'in step 3')}"
+    assert "--resume" in hint
+    assert f"traceback: {run / TRACEBACK}" in hint
+    assert (run / TRACEBACK).read_text().endswith("ValueError: boom\n")
+    assert_nothing_is_half_written(run)
+    kept = RunFolder.open(run).metrics()
+    monkeypatch.delenv("SMALL_FAULT")
+    assert dp(capsys, "run", small, "--out", run, "--resume")[0] == 0
+    assert RunFolder.open(run).metrics()[: len(kept)] == kept  # with their seconds: they were not done again
+    assert result(run) == result(server.whole)
+    assert not (run / TRACEBACK).exists()
+
+
+def test_a_broken_measurement_is_made_up_for_by_dp_score(
+    capsys: pytest.CaptureFixture[str], server: Server, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_plugin(monkeypatch, "scorer 1 boom")
+    code, _, err = dp(capsys, "run", small, "--out", tmp_path / "run")
+    assert code == 2
+    assert f"dp score {tmp_path / 'run'}" in err
+    code, _, again = dp(capsys, "score", tmp_path / "run")
+    assert (code, again) == (2, err)
+    monkeypatch.delenv("SMALL_FAULT")
+    assert dp(capsys, "score", tmp_path / "run")[0] == 0
+    found, wanted = (RunFolder.open(run).read_evaluation() for run in (tmp_path / "run", server.whole))
+    assert found is not None
+    assert wanted is not None
+    assert found.taught.judge == pytest.approx(wanted.taught.judge, rel=1e-5)
+
+
+def test_too_little_memory_is_said_to_be_that(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(load_spec(small))
+    monkeypatch.setattr("acme_small.fault", lambda _: bytearray(2**62))
+    with pytest.raises(DualprocError, match=r"generator 'small' .* raised MemoryError, in step 1\n.*dp plan"):
+        engine.fit(tmp_path / "run")
+
+
+def test_an_error_of_no_plugin_is_told_without_one(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine(load_spec(small))
+    monkeypatch.setattr(engine, "reward", lambda answers, _: answers.log_likelihoods.missing)
+    with pytest.raises(DualprocError, match=r"^AttributeError: 'Tensor' object has no attribute 'missing', in step 1"):
+        engine.fit(tmp_path / "run")
