@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+from installed import install
 
 from dualproc import registry
 from dualproc.cli import app
@@ -105,13 +106,8 @@ def test_the_plugin_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.Monk
     (project,) = blocks(README, "toml")
     parser = configparser.ConfigParser()
     parser.read_string(project)
-    info = tmp_path / "dualproc_redness-0.1.dist-info"
-    info.mkdir()
     target = parser['project.entry-points."dualproc.scorers"']["redness"].strip('"')
-    (info / "entry_points.txt").write_text(f"[dualproc.scorers]\nredness = {target}\n", encoding="utf-8")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dualproc-redness\nVersion: 0.1\n", encoding="utf-8")
-    (tmp_path / "redness.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    install(tmp_path, "redness", code, f"[dualproc.scorers]\nredness = {target}\n", monkeypatch)
     loaded = registry.load("scorers", "redness")
     scorer = loaded.cls(loaded.params({"target": 0.5}))
     images = torch.tensor([[1.0, 0, 0], [0.5, 0.25, 0.25], [0, 0, 0]])[..., None, None].expand(3, 3, 4, 4)

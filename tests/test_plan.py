@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from installed import install
 from small_judges import save as save_judge
 from small_pipelines import FAMILIES as PIPELINES
 from small_pipelines import saved
@@ -240,13 +241,8 @@ class Own:
 @pytest.fixture
 def strangers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Installs a judge without a model, and a generator that makes its own."""
-    info = tmp_path / "strange-1.dist-info"
-    info.mkdir()
     points = "[dualproc.judges]\nlight = strange:Light\n[dualproc.generators]\nown = strange:Own\n"
-    (info / "entry_points.txt").write_text(points, encoding="utf-8")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1\n", encoding="utf-8")
-    (tmp_path / "strange.py").write_text(STRANGE, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
+    install(tmp_path, "strange", STRANGE, points, monkeypatch)
 
 
 @pytest.mark.usefixtures("strangers")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -57,7 +57,9 @@ def spec() -> str:
     for path, model in _models("", TaskSpec):
         paths.setdefault(model, []).append(path)
     for model, where in paths.items():
-        parts.append(f"## {', '.join(where) or 'the spec itself'}\n\n{_first_line(model)}\n\n{_table(model)}")
+        parts.append(
+            f"## {', '.join(where) or 'the spec itself'}\n\n{_first_line(model)}\n\n{_table(model, sections=paths)}"
+        )
     return "\n".join(parts)
 
 
@@ -74,25 +76,18 @@ def plugins() -> str:
     ]
     for kind in KINDS:
         parts.append(f"## {kind.replace('_', ' ')}\n")
-        for entry in registry.discover(kind).entries:
-            if entry.distribution != "dualproc":
-                continue
+        ours = [entry for entry in registry.discover(kind).entries if entry.distribution == "dualproc"]
+        names = {entry.target: entry.name for entry in ours}
+        for entry in ours:
             loaded = registry.load(kind, f"dualproc/{entry.name}")
             parts.append(f"### {entry.name}\n\n{loaded.summary}\n")
             if loaded.preset:
+                base = names[f"{loaded.cls.__module__}:{loaded.cls.__qualname__}"]
                 given = "\n".join(f"    {key}: {_cell(_plain(value))}" for key, value in loaded.preset.items())
-                parts.append(f"A preset, of the parameters of `{_base_name(kind, loaded.cls)}`:\n\n{given}\n")
+                parts.append(f"A preset, of the parameters of `{base}`:\n\n{given}\n")
             else:
                 parts.append(_table(loaded.cls.Params) if loaded.cls.Params.model_fields else "No parameters.\n")
     return "\n".join(parts)
-
-
-def _base_name(kind: str, cls: type) -> str:
-    """The name under which a class itself is installed."""
-    from dualproc import registry
-
-    target = f"{cls.__module__}:{cls.__qualname__}"
-    return next(entry.name for entry in registry.discover(kind).entries if entry.target == target)
 
 
 def _models(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
@@ -113,26 +108,20 @@ def _within(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _within(argument)
 
 
-def _table(model: type[BaseModel]) -> str:
-    """One row a field."""
+def _table(model: type[BaseModel], *, sections: Collection[type[BaseModel]] = ()) -> str:
+    """One row a field; models that have a section of their own are only pointed to."""
     from dualproc.cli.parameters import type_words
 
     schema = model.model_json_schema()
     required = set(schema.get("required", ()))
+    annotations = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
     rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in schema.get("properties", {}).items():
-        nested = _is_section(model, name)
+        nested = any(inner in sections for inner in _within(annotations[name]))
         words = "a mapping, see below" if nested else type_words(field, schema)
         default = "**required**" if name in required else _default(field, nested)
         rows.append(f"| `{name}` | {_cell(words)} | {default} | {_cell(field.get('description', ''))} |")
     return "\n".join(rows) + "\n"
-
-
-def _is_section(model: type[BaseModel], name: str) -> bool:
-    from dualproc.spec import TaskSpec
-
-    known = [inner for path, inner in _models("", TaskSpec) if path]
-    return model in [TaskSpec, *known] and any(inner in known for inner in _within(model.model_fields[name].annotation))
 
 
 def _default(field: Mapping[str, Any], nested: bool) -> str:

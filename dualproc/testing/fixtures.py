@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -11,43 +12,20 @@ from dualproc import testing
 Check = Callable[..., None]
 
 
-@pytest.fixture
-def check_generator() -> Check:
-    """`dualproc.testing.check_generator`."""
-    return testing.check_generator
+def _fixture(check: Check) -> Any:
+    """A fixture that is a check of `dualproc.testing`, of the same name."""
+
+    def itself() -> Check:
+        return check
+
+    itself.__doc__ = f"`dualproc.testing.{check.__name__}`."
+    return pytest.fixture(name=check.__name__)(itself)
 
 
-@pytest.fixture
-def check_judge() -> Check:
-    """`dualproc.testing.check_judge`."""
-    return testing.check_judge
-
-
-@pytest.fixture
-def check_reward() -> Check:
-    """`dualproc.testing.check_reward`."""
-    return testing.check_reward
-
-
-@pytest.fixture
-def check_visual_prompt() -> Check:
-    """`dualproc.testing.check_visual_prompt`."""
-    return testing.check_visual_prompt
-
-
-@pytest.fixture
-def check_anchor() -> Check:
-    """`dualproc.testing.check_anchor`."""
-    return testing.check_anchor
-
-
-@pytest.fixture
-def check_scorer() -> Check:
-    """`dualproc.testing.check_scorer`."""
-    return testing.check_scorer
-
-
-@pytest.fixture
-def check_plugin() -> Check:
-    """`dualproc.testing.check_plugin`."""
-    return testing.check_plugin
+check_generator = _fixture(testing.check_generator)
+check_judge = _fixture(testing.check_judge)
+check_reward = _fixture(testing.check_reward)
+check_visual_prompt = _fixture(testing.check_visual_prompt)
+check_anchor = _fixture(testing.check_anchor)
+check_scorer = _fixture(testing.check_scorer)
+check_plugin = _fixture(testing.check_plugin)
