@@ -1,6 +1,6 @@
 """What a step of the engine costs, against the bare computation and against a straightforward one.
 
-    python benchmarks/step.py [--steps 12] [--questions 1 3 5] [--spec specs/line_weight.yaml] [--variant thick]
+    python benchmarks/step.py [--times 1] [--steps 12] [--questions 1 3 5] [--spec specs/line_weight.yaml] ...
 
 Three ways to teach the shipped generator once, on the same batch and machine, taking turns so that a busy machine is
 busy for all of them alike:
@@ -13,22 +13,30 @@ busy for all of them alike:
   a pass of its own through processor and judge, and the logits of the whole vocabulary at every place. No anchor, which
   the paper does not have; the engine without its anchor is measured beside it.
 
-Medians and their ratios are printed, as Markdown; nothing is asserted.
+`--times 4` makes backbone and judge four times as wide, with random weights: what does not grow with the models is then
+the smaller share of a step. Medians and their ratios are printed, as Markdown; nothing is asserted.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import shutil
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from transformers import AutoConfig, AutoModelForImageTextToText
 
+import dualproc
 from dualproc import Engine, TaskSpec, load_spec
+
+WEIGHTS = Path(dualproc.__file__).parent / "weights"
 
 QUESTIONS = (
     "Ignoring the line color, does the line weight of the image match the red line overlaid at the bottom?",
@@ -39,10 +47,32 @@ QUESTIONS = (
 )
 
 
-def spec_of(file: str, variant: str | None, questions: int, *, anchored: bool) -> TaskSpec:
-    """The spec with that many questions, with or without its anchor."""
+def widened(times: int, folder: Path) -> dict[str, str]:
+    """Folders of the shipped generator and judge with backbone and judge that many times as wide, untrained."""
+    pipe = FluxPipeline.from_pretrained(WEIGHTS / "generator")
+    config = dict(pipe.transformer.config)
+    pipe.transformer = FluxTransformer2DModel.from_config(
+        config | {"num_attention_heads": times * config["num_attention_heads"]}
+    )
+    pipe.save_pretrained(folder / "generator")
+    shutil.copytree(WEIGHTS / "judge", folder / "judge", ignore=shutil.ignore_patterns("*.safetensors"))
+    judge = AutoConfig.from_pretrained(WEIGHTS / "judge")
+    for part in (judge.text_config, judge.vision_config):
+        for name in ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads"):
+            if hasattr(part, name):
+                setattr(part, name, times * getattr(part, name))
+    AutoModelForImageTextToText.from_config(judge, dtype=torch.float32).save_pretrained(folder / "judge")
+    return {"generator": str(folder / "generator"), "judge": str(folder / "judge")}
+
+
+def spec_of(
+    file: str, variant: str | None, questions: int, *, anchored: bool, models: Mapping[str, str] | None = None
+) -> TaskSpec:
+    """The spec with that many questions, with or without its anchor, and with other models of the same classes."""
     asked = [{"template": text, "answer": "Yes"} for text in QUESTIONS[:questions]]
     data = load_spec(file, variant=variant).model_dump() | {"question": asked, "referee": None}
+    for part, model in (models or {}).items():
+        data[part] = (data[part][0] if isinstance(data[part], list) else data[part]) | {"model": model}
     data["train"]["stop"] = None
     return TaskSpec.model_validate(data if anchored else data | {"anchor": None})
 
@@ -143,12 +173,19 @@ def main() -> None:
     parser.add_argument("--variant", default="thick")
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 3, 5])
+    parser.add_argument("--times", type=int, default=1)
     args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        compare(args, widened(args.times, Path(folder)) if args.times > 1 else None)
+
+
+def compare(args: argparse.Namespace, models: Mapping[str, str] | None) -> None:
+    """Print the table, a row for each number of questions."""
     print("| questions | engine | bare | engine / bare | engine, no anchor | paper | paper / engine, no anchor |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for count in args.questions:
-        anchored = Engine(spec_of(args.spec, args.variant, count, anchored=True))
-        free = Engine(spec_of(args.spec, args.variant, count, anchored=False))
+        anchored = Engine(spec_of(args.spec, args.variant, count, anchored=True, models=models))
+        free = Engine(spec_of(args.spec, args.variant, count, anchored=False, models=models))
         ways = {"engine": anchored.step, "bare": bare(anchored), "free": free.step, "paper": paper(free)}
         s = timed(ways, args.steps)
         print(

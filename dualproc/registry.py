@@ -71,6 +71,8 @@ class LoadedPlugin:
     def params(self, given: Mapping[str, Any]) -> Any:
         """The plugin's `Params`, from what the preset fills in and, over it, what is given.
 
+        Nothing is taken for something else: `true` is no number, nor is `"5"`, and `2.5` is no whole one.
+
         Raises:
             pydantic.ValidationError: they are not valid.
             PluginError: the plugin's own validation failed otherwise.
@@ -78,7 +80,7 @@ class LoadedPlugin:
         from pydantic import ValidationError
 
         try:
-            return self.cls.Params.model_validate({**self.preset, **given})
+            return self.cls.Params.model_validate_json(_as_json({**self.preset, **given}), strict=True)
         except ValidationError:
             raise
         except Exception as error:  # a stranger's validator may raise anything
@@ -91,6 +93,13 @@ class LoadedPlugin:
             schema["properties"][name] = {**schema["properties"].get(name, {}), "default": value}
         required = [name for name in schema.pop("required", ()) if name not in self.preset]
         return {**schema, "required": required} if required else schema
+
+
+def _as_json(values: Mapping[str, Any]) -> bytes:
+    """JSON of parameters: only there does pydantic's strict mode take a list for a tuple and a text for a path."""
+    from pydantic_core import to_json
+
+    return to_json(dict(values), inf_nan_mode="constants")
 
 
 def singular(kind: str) -> str:

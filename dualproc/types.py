@@ -45,6 +45,8 @@ class Recipe:
     """Name of the diffusers class that samples; None for the model's own."""
     peft_module: str | None = None
     """The pipeline's part that PEFT loads the LoRA for; None where the pipeline has a loader of its own."""
+    library: str = "diffusers"
+    """The package whose pipeline it is. For another than diffusers the model card tells to draw with `dp generate`."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from run_examples import evaluation
 from test_bench_table import outcome
 from test_cli_run import SPEC, dp
 
+from dualproc.cli import bench
 from dualproc.cli.fits import Fit, Job, interrupts, threads_each
 from dualproc.resolve import load_spec
 from dualproc.run import RunFolder, portable
@@ -44,6 +45,19 @@ def finish(out: Path, specs: Path, variant: str, *settings: str) -> Path:
         run.write_evaluation(evaluation())
         run.write_outcome(outcome())
     return run.path
+
+
+def test_a_run_in_use_is_waited_for_and_not_overwritten(
+    capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path
+) -> None:
+    text = portable(load_spec(specs / "short.yaml", variant="high")).text
+    with RunFolder.create(tmp_path / "out" / "short" / "high", spec_text=SPEC, resolved_text=text):
+        for also in ((), ("--overwrite",)):
+            code, _, err = dp(capsys, "bench", specs, "--out", tmp_path / "out", *also)
+            assert code == 2
+            assert "is in use by another run" in err
+            assert "wait until it is done" in err
+            assert "--overwrite" not in err
 
 
 def test_what_is_finished_is_not_run_again(capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path) -> None:
@@ -190,6 +204,41 @@ def test_why_a_fit_failed(specs: Path, tmp_path: Path, code: str, reason: str) -
     assert fit.failure() == reason
     assert fit.job.log == tmp_path / "runs" / "high.log"
     assert fit.stage() == "loading"
+
+
+STUBBORN = """\
+import signal, time
+for name in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(name, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(300)
+"""
+
+
+def test_no_fit_goes_on_when_a_bench_fails(specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "_GRACE", 1.0)
+    spec = load_spec(specs / "short.yaml", variant="high")
+    fits = [
+        Fit(Script("short.yaml", None, (), spec, tmp_path / "runs" / name, code), threads=1)
+        for name, code in (("willing", "import time; time.sleep(300)"), ("stubborn", STUBBORN))
+    ]
+    while not fits[1].job.log.read_text():
+        time.sleep(0.05)
+    bench._end_all(fits)
+    assert [fit.poll() for fit in fits] == [-signal.SIGTERM, -signal.SIGKILL]
+
+
+def test_what_lies_beside_the_specs_is_not_imported(
+    capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (specs / "z_lost.yaml").write_text(LOST)
+    for name in ("typer", "yaml", "torch", "sitecustomize"):
+        (specs / f"{name}.py").write_text(f"open({str(tmp_path / 'code-was-run')!r}, 'w')")
+    monkeypatch.chdir(specs)
+    code, _, err = dp(capsys, "bench", "z_lost.yaml", "--out", tmp_path / "out")
+    assert code == 1
+    assert "cannot load the generator" in err
+    assert not (tmp_path / "code-was-run").exists()
 
 
 def test_the_fits_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:

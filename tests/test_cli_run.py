@@ -52,6 +52,18 @@ def test_every_variant_is_run_used_and_measured_again(
     assert after is not None
     assert after.taught.judge == pytest.approx(before.taught.judge, abs=1e-5)
 
+    outcome = (low / "outcome.json").read_bytes()
+    code, out, _ = dp(capsys, "run", spec, "--out", tmp_path / "runs", "--resume")
+    assert code == 0
+    assert out.count("finished already") == 2
+    assert (low / "outcome.json").read_bytes() == outcome
+
+    for mistake in (("--seed", str(2**63)), ("--strength", "nan"), ("--strength", "inf")):
+        code, _, err = dp(capsys, "generate", low, "a cat", *mistake)
+        assert code == 2
+        assert "Traceback" not in err
+    assert dp(capsys, "generate", low, "a cat", "--seed", str(2**62))[0] == 0
+
     code, _, err = dp(capsys, "run", spec, "--variant", "low", "--out", low)
     assert code == 2
     assert "already holds a run" in err

@@ -191,6 +191,28 @@ def test_a_step_without_a_number_is_skipped_and_several_end_the_fit(monkeypatch:
     assert all(torch.equal(a, b) for a, b in zip(kept, engine.weights, strict=True))
 
 
+def test_a_fit_that_ended_without_numbers_does_not_succeed_when_it_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = {"steps": 2, "batch": 1, "max_skipped": 2, "lora": {"rank": 2}}
+    engine, again = Engine(make_spec(train=train)), Engine(make_spec(train=train))
+    monkeypatch.setattr(engine, "reward", lambda answers, _: answers.log_likelihoods.sum((1, 2)) * float("nan"))
+    for one in (engine, again):
+        with pytest.raises(DualprocError, match="not a number in 2 steps in a row, up to step 2"):
+            list(one.steps())
+        again.restore(*engine.state())
+
+
+@pytest.mark.parametrize("part", ["judge", "reward"])
+def test_a_plugin_that_cuts_the_gradient_is_named(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    engine = Engine(make_spec(train={"steps": 1, "batch": 1, "lora": {"rank": 2}}))
+    if part == "reward":
+        monkeypatch.setattr(engine, "reward", lambda answers, _: answers.log_likelihoods.detach().sum((1, 2)))
+    else:
+        whole = engine.judge.answer_log_likelihoods
+        monkeypatch.setattr(engine.judge, "answer_log_likelihoods", lambda seen, asked: whole(seen.detach(), asked))
+    with pytest.raises(DualprocError, match=f"no gradient reaches .* of the {part} plugin"):
+        engine.step()
+
+
 def test_the_referee_stops_a_fit_that_no_longer_improves(tmp_path: Path) -> None:
     stop = {"patience": 2, "min_delta": 1.0}  # no look can improve by this much
     watch = {"every": 1, "pictures": 2}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import random
 import warnings
 import weakref
 from collections.abc import Sequence
@@ -242,6 +243,41 @@ def test_a_mask_that_only_uneven_batches_have_is_learnt_when_the_first_comes() -
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
     assert generator.prompts is not None
     assert generator.prompts.holds
+
+
+@pytest.mark.parametrize(
+    ("family", "scheduler", "evaluations"),
+    [
+        ("sd", "HeunDiscreteScheduler", 5), ("sd", "KDPM2DiscreteScheduler", 5),
+        ("sd3", "FlowMatchHeunDiscreteScheduler", 5), ("sd", "EulerDiscreteScheduler", 3), ("sd3", None, 3),
+    ],
+)  # fmt: skip
+def test_every_evaluation_of_the_backbone_is_taught_in_its_turn(
+    family: str, scheduler: str | None, evaluations: int
+) -> None:
+    """Schedulers of second order evaluate it more often than there are steps."""
+    generator = small(family, steps=3, scheduler=scheduler)
+    taught(generator, Lora(rank=2))
+    count = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    generator.adapter_module.register_forward_pre_hook(counted)
+    seeds: dict[int, int] = {}
+    for seed in range(30):
+        count = 0
+        generator.sample(["a cat"], [seed], grad=True)
+        seeds[count] = seed
+        assert count == 1 + random.Random(seed).randrange(evaluations)
+    assert sorted(seeds) == list(range(1, evaluations + 1))
+    last = seeds[evaluations]
+    with_gradient = generator.sample(["a cat"], [last], grad=True).images
+    torch.testing.assert_close(with_gradient.detach(), generator.sample(["a cat"], [last]).images, atol=1e-4, rtol=0)
+    with_gradient.sum().backward()
+    grads = [weight.grad for weight in generator.adapter_module.parameters() if weight.grad is not None]
+    assert any(grad.abs().sum() > 0 for grad in grads)
 
 
 def test_an_unknown_scheduler_is_named() -> None:

@@ -6,8 +6,11 @@ import weakref
 
 import pytest
 import torch
+from pydantic import ValidationError
 from small_models import taught
+from small_pipelines import small
 
+from dualproc.engine import lora
 from dualproc.plugins import _offload
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
@@ -91,7 +94,7 @@ def test_a_judge_says_the_same() -> None:
 
 def test_everything_that_computes_is_on_the_device() -> None:
     """Another device than the weights' own: `meta`, the only other one that every machine has."""
-    generator, _ = learner()
+    generator = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
     calls: list[dict[str, object]] = []
     hook = generator.adapter_module.register_forward_pre_hook(
         lambda _module, _args, kwargs: calls.append(kwargs), with_kwargs=True
@@ -100,12 +103,47 @@ def test_everything_that_computes_is_on_the_device() -> None:
     hook.remove()
     there = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in calls[0].items()}
     _offload.offload(generator.adapter_module, torch.device("meta"))
-    for layer in generator.adapter_module.modules():  # `.data` cannot change to this device, as it can to a GPU
-        for name, weight in layer._parameters.items():
-            if weight is not None and weight.requires_grad:
-                layer._parameters[name] = torch.nn.Parameter(weight.data.to("meta"))
+    taught(generator, Lora(rank=4))
     made = generator.adapter_module(**there)[0]
     made.sum().backward()
     for weight in generator.adapter_module.parameters():
         assert weight.device.type == ("meta" if weight.requires_grad else "cpu")
         assert (weight.grad is not None) == weight.requires_grad
+
+
+def test_the_moments_of_a_checkpoint_are_where_the_lora_computes() -> None:
+    """A checkpoint is read into main memory; `meta` is the other device that every machine has."""
+    generator = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
+    _offload.offload(generator.adapter_module, torch.device("meta"))
+    weights = lora.attach(generator.adapter_module, Lora(rank=4), generator.lora_targets, seed=0)
+    optimiser = torch.optim.AdamW(weights)
+    kept = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(1), "exp_avg_sq": torch.zeros(1)}
+    optimiser.load_state_dict({**optimiser.state_dict(), "state": dict.fromkeys(range(len(weights)), kept)})
+    for weight in weights:
+        assert weight.is_meta
+        assert optimiser.state[weight]["exp_avg"].is_meta
+
+
+def test_text_encoders_that_come_back_are_offloaded_too() -> None:
+    generator = small("sd3", offload=True)
+
+    def hooks() -> dict[str, int]:
+        parts = {name: part for name, part in generator.pipe.components.items() if name.startswith("text_encoder")}
+        assert all(part._hf_hook.execution_device == generator.device for part in parts.values())
+        return {name: sum(len(layer._forward_pre_hooks) for layer in part.modules()) for name, part in parts.items()}
+
+    before = hooks()
+    assert len(before) == 3
+    assert all(before.values())
+    generator.prepare(["a cat"])
+    assert generator.encoders.released
+    generator.pipeline()
+    assert hooks() == before
+
+
+@pytest.mark.parametrize("plugin", [DiffusersGenerator, TransformersJudge])
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_quantised_weights_are_not_offloaded(plugin: type[DiffusersGenerator | TransformersJudge], bits: str) -> None:
+    with pytest.raises(ValidationError, match="`offload` and `quantize` cannot be set together"):
+        plugin.Params.model_validate({"model": "any", "offload": True, "quantize": bits})
+    plugin.Params.model_validate({"model": "any", "quantize": bits})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,11 @@ from small_pipelines import saved
 from torch.utils.flop_counter import FlopCounterMode
 
 from dualproc import Engine, TaskSpec, load_spec
+from dualproc.engine import fitting
 from dualproc.engine.devices import DEVICES, known, seconds
 from dualproc.engine.fitting import changed_spec, fit, switches_of
 from dualproc.engine.hollow import hollow
-from dualproc.engine.plan import QUANTIZED, Plan, dry_run
+from dualproc.engine.plan import QUANTIZED, Memory, Plan, dry_run
 from dualproc.errors import DualprocError
 
 ROOT = Path(__file__).parents[1]
@@ -149,8 +152,12 @@ def test_quantised_weights_are_counted_without_bitsandbytes(tiny: Plan) -> None:
 
 
 def test_devices_have_accounts_of_their_own(tiny: Plan) -> None:
-    apart = planned("generator.device=cuda:0", "judge.device=cuda:1", "referee.device=cuda:1").memory
+    plan = planned("generator.device=cuda:0", "judge.device=cuda:1", "referee.device=cuda:1")
+    apart = plan.memory
     assert set(apart) == {"cuda:0", "cuda:1"}
+    for device, memory in apart.items():
+        staying = sum(part.bytes for part in plan.parts if part.device == device and part.stays)
+        assert memory.weights == pytest.approx(staying, abs=plan.lora_parameters)  # buffers; a LoRA is 4 times as much
     assert sum(memory.weights for memory in apart.values()) == tiny.memory["cpu"].weights
     activations = [memory.activations for memory in apart.values()]
     assert min(activations) > 0
@@ -269,6 +276,74 @@ def test_the_cheapest_switches_are_found() -> None:
     assert "checkpointing=true" in search.together.flags
     assert len(told) > len(search.alone) == sum(map(len, groups))
     assert fit(spec, plan, 1000, gpu=False, known=known).together is None
+
+
+def invent(monkeypatch: pytest.MonkeyPatch, memory: Callable[[set[str]], dict[str, Memory]]) -> None:
+    """Plans are what `memory` says of the switches that are on, by key, instead of dry runs."""
+
+    def told(spec: TaskSpec, **_: Any) -> Plan:
+        models = {"generator": spec.generator, "judge": spec.judge}
+        on = {f"{name}.{key}" for name, ref in models.items() for key, value in ref.params.items() if value}
+        return Plan((), 0, memory(on), {}, "", ())
+
+    monkeypatch.setattr(fitting, "dry_run", told)
+
+
+def gigabytes(weights: float = 0, activations: float = 0, loading: float = 0) -> Memory:
+    return Memory(round(weights * 1e9), 0, round(activations * 1e9), 0, round(loading * 1e9))
+
+
+def on_two_devices(on: set[str]) -> dict[str, Memory]:
+    """Each model's checkpointing helps its own device."""
+    return {
+        "cuda:0": gigabytes(5, 15 if "generator.checkpointing" in on else 30),
+        "cuda:1": gigabytes(5, 15 if "judge.checkpointing" in on else 26),
+    }
+
+
+def in_loading_and_teaching(on: set[str]) -> dict[str, Memory]:
+    """One switch helps while loading, one in a step."""
+    loading, activations = 30 - 15 * ("generator.quantize" in on), 31 - 15 * ("judge.checkpointing" in on)
+    return {"cuda:0": gigabytes(0, activations, loading)}
+
+
+@pytest.mark.parametrize("memory", [on_two_devices, in_loading_and_teaching])
+def test_a_switch_that_helps_at_one_of_two_high_points_is_used(
+    memory: Callable[[set[str]], dict[str, Memory]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invent(monkeypatch, memory)
+    spec = spec_of("referee=null", "train.stop=null")
+    search = fit(spec, fitting.dry_run(spec, gpu=True), 24e9, gpu=True)
+    assert search.together is not None
+    assert search.together.plan is not None
+    assert search.together.plan.peak == 20e9 if memory is on_two_devices else 16e9
+    assert len(search.together.switches) == 2
+
+
+def test_nothing_is_both_offloaded_and_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No plugin takes both, though both together would seem to fit."""
+    helps = {"generator.offload", "generator.quantize"}
+    invent(monkeypatch, lambda on: {"cuda:0": gigabytes(40 - 15 * len(helps & on))})
+    spec = spec_of("referee=null", "train.stop=null")
+    told: list[str] = []
+    search = fit(spec, fitting.dry_run(spec, gpu=True), 12e9, gpu=True, progress=told.append)
+    assert search.together is None
+    assert all(sum(key in message for message in told) for key in helps)
+    assert not any(all(key in message for key in helps) for message in told)
+    for one, other in itertools.permutations(("offload=true", "quantize=8bit")):
+        keys = {
+            key
+            for group in switches_of(spec_of(f"generator.{one}"), search.alone[0].plan or planned(), gpu=True)
+            for switch in group
+            for key in switch.values
+        }
+        assert "generator." + other.partition("=")[0] not in keys
+        assert "judge." + other.partition("=")[0] in keys
+
+
+def test_devices_by_any_name_are_accounted_for_once() -> None:
+    assert set(planned("generator.device=mps").memory) == {"cpu"}
+    assert set(planned("generator.device=cuda:0", "judge.device=cuda", "referee.device=cuda").memory) == {"cuda:0"}
 
 
 def test_time_follows_from_operations_and_the_device() -> None:

@@ -18,6 +18,7 @@ from dualproc.errors import RunError
 from dualproc.run import RunFolder, environment
 from dualproc.run.files import write_atomically
 from dualproc.run.folder import WEIGHTS
+from dualproc.run.lock import FolderLock
 
 
 def create(path: Path, resolved: str = SPEC, **options: bool) -> RunFolder:
@@ -97,6 +98,19 @@ def test_a_second_run_is_refused_unless_it_replaces_or_goes_on(tmp_path: Path) -
     assert all(option in caught.value.hint for option in ("--resume", "--overwrite", "--out"))
     with pytest.raises(RunError, match="give one of them"):
         create(tmp_path, resume=True, overwrite=True)
+
+
+def test_a_run_that_came_before_the_lock_was_ours_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(folder: Path) -> FolderLock:
+        (folder / "spec.resolved.yaml").write_text(SPEC)  # by another process, meanwhile
+        return FolderLock(folder)
+
+    monkeypatch.setattr("dualproc.run.folder.FolderLock", slow)
+    with pytest.raises(RunError, match="already holds a run"):
+        create(tmp_path)
+    assert not (tmp_path / "spec.yaml").exists()
 
 
 def test_overwrite_deletes_the_earlier_run_and_nothing_else(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import shlex
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,15 @@ def test_a_model_in_a_folder_is_no_hub_id_and_is_called_as_it_was_sampled(run: R
     assert "base_model:" not in text
     assert 'from_pretrained("/models/mine", torch_dtype=torch.float32)' in text
     assert ", height=64, guidance_scale=0.0).images[0]" in text
+
+
+def test_a_model_of_another_library_is_drawn_with_by_dualproc(run: RunFolder) -> None:
+    finish(run)
+    text = render_card(run, Recipe("small", "float32", library="acme-small"))
+    assert yaml.safe_load(text.split("---\n", 2)[1])["library_name"] == "acme-small"
+    (command,) = re.findall(r"```sh\n(.*?)\n```", text)
+    assert shlex.split(command)[:3] == ["dp", "generate", "path/to/this/folder"]
+    assert "DiffusionPipeline" not in text
 
 
 def test_a_spec_cannot_end_its_code_block(tmp_path: Path) -> None:

@@ -435,6 +435,27 @@ def test_a_plugin_that_raises_is_named_and_the_run_goes_on_when_it_is_mended(
     assert not (run / TRACEBACK).exists()
 
 
+def test_a_plugin_that_raises_outside_a_fit_is_named_as_well(
+    capsys: pytest.CaptureFixture[str], server: Server, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    commands = {
+        "generator": ("generate", server.whole, "a cat", "--out", tmp_path / "drawn"),
+        "judge": ("ask", tmp_path / "a.png", "Is it red?", "--judge", "small"),
+        "scorer": ("score", tmp_path / "a.png", "--spec", small),
+    }
+    for kind, command in commands.items():
+        break_plugin(monkeypatch, f"{kind} 1 boom")
+        code, _, err = dp(capsys, *command)
+        assert code == 2
+        message, hint = err.splitlines()
+        assert message.startswith(f"error: {kind} 'small' (acme-small 1.0, entry point acme_small:Small")
+        assert message.endswith(" raised ValueError: boom")
+        kept = Path(hint.rpartition("traceback: ")[2].removesuffix(")"))
+        assert kept.read_text().endswith("ValueError: boom\n")
+        kept.unlink()
+
+
 def test_a_broken_measurement_is_made_up_for_by_dp_score(
     capsys: pytest.CaptureFixture[str], server: Server, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,9 +58,17 @@ app = _app()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors that are the user's to mend go to stderr without a traceback, exit code 2."""
+    """Run the command line; errors of users and plugins go to stderr without a traceback, exit code 2."""
     try:
         app(arguments, prog_name="dp")
     except DualprocError as error:
         print_error(error)
+        sys.exit(2)
+    except Exception as error:  # of a plugin, say
+        from dualproc.engine.failures import of_a_plugin
+
+        told = of_a_plugin(error)
+        if told is None:
+            raise
+        print_error(told)
         sys.exit(2)

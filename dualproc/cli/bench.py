@@ -25,6 +25,8 @@ DEFAULT_PATHS, DEFAULT_OUT = ("specs",), "runs/bench"
 SUFFIXES = (".yaml", ".yml", ".json")
 _POLL = 0.2
 """Seconds between two looks at the fits."""
+_GRACE = 10.0
+"""Seconds that fits have to end when a bench fails; after them they are killed."""
 
 
 def register(app: typer.Typer) -> None:
@@ -109,12 +111,16 @@ def _plan(paths: Sequence[str], overrides: tuple[str, ...], variant: str | None,
 
 def _files(paths: Sequence[str]) -> list[Path]:
     """The spec files that are meant, each once; those of a folder in alphabetical order."""
+    from dualproc.run.files import as_run_error
+
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
             found.append(path)  # if it is missing, reading it says so
             continue
-        inside = [file for file in sorted(path.iterdir()) if file.suffix in SUFFIXES and not file.name.startswith(".")]
+        with as_run_error("read", path):
+            files = sorted(path.iterdir())
+        inside = [file for file in files if file.suffix in SUFFIXES and not file.name.startswith(".")]
         if not inside:
             raise DualprocError(f"there is no spec in {path}", hint=f"specs end in {', '.join(SUFFIXES)}")
         found += inside
@@ -135,7 +141,10 @@ def _refuse_twins(planned: Sequence[Job]) -> None:
 def _make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
     """See that all runs can start or go on; RunError with everything that is in the way."""
     from dualproc.run import RunFolder, portable
+    from dualproc.run.lock import refuse_locked
 
+    for job in planned:
+        refuse_locked(job.folder)  # nothing to mend there but to wait, as its error says
     errors: list[RunError] = []
     for job in planned:
         try:
@@ -185,8 +194,19 @@ def _work(table: _Table, at_a_time: int) -> bool:
                 time.sleep(_POLL)
             return asked() > 0
     finally:  # also when the disk is full, say: no fit goes on unwatched
-        for fit in running:
-            fit.end(at_once=True)
+        _end_all(running)
+
+
+def _end_all(fits: Sequence[Fit]) -> None:
+    """Return when none of them goes on: each is asked, twice if need be, and then killed."""
+    deadline = time.monotonic() + _GRACE
+    while going := [fit for fit in fits if fit.poll() is None]:
+        for fit in going:
+            if time.monotonic() < deadline:
+                fit.end(at_once=True)
+            else:
+                fit.kill()
+        time.sleep(_POLL)
 
 
 @dataclass

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from dualproc.spec import TaskSpec
 
 
+_DP = "import sys; sys.path.remove(''); from dualproc.cli import main; main()"
+"""`dp`, and not `python -m dualproc`, which would import what lies beside a stranger's spec under a library's name."""
+
+
 @dataclass(frozen=True, eq=False)
 class Job:
     """One spec and variant to be run."""
@@ -44,7 +48,7 @@ class Job:
         chosen = ["--variant", self.variant] if self.variant else []
         settings = [part for override in self.overrides for part in ("--set", override)]
         return [
-            sys.executable, "-m", "dualproc", "run", self.file, *chosen, *settings, "--out", str(self.folder),
+            sys.executable, "-c", _DP, "run", self.file, *chosen, *settings, "--out", str(self.folder),
             "--resume",
         ]  # fmt: skip
 
@@ -92,6 +96,10 @@ class Fit:
         if _stamp(self._weights) != self._weights_before:
             return "measuring"
         return "teaching" if self.steps_done() else "loading"
+
+    def kill(self) -> None:
+        """End it at once, whatever it is doing; its checkpoints survive that."""
+        self._process.kill()
 
     def end(self, *, at_once: bool) -> None:
         """Bring it to an end; call it again until `poll` has an exit code.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from dualproc.errors import DualprocError
 
 from .arguments import File, Overrides, Variant
 from .output import print_table, print_warning
@@ -47,6 +50,7 @@ def run(
     """
     from dualproc.resolve import read_checked
     from dualproc.run import RunFolder, portable
+    from dualproc.run.bench import is_finished
 
     loaded = read_checked(file, overrides=overrides or (), variant=variant)
     text = Path(file).read_text(encoding="utf-8")
@@ -55,7 +59,9 @@ def run(
     for spec, folder in zip(specs, targets, strict=True):  # before hours of work, not after
         RunFolder.refuse(folder, portable(spec).text, resume=resume, overwrite=overwrite)
     for spec, folder in zip(specs, targets, strict=True):
-        if _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).interrupted:
+        if resume and is_finished(folder):
+            typer.echo(f"{spec.label}: finished already, in {folder} (`dp score {folder}` measures it again)")
+        elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).interrupted:
             raise typer.Exit(130)
 
 
@@ -97,7 +103,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 def generate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/line_weight/thick.")],
     prompt: Annotated[str, typer.Argument(help="What to draw, such as 'a cartoon of an owl'.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first picture; the others follow.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first picture; the others follow.")] = 0,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many pictures.")] = 1,
     strength: Annotated[float, typer.Option(help="Strength of the LoRA: 1 as trained, 0 the base.")] = 1.0,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; RUN/generated if not given.")] = None,
@@ -108,6 +114,8 @@ def generate(
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 --strength 0
     """
+    if not math.isfinite(strength):
+        raise DualprocError(f"`--strength {strength}` is no number", hint="1 is as trained, 0 the base")
     from .progress import quiet
 
     quiet()

@@ -70,14 +70,14 @@ def measure_pictures(
     base_images: Tensor | None = None,
 ) -> Measurement:
     """What can be measured on pictures [B, 3, H, W], whoever drew them: all but the hack meter, which is nan."""
-    seen, spec = instruments.overlaid(images), instruments.spec
+    spec, seen = instruments.spec, instruments.overlaid
     context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
     questions, preserve, size = spec.measured_questions, spec.preserve, spec.evaluation.batch
     referee = instruments.referee
     return Measurement(
         scores=tuple(_score(name, scorer, images, context) for name, scorer in instruments.scorers),
-        judge=_asked(instruments.judge, seen, prompts, questions, size),
-        referee=_asked(referee, seen, prompts, questions, size) if referee else None,
+        judge=_asked(instruments.judge, images, prompts, questions, size, seen),
+        referee=_asked(referee, images, prompts, questions, size, seen) if referee else None,
         preserved=_asked(referee, images, prompts, [preserve], size) if referee and preserve else None,
         hack_meter=float("nan"),
         diversity=diversity(images, [prompt.text for prompt in prompts]),
@@ -130,8 +130,8 @@ def glance(engine: Engine) -> tuple[float | None, float]:
         referee = engine.instruments.referee
         if referee is None:
             return None, hacked
-        seen, size = engine.overlaid(sample.images), engine.spec.evaluation.batch
-        scores = _asked(referee, seen, prompts, engine.spec.measured_questions, size)
+        questions, size = engine.spec.measured_questions, engine.spec.evaluation.batch
+        scores = _asked(referee, sample.images, prompts, questions, size, engine.overlaid)
     return sum(scores) / count, hacked
 
 
@@ -143,25 +143,32 @@ def _sample(
     base: bool,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Sample:
+    """The pictures in main memory, where there is room for all of them; the latents, far smaller, where they are."""
     import torch
 
     made = []
     for part in _batches(len(seeds), engine.spec.evaluation.batch):
         texts = [prompt.text for prompt in prompts[part]]
-        made.append(engine.generator.sample(texts, seeds[part], base=base))
+        sample = engine.generator.sample(texts, seeds[part], base=base)
+        made.append(replace(sample, images=sample.images.cpu()))
         advance(len(texts))
     return Sample(torch.cat([s.images for s in made]), torch.cat([s.latents for s in made]))
 
 
 def _asked(
-    judge: Judge, images: Tensor, prompts: Sequence[Prompt], questions: Sequence[QuestionSpec], size: int
+    judge: Judge,
+    images: Tensor,
+    prompts: Sequence[Prompt],
+    questions: Sequence[QuestionSpec],
+    size: int,
+    seen: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> tuple[float, ...]:
-    """P(wanted answer), mean over the questions, one a picture."""
+    """P(wanted answer), mean over the questions, one a picture; the judge is shown what `seen` makes of a batch."""
     wanted = [question.candidates.index(question.answer) for question in questions]
     out: list[float] = []
     for part in _batches(len(prompts), size):
         asked = [[question.for_prompt(prompt) for question in questions] for prompt in prompts[part]]
-        answers = judge.answer_log_likelihoods(images[part], asked)
+        answers = judge.answer_log_likelihoods(seen(images[part]), asked)
         out += wanted_probability(answers.log_likelihoods, wanted).tolist()
     return tuple(out)
 

@@ -23,7 +23,7 @@ TINY_VAES = {
 TRIES = 4
 """Combinations that are estimated to fit are checked by a dry run; after so many it is given up."""
 LEAST = 0.005
-"""Switches that save less than this share of the peak are not combined."""
+"""Switches that save less than this share of what is too much are not combined."""
 
 Values = Mapping[str, Any]
 """What is changed in a spec, by dotted key."""
@@ -94,10 +94,11 @@ def fit(
     groups = list(switches_of(spec, plan, gpu=gpu))
     search.alone = [attempt([switch]) for group in groups for switch in group]
     alone = {trial.flags: trial.plan for trial in search.alone if trial.plan is not None}
-    useful = {flags for flags, other in alone.items() if other.peak < plan.peak * (1 - LEAST)}
+    useful = {flags for flags, other in alone.items() if _helps(plan, other, limit)}
     choices = [[None, *(switch for switch in group if switch.flags in useful)] for group in groups]
     combinations = [[switch for switch in some if switch] for some in itertools.product(*choices)]
-    for some in sorted(filter(None, combinations), key=lambda some: (_price(some), len(some))):
+    possible = [some for some in combinations if some and not _clash(some)]
+    for some in sorted(possible, key=lambda some: (_price(some), len(some))):
         if _estimate(plan, some, alone) > limit or checked == TRIES:
             continue
         trial = attempt(some) if len(some) > 1 else Trial(tuple(some), alone[some[0].flags])
@@ -106,6 +107,19 @@ def fit(
             search.together = trial
             break
     return search
+
+
+def _helps(before: Plan, after: Plan, limit: float) -> bool:
+    """Whether less is taken of any device that is asked for too much, in a step or while loading."""
+    pairs = [(now, after.memory[device]) for device, now in before.devices.items()]
+    sizes = [each for now, then in pairs for each in ((now.teaching, then.teaching), (now.loading, then.loading))]
+    return any(now > limit and then < now * (1 - LEAST) for now, then in sizes)
+
+
+def _clash(switches: Sequence[Switch]) -> bool:
+    """Whether a model would be both offloaded and quantised, which plugins refuse."""
+    keys = [key for switch in switches for key in switch.values if key.endswith((".offload", ".quantize"))]
+    return len(keys) > len({key.partition(".")[0] for key in keys})
 
 
 def _price(switches: Sequence[Switch]) -> int:
@@ -124,13 +138,13 @@ def switches_of(spec: TaskSpec, plan: Plan, *, gpu: bool) -> Iterator[list[Switc
         # Without checkpointing, the backward pass would keep all copies of weights that are kept in main memory.
         needed = {f"{name}.checkpointing": True} if taught and hasattr(params, "checkpointing") else {}
         lighter = [Switch(needed, 1)] if needed and not params.checkpointing else []
-        if getattr(params, "offload", None) is False and gpu:
+        if getattr(params, "offload", None) is False and not getattr(params, "quantize", None) and gpu:
             lighter.append(Switch({**needed, f"{name}.offload": True}, 3 if taught else 1))
         if lighter:
             yield lighter
         if hasattr(params, "reward_vae") and params.reward_vae is None and plan.pipeline in TINY_VAES:
             yield [Switch({f"{name}.reward_vae": TINY_VAES[plan.pipeline]}, 2)]
-        if hasattr(params, "quantize") and params.quantize is None:
+        if hasattr(params, "quantize") and params.quantize is None and not getattr(params, "offload", False):
             prices = (4, 6) if taught else (2, 3)
             yield [Switch({f"{name}.quantize": bits}, p) for bits, p in zip(("8bit", "4bit"), prices, strict=True)]
     batch = spec.train.batch

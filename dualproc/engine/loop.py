@@ -78,6 +78,7 @@ class Engine:
         sample = self.generator.sample(texts, seeds, grad=True)
         answers = self.judge.answer_log_likelihoods(self.overlaid(sample.images, rng), self.questions(prompts))
         reward = self.reward(answers, self.wanted)
+        _require_gradient(pictures=sample.images, answers=answers.log_likelihoods, reward=reward)
         penalty = torch.zeros_like(reward)
         for weight, anchor in self.anchors:
             noise = torch.Generator().manual_seed(rng.randrange(SEEDS))
@@ -104,15 +105,18 @@ class Engine:
 
     def steps(self) -> Iterator[StepRecord]:
         """The remaining steps of the spec; raises NotANumberError after `train.max_skipped` skipped ones in a row."""
-        while self.done < self.spec.train.steps:
-            record = self.step()
-            self.skipped = self.skipped + 1 if record.skipped else 0
-            yield record
-            if self.skipped >= self.spec.train.max_skipped:
+        while True:
+            if self.done < self.spec.train.steps:
+                record = self.step()
+                self.skipped = self.skipped + 1 if record.skipped else 0
+                yield record
+            if self.skipped >= self.spec.train.max_skipped:  # also when a run that ended so is resumed
                 raise NotANumberError(
-                    f"loss or gradient was not a number in {self.skipped} steps in a row, up to step {record.step}",
+                    f"loss or gradient was not a number in {self.skipped} steps in a row, up to step {self.done}",
                     hint="lower train.lr or train.lora.strength, or use float32 for generator and judge",
                 )
+            if self.done == self.spec.train.steps:
+                return
 
     def fit(
         self,
@@ -158,6 +162,17 @@ class Engine:
             moments.setdefault(int(index), {})[key] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
         self.done, self.skipped = int(state["done"]), int(state.get("skipped", 0))
+
+
+def _require_gradient(**parts: Tensor) -> None:
+    """Raises DualprocError at the first part without one: the anchors' gradient would hide that nothing is taught."""
+    makers = {"pictures": "generator", "answers": "judge", "reward": "reward"}
+    for name, tensor in parts.items():
+        if not tensor.requires_grad:
+            raise DualprocError(
+                f"no gradient reaches the {name} of the {makers[name]} plugin, so that nothing would be learnt",
+                hint=f"`dualproc.testing.check_{makers[name]}` shows its author where it is lost",
+            )
 
 
 def wanted_probability(log_likelihoods: Tensor, wanted: list[int]) -> Tensor:

@@ -49,10 +49,13 @@ def attach(module: nn.Module, spec: Lora, targets: Sequence[str], *, seed: int) 
     for layer in module.modules():
         if isinstance(layer, LoraLayer):
             layer.set_scale(ADAPTER, spec.strength)
-    weights = [value for name, value in module.named_parameters() if f".{ADAPTER}." in name]
-    for weight in weights:
-        weight.data = weight.data.float()
-    return weights
+    # An offloaded module computes on another device than its weights lie on, and says so as accelerate's do. The LoRA
+    # has to be there before the optimiser keeps moments for it.
+    device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+    for name, part in module.named_modules():
+        if name.endswith(f".{ADAPTER}"):
+            part.to(device=device, dtype=torch.float32)
+    return [value for name, value in module.named_parameters() if f".{ADAPTER}." in name]
 
 
 def _pattern(targets: Sequence[str]) -> str:

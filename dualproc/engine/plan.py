@@ -165,15 +165,19 @@ def _observe(spec: TaskSpec, roles: Sequence[Role]) -> Observed:
 
     def announced(kind: str, ref: PluginRef) -> Any:
         nonlocal current
-        if kind in ("generators", "judges"):
-            current = next(coming)
-            meter.device, meter.offloading = current.device, current.offload
-        return build(kind, ref)
+        if kind not in ("generators", "judges"):
+            return build(kind, ref)
+        current = next(coming)
+        meter.device, meter.offloading = current.device, current.offload
+        try:
+            return build(kind, ref)
+        finally:  # what comes between models, and the LoRA after them, is the generator's
+            current = roles[0]
+            meter.device, meter.offloading = current.device, False
 
     try:
         with hollow(note) as meter, replaced(resolve, "build", announced):
             engine = Engine(spec)
-            meter.device, meter.offloading = roles[0].device, False
             if not all(weight.is_meta for weight in engine.generator.adapter_module.parameters()):
                 raise DualprocError(f"{spec.generator.type} cannot be planned: it loads its model in a way of its own")
             return _one_step(engine, meter, built)
@@ -194,8 +198,9 @@ def _roles(spec: TaskSpec, *, gpu: bool) -> Iterator[Role]:
     for role, kind, ref in named:
         params = registry.load(kind, ref.type).params(ref.params)
         device = getattr(params, "device", "auto")
-        device = ("cuda" if gpu else "cpu") if device == "auto" else device
-        device = "cuda:0" if device == "cuda" else device
+        # A Mac's GPU, which `auto` finds too, computes in main memory.
+        first = {"auto": "cuda:0" if gpu else "cpu", "mps": "cpu", "cuda": "cuda:0", "xpu": "xpu:0"}
+        device = first.get(device, device)
         yield Role(role, device, getattr(params, "quantize", None), getattr(params, "offload", False))
 
 

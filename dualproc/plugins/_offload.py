@@ -7,6 +7,7 @@ a block is computed again, with fresh copies, just before its own backward pass,
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,15 +18,10 @@ if TYPE_CHECKING:
 def offload(module: nn.Module, device: torch.device) -> None:
     """Keep the module's frozen weights where they are; each layer computes with copies of its own on `device`.
 
-    Buffers move to `device` for good, and so does what is trained, such as a LoRA that is attached later.
+    Buffers move to `device` for good. What is attached later, such as a LoRA, belongs there too.
     """
-
-    def bring_trained(whole: nn.Module, _inputs: Any) -> None:
-        for weight in whole.parameters():
-            if weight.requires_grad and weight.device != device:
-                weight.data = weight.data.to(device)
-
-    module.register_forward_pre_hook(bring_trained)
+    # By accelerate's convention: where pipelines, and who attaches a LoRA, ask on which device it computes.
+    module._hf_hook = SimpleNamespace(execution_device=device)  # type: ignore[assignment]
     for layer in module.modules():
         for name, buffer in layer._buffers.items():
             layer._buffers[name] = None if buffer is None else buffer.to(device)
@@ -34,6 +30,15 @@ def offload(module: nn.Module, device: torch.device) -> None:
             guest = _Guest(frozen, device)
             layer.register_forward_pre_hook(guest.arrive)
             layer.register_forward_hook(guest.leave, always_call=True)
+
+
+def whole_or_quantized(params: Any) -> Any:
+    """A validator of a plugin's `Params`. Raises ValueError if weights are to be both offloaded and quantised."""
+    if params.offload and params.quantize:
+        raise ValueError(
+            "`offload` and `quantize` cannot be set together: quantised weights lie on the GPU; leave one out"
+        )
+    return params
 
 
 class _Guest:

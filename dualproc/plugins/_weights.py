@@ -2,13 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import importlib.util
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
 from dualproc.errors import PluginError
 
+if TYPE_CHECKING:
+    import torch
+
 SAFE: Mapping[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 """Arguments for every `from_pretrained`: no pickle, which can hold any code, and no code of the model's own."""
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """Within, transformers refuses a model's own code also where it would otherwise ask at the terminal."""
+    from transformers import dynamic_module_utils
+
+    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # diffusers does not pass `trust_remote_code` on to processors
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
+def quantization(kind: str, dtype: torch.dtype, library: Literal["diffusers", "transformers"]) -> Any:
+    """The library's own configuration of bitsandbytes, for `kind`: `8bit` or `4bit`.
+
+    Raises PluginError without the package, or without a GPU where the library needs one.
+    """
+    import torch
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise PluginError(
+            f"quantize: {kind} needs the package bitsandbytes, which is not installed",
+            hint="pip install 'dualproc[quant]'",
+        )
+    if library == "diffusers" and not torch.cuda.is_available():
+        raise PluginError(
+            f"quantize: {kind} needs a CUDA GPU: diffusers loads bitsandbytes weights nowhere else",
+            hint="leave quantize out on this machine",
+        )
+    import diffusers
+    import transformers
+
+    config: Any = {"diffusers": diffusers, "transformers": transformers}[library].BitsAndBytesConfig
+    if kind == "8bit":
+        return config(load_in_8bit=True)
+    return config(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
 def refusal(what: str, model: str, error: Exception, kind: str) -> PluginError:
@@ -20,8 +64,20 @@ def refusal(what: str, model: str, error: Exception, kind: str) -> PluginError:
         hint = "use a model whose classes the installed diffusers and transformers have themselves"
     elif "safetensors" in str(error):
         hint = "its weights have to be whole .safetensors files; .bin and .ckpt can hold code and are never read"
+    elif _unreachable(error):
+        reason = "it is neither a folder here nor among the downloaded models, and the hub cannot be reached"
+        hint = "give a folder that holds it, or run once with a network: what is fetched is kept"
     elif "out of memory" in str(error):
         hint = "`dp plan` says what a model takes, and what makes it fit"
     else:
         hint = f"give the model id of {kind} that can be reached, or a folder that holds one"
     return PluginError(f"cannot load {what} {model!r}: {reason}", hint=hint)
+
+
+def _unreachable(error: BaseException | None) -> bool:
+    """Whether a download failed for want of a network (or by HF_HUB_OFFLINE); libraries tell it as a missing file."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    while error is not None and not isinstance(error, LocalEntryNotFoundError):
+        error = error.__cause__ or error.__context__
+    return error is not None

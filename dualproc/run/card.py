@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
     known = task(run.resolved)
     evaluation = run.read_evaluation()
     sections = [
-        _front_matter(recipe.model),
+        _front_matter(recipe),
         f"# {_cell(known.name or run.path.name)}",
         f"A LoRA for `{_one_line(recipe.model)}`, taught with dualproc by asking a "
         "vision-language model about its pictures.",
@@ -52,14 +53,14 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(base_model: str) -> str:
+def _front_matter(recipe: Recipe) -> str:
     matter: dict[str, Any] = {
-        "library_name": "diffusers",
+        "library_name": recipe.library,
         "pipeline_tag": "text-to-image",
-        "tags": ["lora", "text-to-image", "diffusers", "dualproc"],
+        "tags": ["lora", "text-to-image", recipe.library, "dualproc"],
     }
-    if _HUB_ID.fullmatch(base_model):
-        matter = {"base_model": base_model, "base_model_relation": "adapter"} | matter
+    if _HUB_ID.fullmatch(recipe.model):
+        matter = {"base_model": recipe.model, "base_model_relation": "adapter"} | matter
     return f"---\n{yaml.safe_dump(matter, sort_keys=False)}---"
 
 
@@ -87,6 +88,9 @@ def _grid(run: RunFolder) -> list[str]:
 
 
 def _usage(recipe: Recipe, prompt: str) -> str:
+    if recipe.library != "diffusers":
+        command = _fenced(f"dp generate path/to/this/folder {shlex.quote(prompt)}", "sh")
+        return f"## Use it\n\n{command}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
     settings = "".join(f", {name}={value!r}" for name, value in recipe.call.items())
     pipeline = "DiffusionPipeline" + (f", {recipe.scheduler}" if recipe.scheduler else "")
     lines = [

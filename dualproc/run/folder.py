@@ -89,6 +89,7 @@ class RunFolder:
         make_folder(folder)
         run = cls(folder, lock=FolderLock(folder))
         try:
+            run._refuse_run(resolved_text, resume=resume, overwrite=overwrite)  # one that came before the lock was ours
             run._make_room(resume=resume, overwrite=overwrite)
             write_atomically(folder / RESOLVED, resolved_text)
             write_atomically(folder / SPEC, spec_text)
@@ -116,14 +117,7 @@ class RunFolder:
             _refuse_foreign(folder)
             _refuse_unwritable(folder)
             refuse_locked(folder)
-            if not (folder / RESOLVED).exists() or overwrite:
-                return
-        if not resume:
-            raise RunError(
-                f"{folder} already holds a run",
-                hint="go on with it (`--resume`), replace it (`--overwrite`), or name another folder (`--out`)",
-            )
-        cls(folder)._refuse_other_spec(resolved_text)
+            cls(folder)._refuse_run(resolved_text, resume=resume, overwrite=overwrite)
 
     @classmethod
     def open(cls, path: str | PathLike[str], *, needs: Sequence[str] = ()) -> RunFolder:
@@ -297,6 +291,16 @@ class RunFolder:
             for name in (OUTCOME, TRACEBACK):
                 remove(self.path / name)
             self._drop_steps_to_be_repeated()
+
+    def _refuse_run(self, resolved_text: str, *, resume: bool, overwrite: bool) -> None:
+        if not (self.path / RESOLVED).exists() or overwrite:
+            return
+        if not resume:
+            raise RunError(
+                f"{self.path} already holds a run",
+                hint="go on with it (`--resume`), replace it (`--overwrite`), or name another folder (`--out`)",
+            )
+        self._refuse_other_spec(resolved_text)
 
     def _refuse_other_spec(self, resolved_text: str) -> None:
         keys = differing_keys(self.resolved, plain(resolved_text, "the resolved spec"))

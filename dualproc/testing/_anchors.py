@@ -9,7 +9,7 @@ from dualproc import registry
 from dualproc.protocols import Generator
 from dualproc.types import Sample
 
-from ._conform import apart, call, conform, described, differ, has_form
+from ._conform import apart, backward, call, conform, described, differ, gradients, has_form
 from ._probes import PROMPTS, SEEDS, networks, weights_of
 
 if TYPE_CHECKING:
@@ -104,8 +104,6 @@ def _form(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[st
 
 def _gradient(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[str]) -> Iterator[str]:
     """Each penalty in its own picture or latents, and in nothing else."""
-    import torch
-
     weights = weights_of([*networks(generator), generator.adapter_module])
     sample = _moved(drawn)
     penalty = _penalty(anchor, generator, sample, prompts)
@@ -113,8 +111,7 @@ def _gradient(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequenc
         yield "penalty is not differentiable in the sample; only what it compares the sample with may be detached"
         return
     for b, one in enumerate(penalty):
-        inputs = (sample.images, sample.latents)
-        slopes = [g for g in torch.autograd.grad(one, inputs, retain_graph=True, allow_unused=True) if g is not None]
+        slopes = gradients(one, sample.images, sample.latents)
         if not all(slope.isfinite().all() for slope in slopes):
             yield "the gradient of penalty in the sample is not finite"
             return
@@ -124,7 +121,7 @@ def _gradient(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequenc
         if any(slope[other].any() for slope in slopes for other in range(len(prompts)) if other != b):
             yield "the penalty of one picture has a gradient in another"
             return
-    torch.autograd.backward(penalty.sum())
+    backward(penalty.sum())
     if touched := [name for name, weight in weights.items() if weight.grad is not None]:
         for weight in weights.values():
             weight.grad = None

@@ -86,6 +86,31 @@ def call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     return out
 
 
+def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    """Of a number in each of the inputs, 0 where it does not depend on them; the graph is kept.
+
+    Raises:
+        Finding: a backward pass of the plugin's own raised.
+    """
+    import torch
+
+    given: tuple[Tensor, ...] = call(
+        "the backward pass", torch.autograd.grad, value, inputs, retain_graph=True, materialize_grads=True
+    )
+    return given
+
+
+def backward(value: Tensor) -> None:
+    """Put the gradients of a number into whatever it depends on.
+
+    Raises:
+        Finding: a backward pass of the plugin's own raised.
+    """
+    import torch
+
+    call("the backward pass", torch.autograd.backward, value)
+
+
 def described(value: Any) -> str:
     """A value as sentences name it: `float32 [2, 3, 64, 64]` for a tensor, else its type."""
     import torch

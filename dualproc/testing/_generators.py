@@ -14,7 +14,7 @@ from dualproc.errors import DualprocError
 from dualproc.types import Recipe, Sample
 
 from . import _lora
-from ._conform import Finding, apart, call, conform, described, differ
+from ._conform import Finding, apart, backward, call, conform, described, differ
 from ._probes import PROMPTS, SEEDS, checksums, named, networks, weights_of
 
 if TYPE_CHECKING:
@@ -202,6 +202,8 @@ def _recipe(generator: Any) -> Iterator[str]:
         return
     if not (isinstance(recipe.model, str) and recipe.model):
         yield f"recipe().model is {recipe.model!r}; wanted is a hub id or a folder"
+    if not (isinstance(recipe.library, str) and recipe.library):
+        yield f"recipe().library is {recipe.library!r}; wanted is the name of the package whose pipeline it is"
     if recipe.dtype not in DTYPES:
         yield f"recipe().dtype is {recipe.dtype!r}; wanted is one of {', '.join(DTYPES)}"
     try:
@@ -252,7 +254,7 @@ def _gradient(
         if not value.requires_grad:
             yield f"{what} of sample(grad=True) are not differentiable in the LoRA's weights"
             continue
-        torch.autograd.backward(value.square().mean())
+        backward(value.square().mean())
         found = [weight.grad for weight in trained if weight.grad is not None]
         if not any(grad.any() for grad in found):
             yield f"no gradient of {what} of sample(grad=True) reaches the LoRA's weights"

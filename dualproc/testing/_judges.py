@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualproc.types import Answers, Question
 
-from ._conform import Finding, apart, call, conform, described, differ, has_form
+from ._conform import Finding, apart, backward, call, conform, described, differ, gradients, has_form
 from ._probes import checksums, named, networks, scenes, weights_of
 
 if TYPE_CHECKING:
@@ -145,16 +145,14 @@ def _order(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
 
 def _gradient(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
     """Of each picture's scores in its own pixels, and in nothing else."""
-    import torch
-
     size, images = list(images.shape), images.clone().requires_grad_()
     scores = _scores(judge, images, probe.asked(len(images)))
     if not scores.requires_grad:
         yield "log_likelihoods are not differentiable in the images: the generator would be taught nothing"
         return
-    slopes = [torch.autograd.grad(row[..., 0].sum(), images, retain_graph=True, allow_unused=True)[0] for row in scores]
-    for b, slope in enumerate(slopes):
-        if slope is None or not slope[b].any():
+    for b, row in enumerate(scores):
+        slope = gradients(row[..., 0].sum(), images)[0]
+        if not slope[b].any():
             yield f"no gradient of log_likelihoods reaches the pixels of images {size}"
             break
         if not slope.isfinite().all():
@@ -164,7 +162,7 @@ def _gradient(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
         if slope[others].abs().max() > probe.tolerance * slope[b].abs().max():
             yield "the scores of one picture have a gradient in the pixels of another"
             break
-    torch.autograd.backward(scores.sum())
+    backward(scores.sum())
     touched = [n for n, weight in weights_of(list(networks(judge))).items() if weight.grad is not None]
     if touched:
         yield f"a gradient reaches the judge's own weights ({named(touched)}); it is frozen: requires_grad_(False)"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualproc.types import Answers
 
-from ._conform import call, conform, described, differ, has_form
+from ._conform import call, conform, described, differ, gradients, has_form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +105,7 @@ def _gradient(reward: Any, wanted: Sequence[int], candidates: int) -> Iterator[s
     if not value.requires_grad:
         yield "the reward is not differentiable in the log-likelihoods; use tensor operations, without detach or item"
         return
-    slopes = torch.stack([torch.autograd.grad(one, scores, retain_graph=True)[0] for one in value])
+    slopes = torch.stack([gradients(one, scores)[0] for one in value])
     if not slopes.isfinite().all():
         yield "the gradient in the log-likelihoods is not finite where the judge is sure (log-likelihoods 0 and -100)"
     elif not all(slopes[b, b].abs().sum() > 0 for b in range(2)):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import inspect
-import random
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from dualproc.adapters import lora_off
 from dualproc.errors import DualprocWarning, PluginError
-from dualproc.plugins._offload import offload
+from dualproc.plugins._devices import Device, pick_device
+from dualproc.plugins._offload import offload, whole_or_quantized
 from dualproc.types import Recipe, Sample
 
 from .export import save_layers
@@ -27,11 +27,10 @@ from .loading import (
     load_pipeline,
     load_text_encoder,
     load_tiny_vae,
-    pick_device,
 )
 from .prompts import PromptCache
 from .schedulers import Encoded, OneLevel, Recorder, Standin, Stopped, Unstarted
-from .standins import StraightThrough, given_latents, lora_off, swapped
+from .standins import StraightThrough, given_latents, swapped
 from .targets import find_targets
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class DiffusersGenerator:
         dtype: Literal["float32", "bfloat16", "float16"] = Field(
             "float32", description="Precision of the frozen weights."
         )
-        device: str = Field("auto", description="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.")
+        device: Device = "auto"
         lora_targets: list[str] | None = Field(
             None,
             min_length=1,
@@ -90,7 +89,7 @@ class DiffusersGenerator:
         offload: bool = Field(
             False,
             description="Keep backbone and VAE in main memory, each layer on the device while in use; with"
-            " `checkpointing`, or the backward pass keeps them all.",
+            " `checkpointing`, or the backward pass keeps them all; not with `quantize`.",
         )
         reward_vae: str | None = Field(
             None,
@@ -99,12 +98,13 @@ class DiffusersGenerator:
         quantize: Literal["8bit", "4bit"] | None = Field(
             None, description="Load the frozen backbone and text encoders with fewer bits (needs bitsandbytes)."
         )
+        _weights = model_validator(mode="after")(whole_or_quantized)
 
     def __init__(self, params: Params) -> None:
         import torch
 
         self.params = params
-        self.device = torch.device(pick_device(params.device))
+        self.device = pick_device(params.device)
         self.dtype: torch.dtype = getattr(torch, params.dtype)
         self.pipe = load_pipeline(params.model, self.dtype, quantize=params.quantize, scheduler=params.scheduler)
         if not params.offload:
@@ -115,20 +115,31 @@ class DiffusersGenerator:
                 freeze(part)
                 if params.offload:
                     offload(part, self.device)
-                    # Where pipelines ask on which device to compute.
-                    part._hf_hook = SimpleNamespace(execution_device=self.device)  # type: ignore[assignment]
         self.backbone = next((name for name in BACKBONES if getattr(self.pipe, name, None) is not None), "")
         if not self.backbone:
             raise PluginError(
                 f"{params.model}: {type(self.pipe).__name__} has neither a transformer nor a unet to teach"
+            )
+        if not hasattr(self.pipe, "prepare_latents"):
+            raise PluginError(
+                f"{params.model}: {type(self.pipe).__name__} has no prepare_latents, so that it cannot start from "
+                "given latents, as anchors and the hack meter need it",
+                hint="choose a model whose pipeline makes its pictures from latents, as most do",
             )
         self.targets = params.lora_targets or find_targets(self.adapter_module)
         self.reward_vae = self._reward_vae(params.reward_vae) if params.reward_vae else None
         if params.checkpointing:
             decoders = [vae for vae in (self.pipe.vae, self.reward_vae) if vae is not None]
             checkpoint_activations(self.adapter_module, decoders)
-        where = {"model": params.model, "dtype": self.dtype, "device": self.device, "quantize": params.quantize}
-        self.encoders = TextEncoders(self.pipe, partial(load_text_encoder, **where))
+        anew = partial(
+            load_text_encoder,
+            model=params.model,
+            dtype=self.dtype,
+            device=self.device,
+            quantize=params.quantize,
+            offloaded=params.offload,
+        )
+        self.encoders = TextEncoders(self.pipe, anew)
         encode = getattr(self.pipe, "encode_prompt", None)
         self.prompts = PromptCache(encode, self.encoders.load) if encode is not None else None
 
@@ -178,11 +189,8 @@ class DiffusersGenerator:
 
         With `grad`, step i, drawn from the seeds, is the last and the only differentiable one (paper, section 3).
         """
-        standin: Standin
-        if grad:
-            standin = Stopped(self.pipe.scheduler, random.Random(seeds[0]).randrange(self.params.steps))
-        else:
-            standin = Recorder(self.pipe.scheduler)
+        scheduler = self.pipe.scheduler
+        standin: Standin = Stopped(scheduler, seeds[0]) if grad else Recorder(scheduler)
         parts = {"vae": self.reward_vae} if grad and self.reward_vae is not None else {}
         images = self._call(standin, prompts, seeds=seeds, grad=grad, base=base, standins=parts)
         assert standin.clean is not None
@@ -199,11 +207,6 @@ class DiffusersGenerator:
             torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed + NOISE_SEED)) for seed in seeds
         ]
         noised = standin.noised(latents.detach(), torch.stack(noise).to(latents))
-        if not hasattr(self.pipe, "prepare_latents"):
-            raise PluginError(
-                f"{type(self.pipe).__name__} has no prepare_latents, so that it cannot denoise given latents",
-                hint="set the spec's anchor to null or to base_image, and train.watch.every above train.steps",
-            )
         parts = {"prepare_latents": given_latents(self.pipe, noised)}
         call = {"num_inference_steps": 1, "output_type": "latent"}
         self._call(standin, prompts, seeds=seeds, base=base, standins=parts, call=call)

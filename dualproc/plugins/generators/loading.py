@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import DualprocError, PluginError
-from dualproc.plugins._weights import SAFE, refusal
+from dualproc.plugins._offload import offload
+from dualproc.plugins._weights import SAFE, quantization, refusal, unasked
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +37,13 @@ def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None
         more = {}
         if quantize is not None:
             parts = [name for name, kind in index.items() if name.startswith((*BACKBONES, TEXT_ENCODER)) and kind[0]]
-            configs = {name: quantization(quantize, dtype, text=name.startswith(TEXT_ENCODER)) for name in parts}
+            configs = {
+                name: quantization(quantize, dtype, "transformers" if name.startswith(TEXT_ENCODER) else "diffusers")
+                for name in parts
+            }
             more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=configs)
-        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **SAFE, **more)
+        with unasked():
+            pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **SAFE, **more)
     except DualprocError:
         raise
     except Exception as error:  # a damaged folder makes the libraries raise anything
@@ -61,50 +66,23 @@ def load_tiny_vae(model: str, dtype: torch.dtype) -> Any:
 
 
 def load_text_encoder(
-    kind: Any, name: str, *, model: str, dtype: torch.dtype, device: torch.device, quantize: str | None
+    kind: Any,
+    name: str,
+    *,
+    model: str,
+    dtype: torch.dtype,
+    device: torch.device,
+    quantize: str | None,
+    offloaded: bool,
 ) -> nn.Module:
     """The component `name`, of the class `kind`, of a model; frozen."""
-    more = {"quantization_config": quantization(quantize, dtype, text=True)} if quantize else {}
+    more = {"quantization_config": quantization(quantize, dtype, "transformers")} if quantize else {}
     encoder: nn.Module = kind.from_pretrained(model, subfolder=name, dtype=dtype, **SAFE, **more)
     freeze(encoder)
-    return encoder.to(device)
-
-
-def quantization(kind: str, dtype: torch.dtype, *, text: bool) -> Any:
-    """The bitsandbytes configuration of a text encoder (a class of transformers) or of a backbone (of diffusers).
-
-    Raises PluginError without the package or a GPU.
-    """
-    import torch
-
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise PluginError(
-            f"quantize: {kind} needs the package bitsandbytes, which is not installed",
-            hint="pip install 'dualproc[quant]'",
-        )
-    if not torch.cuda.is_available():
-        raise PluginError(
-            f"quantize: {kind} needs a CUDA GPU: diffusers loads bitsandbytes weights nowhere else",
-            hint="leave quantize out on this machine",
-        )
-    if text:
-        from transformers import BitsAndBytesConfig
-    else:
-        from diffusers import BitsAndBytesConfig
-    if kind == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-
-
-def pick_device(wanted: str) -> str:
-    """`auto` is a GPU where there is one."""
-    import torch
-
-    if wanted != "auto":
-        return wanted
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    if not offloaded:
+        return encoder.to(device)
+    offload(encoder, device)
+    return encoder
 
 
 def freeze(module: nn.Module) -> None:
@@ -155,7 +133,10 @@ class TextEncoders:
 
 
 def _check_index(model: str, index: Mapping[str, Any]) -> None:
-    """Raises PluginError if a pipeline's index names a class that diffusers and transformers do not have themselves."""
+    """Raises PluginError if a pipeline's index names a class that diffusers and transformers do not have themselves.
+
+    Or a pipeline within the pipeline, for whose weights diffusers would take pickles.
+    """
     import diffusers
 
     foreign = [] if isinstance(index.get("_class_name"), str) else ["its pipeline"]
@@ -166,6 +147,9 @@ def _check_index(model: str, index: Mapping[str, Any]) -> None:
         ours = library in ("diffusers", "transformers") or (library and hasattr(diffusers.pipelines, library))
         if not ours or Path(model, name, f"{library}.py").exists():
             foreign.append(name)
+        found = getattr(getattr(diffusers.pipelines, library, diffusers), str(kind[-1]), None)
+        if isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline):
+            raise PluginError(f"cannot load the generator {model!r}: its {name[:200]} is a pipeline of its own")
     if foreign:
         raise PluginError(
             f"cannot load the generator {model!r}: it brings code of its own for {', '.join(foreign)[:200]}, and "

@@ -8,6 +8,7 @@ guidance and decoding: a run that ends early with the clean estimate (`Stopped`)
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -69,15 +70,17 @@ class Recorder(Standin):
 
 
 class Stopped(Standin):
-    """Ends after step `last` (from 0) with the clean estimate; only that step is differentiable.
+    """Ends after a step drawn by `seed` with the clean estimate; only that step is differentiable.
 
+    A step is one evaluation of the backbone: schedulers of second order (Heun, KDPM2) have more timesteps than they
+    are asked for, and the last ones, with little noise, must be drawn as well.
     The estimate is the paper's: x0 = z_t - sigma_t * v(z_t) for a flow; the scheduler's own for other kinds, and where
     it gives none, that of its table of coefficients (DPM++, PNDM, UniPC).
     """
 
-    def __init__(self, scheduler: Any, last: int) -> None:
+    def __init__(self, scheduler: Any, seed: int) -> None:
         super().__init__(scheduler)
-        self.last, self.done = last, 0
+        self.seed, self.last, self.done = seed, 0, 0
 
     @property
     def timesteps(self) -> Tensor:
@@ -88,6 +91,7 @@ class Stopped(Standin):
         import torch
 
         super()._set_timesteps(*args, **kwargs)
+        self.last = random.Random(self.seed).randrange(len(self.scheduler.timesteps))
         torch.set_grad_enabled(self.last == 0)  # the caller's context restores it
 
     def _step(self, output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> tuple[Tensor]:

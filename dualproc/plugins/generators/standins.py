@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dualproc.errors import PluginError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 
 @contextmanager
@@ -24,21 +24,6 @@ def swapped(pipe: Any, standins: Mapping[str, Any]) -> Iterator[None]:
         for name in standins:
             pipe.__dict__.pop(name, None)
         pipe.__dict__.update(own)
-
-
-@contextmanager
-def lora_off(module: nn.Module, off: bool = True) -> Iterator[None]:
-    """Within, the module's LoRA layers pass their base layer's output through unchanged."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    layers = [part for part in module.modules() if isinstance(part, BaseTunerLayer)] if off else []
-    for layer in layers:
-        layer._disable_adapters = True  # its own switch, enable_adapters(), would also set requires_grad
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
 
 
 class StraightThrough:

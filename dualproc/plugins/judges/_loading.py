@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
-from dualproc.plugins._weights import SAFE, refusal
+from dualproc.plugins._weights import SAFE, quantization, refusal
 
 if TYPE_CHECKING:
     import torch
@@ -51,13 +51,11 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
     Raises PluginError if they cannot be loaded, or `images` has what is no argument of an image processor.
     """
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
     dtype, more = getattr(torch, params.dtype), {}
     if params.quantize:
-        bits = {"load_in_8bit": True} if params.quantize == "8bit" else {"load_in_4bit": True}
-        config = BitsAndBytesConfig(**bits, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-        more = {"quantization_config": config, "device_map": {"": device}}
+        more = {"quantization_config": quantization(params.quantize, dtype, "transformers"), "device_map": {"": device}}
     if wrong := sorted(set(NOT_IMAGES) & set(params.images)):
         raise PluginError(
             f"images: {', '.join(wrong)} cannot be set: arguments of the image processor belong there",
@@ -67,19 +65,12 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
         # Some processors heed these where they are set, others where they are called; `_inputs` does the latter.
         processor = AutoProcessor.from_pretrained(params.model, trust_remote_code=False, **params.images)
         model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **SAFE, **more)
-    except ImportError as error:  # bitsandbytes, or what a family's processor needs
+    except ImportError as error:  # what a family's processor needs
         raise PluginError(
             f"cannot load the judge {params.model!r}: {error}",
-            hint="pip install 'dualproc[quant]'" if params.quantize else "install the package that it names",
+            hint="install the package that it names",
         ) from error
     except Exception as error:  # a damaged folder makes the libraries raise anything
         raise refusal("the judge", params.model, error, "a vision-language model") from error
     moves = not (params.quantize or params.offload)  # weights of 4 or 8 bits are on the device already
     return (model.to(device) if moves else model), processor
-
-
-def pick_device(wanted: str) -> str:
-    """`auto` is a GPU where there is one."""
-    import torch
-
-    return wanted if wanted != "auto" else "cuda" if torch.cuda.is_available() else "cpu"

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dualproc.errors import PluginError
-from dualproc.plugins._offload import offload
+from dualproc.plugins._devices import Device, pick_device
+from dualproc.plugins._offload import offload, whole_or_quantized
 from dualproc.types import Answers, Question
 
-from ._loading import Shown, checkpoint, load, pick_device
+from ._loading import Shown, checkpoint, load
 from ._reading import Row, cut, encoded_once, extended, joined, last_places, per_token, shared_length
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class TransformersJudge:
 
         model: str = Field(description="Model id of a hub, or a folder written by `save_pretrained`.")
         dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the weights.")
-        device: str = Field("auto", description="`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.")
+        device: Device = "auto"
         images: dict[str, Any] = Field(
             default_factory=dict,
             description="More arguments for the image processor, such as do_image_splitting: false.",
@@ -49,14 +50,15 @@ class TransformersJudge:
             False, description="Less memory, more time: activations are computed again in the backward pass."
         )
         offload: bool = Field(
-            False, description="Keep the weights in main memory, each on the device while in use; with `checkpointing`."
+            False,
+            description="Keep the weights in main memory, each on the device while in use; with `checkpointing`, not"
+            " with `quantize`.",
         )
+        _weights = model_validator(mode="after")(whole_or_quantized)
 
     def __init__(self, params: Params) -> None:
-        import torch
-
         self.params = params
-        self.device = torch.device(pick_device(params.device))
+        self.device = pick_device(params.device)
         self.model, self.processor = load(params, self.device)
         self.model.requires_grad_(False).eval()
         self.tokenizer = self.processor.tokenizer

@@ -78,7 +78,7 @@ class SmallGenerator(Small):
         )
 
     def recipe(self):
-        return Recipe(model="small", dtype="float32")
+        return Recipe(model="small", dtype="float32", library="acme-small")
 
     def pipeline(self):
         return self

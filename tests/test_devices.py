@@ -1,0 +1,53 @@
+"""Devices by name: wrong ones are found before anything is loaded, and `auto` is the same for all plugins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualproc import load_spec
+from dualproc.errors import PluginError, SpecError
+from dualproc.plugins._devices import pick_device
+from dualproc.plugins.generators.diffusers import DiffusersGenerator
+from dualproc.plugins.generators.presets import TINY
+
+SPEC = Path(__file__).parents[1] / "specs" / "line_weight.yaml"
+
+
+@pytest.mark.parametrize("key", ["generator.device", "judge.device", "referee.device"])
+@pytest.mark.parametrize("name", ["nonsense", "cuda:", "cuda:x", "cpu:1", " cuda", "meta"])
+def test_a_wrong_name_is_a_mistake_of_the_spec(key: str, name: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        load_spec(SPEC, variant="thick", overrides=[f"{key}='{name}'"])
+    (problem,) = caught.value.problems
+    assert problem.path == key
+    assert "auto|cpu|mps|" in problem.message
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "mps", "cuda", "cuda:1", "xpu:0"])
+def test_a_right_name_is_none_wherever_it_is_read(name: str) -> None:
+    spec = load_spec(SPEC, variant="thick", overrides=[f"generator.device={name}", f"judge.device={name}"])
+    assert spec.generator.params["device"] == name
+
+
+def test_offload_with_quantize_is_a_mistake_of_the_spec() -> None:
+    with pytest.raises(SpecError, match="cannot be set together") as caught:
+        load_spec(SPEC, variant="thick", overrides=["generator.offload=true", "generator.quantize=8bit"])
+    assert caught.value.problems[0].path == "generator"
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "xpu:99"])
+def test_a_device_that_is_not_there_is_told(name: str) -> None:
+    with pytest.raises(PluginError, match=f"there is no {name} here"):
+        pick_device(name)
+    with pytest.raises(PluginError, match=f"there is no {name} here"):
+        DiffusersGenerator(DiffusersGenerator.Params(**{**TINY.params, "device": name}))
+
+
+@pytest.mark.parametrize(("cuda", "mps", "found"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_is_a_gpu_where_there_is_one(cuda: bool, mps: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert pick_device("auto").type == found

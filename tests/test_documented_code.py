@@ -1,0 +1,64 @@
+"""Every `dp` command and every Python block of the README and docs/, run word for word in a folder like a clone.
+
+Only the specs there are shorter: one step a fit. docs/write_a_plugin.md has a test of its own, and so has the plugin of
+the README (test_docs).
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+from found_pictures import dp
+from test_docs import README, ROOT, blocks
+
+PAGES = [README, *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "write_a_plugin.md")]
+
+
+def commands(page: Path) -> list[str]:
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("dp ")]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user has after `make demo`, before the fits: the specs, the spec of the README, the shipped weights."""
+    folder = tmp_path_factory.mktemp("clone")
+    shutil.copytree(ROOT / "specs", folder / "specs")
+    for spec in (folder / "specs").glob("*.yaml"):
+        spec.write_text(re.sub(r"(?m)^(train: \{steps: )\d+", r"\g<1>1", spec.read_text(encoding="utf-8")))
+    (own,) = blocks(README, "yaml")
+    (folder / "horizon.yaml").write_text(own)
+    shutil.copytree(ROOT / "dualproc" / "weights" / "generator", folder / "dualproc" / "weights" / "generator")
+    return folder
+
+
+def test_every_command_and_python_block_runs(
+    clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert dp(capsys, "run", "specs/line_weight.yaml", "--variant", "thick", "--overwrite")[0] == 0  # as `make demo`
+    done = []
+    for page in PAGES:
+        for command in commands(page):
+            code, out, err = dp(capsys, *shlex.split(command, comments=True)[1:])
+            if "generator.type=flux-schnell" in command:  # all of it was understood, up to the download
+                assert (code, "the hub cannot be reached" in err) == (2, True), f"{page.name}: {command}\n{err}"
+            else:
+                assert code == 0, f"{page.name}: {command}\n{out}\n{err}"
+            done.append(command)
+        for block in blocks(page, "python"):
+            if "class Redness" not in block:
+                exec(compile(block, f"{page.name}: {block[:40]!r}", "exec"), {"__name__": "documented"})
+                done.append(block)
+    assert {command.split()[1] for command in done if command.startswith("dp ")} >= {"generate", "spec", "run", "plan"}
+    assert any("load_lora_weights" in block for block in done)
+
+
+def test_the_demo_of_the_makefile_is_the_command_tried_here() -> None:
+    assert "dp run specs/line_weight.yaml --overwrite" in (ROOT / "Makefile").read_text(encoding="utf-8")
