@@ -175,7 +175,8 @@ def row(configs: Path, args: argparse.Namespace, precision: str, questions: int,
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    cells = [precision, str(questions), found[0], f"{guess:.2f} s", found[1], f"{memory.teaching / 1e9:.2f} GB"]
+    gigabytes = [f"{count / 1e9:.2f} GB" for count in (memory.teaching, memory.loading)]
+    cells = [precision, str(questions), found[0], f"{guess:.2f} s", found[1], *gigabytes]
     return f"| {' | '.join(cells)} |"
 
 
@@ -194,8 +195,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.planned:
         args.device, args.precision = "cuda", ["bfloat16", "8bit", "4bit"]
-    print("| precision | questions | a step | planned | most memory | planned |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| precision | questions | a step | planned | most memory | planned | while loading, planned |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     observed: dict[str, Observed] = {}
     with configurations(args.scale) as configs:
         for precision in args.precision:

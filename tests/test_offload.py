@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
+from pathlib import Path
 
 import pytest
+import small_judges
 import torch
 from pydantic import ValidationError
 from small_models import taught
@@ -61,11 +64,11 @@ def test_with_checkpointing_few_copies_are_alive_at_a_time(monkeypatch: pytest.M
         nonlocal alive
         alive -= count
 
-    def counted(self: _offload._Guest, layer: torch.nn.Module, inputs: object) -> None:
+    def counted(self: _offload._Guest) -> None:
         nonlocal alive, most
-        arrive(self, layer, inputs)
+        arrive(self)
         for name in self.names:
-            copy = layer._parameters[name]
+            copy = self.layer._parameters[name]
             assert copy is not None
             alive += copy.numel()
             weakref.finalize(copy, gone, copy.numel())
@@ -89,6 +92,33 @@ def test_a_judge_says_the_same() -> None:
         judge = TransformersJudge(TransformersJudge.Params(**{**JUDGE.params, "offload": offload}))
         answers = judge.answer_log_likelihoods(images, asked).log_likelihoods
         found.append((answers.detach(), *torch.autograd.grad(answers[..., 0].sum(), images)))
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_blocks_with_weights_of_their_own_have_copies_when_they_are_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as InternVL's; on a GPU, the weights themselves would be on another device."""
+    model = str(small_judges.save("internvl3", tmp_path))
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    arrive, arrivals = _offload._Guest.arrive, Counter[str]()
+
+    def counted(self: _offload._Guest) -> None:
+        arrivals.update(["a block"] if "lambda_1" in self.names else ())
+        arrive(self)
+
+    monkeypatch.setattr(_offload._Guest, "arrive", counted)
+    found = []
+    for switches in (False, True):
+        judge = TransformersJudge(
+            TransformersJudge.Params(model=model, device="cpu", offload=switches, checkpointing=switches)
+        )
+        arrivals.clear()
+        answers = judge.answer_log_likelihoods(images, [[Question("Is it dark?")]]).log_likelihoods
+        forward = arrivals.total()
+        found.append((answers.detach(), *torch.autograd.grad(answers[..., 0].sum(), images)))
+    assert 0 < forward
+    assert arrivals.total() == 2 * forward
     torch.testing.assert_close(found[0], found[1])
 
 
@@ -130,7 +160,7 @@ def test_text_encoders_that_come_back_are_offloaded_too() -> None:
     def hooks() -> dict[str, int]:
         parts = {name: part for name, part in generator.pipe.components.items() if name.startswith("text_encoder")}
         assert all(part._hf_hook.execution_device == generator.device for part in parts.values())
-        return {name: sum(len(layer._forward_pre_hooks) for layer in part.modules()) for name, part in parts.items()}
+        return {name: sum("forward" in vars(layer) for layer in part.modules()) for name, part in parts.items()}
 
     before = hooks()
     assert len(before) == 3

@@ -151,6 +151,19 @@ def test_quantised_weights_are_counted_without_bitsandbytes(tiny: Plan) -> None:
     assert vae.precision == "float32"
 
 
+def test_loading_has_a_moment_with_text_encoders_and_one_with_judges(tiny: Plan) -> None:
+    encoders = sum(part.bytes for part in tiny.parts if not part.stays)
+    assert encoders > 0
+    memory = tiny.memory["cpu"]
+    lora = memory.lora // 4
+    assert memory.weights + lora <= memory.loading < memory.weights + lora + encoders  # never both
+    for few in ("judge.quantize=4bit", "generator.quantize=4bit"):
+        memory = planned(few, "referee.quantize=4bit").memory["cpu"]
+        assert memory.loading >= memory.weights
+    (generator,) = (planned("judge.device=cuda:1", "referee.device=cuda:1").memory[device] for device in ("cpu",))
+    assert generator.loading >= generator.weights + encoders
+
+
 def test_devices_have_accounts_of_their_own(tiny: Plan) -> None:
     plan = planned("generator.device=cuda:0", "judge.device=cuda:1", "referee.device=cuda:1")
     apart = plan.memory

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from fresh_environment import Environment, ruff
 
+from dualproc.adapters import lora_off
 from dualproc.cli import main
+from dualproc.engine import lora
 from dualproc.protocols import KINDS
 from dualproc.scaffold import USES, new_package
+from dualproc.spec import Lora
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "dualproc-symmetry"
 SINGULAR = ("generator", "judge", "reward", "visual_prompt", "anchor", "scorer")
@@ -49,6 +54,25 @@ def test_what_is_written_is_clean_and_complete(tmp_path: Path, kind: str, name: 
     assert sorted(made.files) == sorted(path for path in made.folder.rglob("*") if path.is_file())
     assert not any("{{" in file.read_text(encoding="utf-8") for file in made.files)
     ruff(made.folder)
+
+
+def test_a_generator_that_is_written_leaves_the_lora_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = new_package("acme-nested", ["generator"], out=tmp_path / "new")
+    monkeypatch.syspath_prepend(made.folder / "src")
+    cls = importlib.import_module("acme_nested.generator").AcmeNestedGenerator
+    generator = cls(cls.Params())
+    for weight in lora.attach(generator.adapter_module, Lora(rank=1), generator.lora_targets, seed=0):
+        torch.nn.init.ones_(weight.requires_grad_(False))
+
+    def drawn(**switches: bool) -> torch.Tensor:
+        images: torch.Tensor = generator.sample(["a cat"], [1], **switches).images
+        return images
+
+    with lora_off(generator.adapter_module):
+        base = drawn(base=True)
+        assert torch.equal(drawn(), base)
+    assert not torch.equal(drawn(), base)
+    assert not any(weight.requires_grad for weight in generator.adapter_module.parameters())
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from transformers import CLIPImageProcessor
 
 from dualproc.errors import PluginError
-from dualproc.plugins.judges import transformers as module
 from dualproc.plugins.judges.presets import TINY, TINY_REFEREE
 from dualproc.plugins.judges.transformers import TransformersJudge
 from dualproc.types import Question
@@ -80,9 +84,31 @@ def test_it_answers_in_words(judge: TransformersJudge, images: torch.Tensor) -> 
     assert set(said) <= {"yes", "no"}
 
 
-def test_a_processor_that_shows_another_picture_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TOLERANCE", -1.0)
-    with pytest.raises(PluginError, match="gives other pixels for a tensor"):
+def stretched(image: Tensor) -> Tensor:
+    return (image - image.min()) / (image.max() - image.min())
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (stretched, r"gives other pixels for a tensor than for the same 8-bit picture: they differ by up to [01]\.\d"),
+        (Tensor.detach, "lets no gradient through to the picture"),
+        (lambda image: image.round(decimals=4), "lets no gradient through to the picture"),
+    ],
+    ids=["stretches", "detaches", "rounds"],
+)
+def test_a_processor_that_cannot_teach_is_refused(
+    monkeypatch: pytest.MonkeyPatch, how: Callable[[Tensor], Tensor], told: str
+) -> None:
+    """Its image processor does something else to pictures in [0, 1] than to those of 8 bits."""
+    real = CLIPImageProcessor._preprocess
+
+    def preprocess(self: Any, images: list[Tensor], *, do_rescale: bool, **kwargs: Any) -> Any:
+        given = images if do_rescale else [how(image) for image in images]
+        return real(self, given, do_rescale=do_rescale, **kwargs)
+
+    monkeypatch.setattr(CLIPImageProcessor, "_preprocess", preprocess)
+    with torch.no_grad(), pytest.raises(PluginError, match=told):
         TransformersJudge(TransformersJudge.Params(**TINY.params))
 
 

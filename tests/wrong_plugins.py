@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dualproc.adapters import lora_off
 from dualproc.errors import PluginError
 from dualproc.types import Answers, Question, Recipe, Sample
 
@@ -60,6 +60,23 @@ class Plugin:
 
     def __init__(self, params: Any) -> None:
         self.params = params
+
+
+class Stuck(torch.autograd.Function):
+    """Gives what it gets; its backward pass raises."""
+
+    @staticmethod
+    def forward(_: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(*_: Any) -> Any:
+        raise RuntimeError("stuck")
+
+
+def stuck(value: Tensor) -> Tensor:
+    out: Tensor = Stuck.apply(value)
+    return out
 
 
 # scorers, and what all kinds have in common
@@ -348,6 +365,22 @@ class Detached(LogLikelihood):
         return super().__call__(replace(answers, log_likelihoods=answers.log_likelihoods.detach()), wanted)
 
 
+@wrong("rewards", "the backward pass raised RuntimeError: stuck")
+class StuckReward(LogLikelihood):
+    """Has a backward pass of its own, and a mistake there."""
+
+    def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
+        return stuck(super().__call__(answers, wanted))
+
+
+@wrong("rewards", "the gradient in the log-likelihoods is 0", also="does not rise")
+class Willful(LogLikelihood):
+    """Is differentiable, in something else."""
+
+    def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
+        return torch.ones(len(answers.log_likelihoods), requires_grad=True) * 1
+
+
 @wrong("rewards", r"the reward is not finite where the judge is sure")
 class Odds(LogLikelihood):
     """Log-odds that are infinite at P = 1."""
@@ -486,19 +519,6 @@ class Raw(Stamp):
 
 
 # generators
-
-
-@contextmanager
-def lora_off(module: nn.Module, off: bool) -> Iterator[None]:
-    """Within, the LoRA of a module is off."""
-    layers = [part for part in module.modules() if isinstance(part, BaseTunerLayer)] if off else []
-    for layer in layers:
-        layer._disable_adapters = True
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer._disable_adapters = False
 
 
 def randn(seed: int, *shape: int) -> Tensor:
@@ -707,6 +727,14 @@ class CutOff(Sketcher):
         return super().decode(latents)
 
 
+@wrong("generators", "the backward pass raised RuntimeError: stuck")
+class StuckDecoder(Sketcher):
+    """Has a backward pass of its own, and a mistake there."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return stuck(super().decode(latents))
+
+
 @wrong("generators", r"latents of sample\(grad=True\) are not differentiable in the LoRA's weights")
 class LatentsCutOff(Sketcher):
     """Detaches the latents, which an anchor could then not hold."""
@@ -843,6 +871,14 @@ class Lifeless(Leash):
 
     def penalty(self, sample: Sample, *given: Any) -> Tensor:
         return super().penalty(replace(sample, latents=sample.latents.detach()), *given) + 0 * sample.latents.sum()
+
+
+@wrong("anchors", "the backward pass raised RuntimeError: stuck")
+class StuckLeash(Leash):
+    """Has a backward pass of its own, and a mistake there."""
+
+    def penalty(self, *given: Any) -> Tensor:
+        return stuck(super().penalty(*given))
 
 
 @wrong("anchors", "the penalty of one picture has a gradient in another")
@@ -988,6 +1024,14 @@ class EightBit(Oracle):
 
     def see(self, images: Tensor) -> Tensor:
         return super().see((images * 255).round() / 255)
+
+
+@wrong("judges", "the backward pass raised RuntimeError: stuck")
+class StuckOracle(Oracle):
+    """Has a backward pass of its own, and a mistake there."""
+
+    def see(self, images: Tensor) -> Tensor:
+        return stuck(super().see(images))
 
 
 @wrong("judges", "weights of the judge are not frozen", also="a gradient reaches the judge's own weights")

@@ -46,14 +46,15 @@ class Engine:
         resolve.check_plugins(spec)
         self.spec = spec
         self.generator: Generator = resolve.build("generators", spec.generator)
+        self.prompts = spec.prompts.train_prompts()
+        # Before the judges are loaded: the text encoders are then given up, and both need not be there together.
+        self.generator.prepare([prompt.text for prompt in self.prompts + spec.prompts.eval_prompts()])
         self.instruments = Instruments(spec)
         self.judge = self.instruments.judge
         self.reward: Reward = resolve.build("rewards", spec.reward)
         self.anchors: list[tuple[float, Anchor]] = [
             (ref.weight, resolve.build("anchors", ref)) for ref in spec.anchors if ref.weight > 0
         ]
-        self.prompts = spec.prompts.train_prompts()
-        self.generator.prepare([prompt.text for prompt in self.prompts + spec.prompts.eval_prompts()])
         train = spec.train
         self.weights = lora.attach(
             self.generator.adapter_module, train.lora, self.generator.lora_targets, seed=train.seed

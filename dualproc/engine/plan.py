@@ -127,7 +127,10 @@ class Observed:
     lora_parameters: int
     resident: Mapping[str, int]
     """What there is before the step, the LoRA's weights included."""
+    encoding: Mapping[str, int]
+    """At most until the prompts are encoded: the generator, with its text encoders."""
     loading: Mapping[str, int]
+    """At most after that, while the judges are loaded."""
     kept: Mapping[str, int]
     """What there is when the backward pass begins."""
     highest: Mapping[str, int]
@@ -158,6 +161,7 @@ def _observe(spec: TaskSpec, roles: Sequence[Role]) -> Observed:
 
     coming, build = iter(roles), resolve.build
     current = roles[0]
+    encoding: dict[str, int] = {}
     built: list[tuple[weakref.ref[nn.Module], list[Part]]] = []
 
     def note(name: str, model: nn.Module) -> None:
@@ -165,6 +169,9 @@ def _observe(spec: TaskSpec, roles: Sequence[Role]) -> Observed:
 
     def announced(kind: str, ref: PluginRef) -> Any:
         nonlocal current
+        if kind == "judges" and not encoding:
+            encoding.update({device: account.peak for device, account in meter.accounts.items()})
+            meter.restart()
         if kind not in ("generators", "judges"):
             return build(kind, ref)
         current = next(coming)
@@ -180,7 +187,7 @@ def _observe(spec: TaskSpec, roles: Sequence[Role]) -> Observed:
             engine = Engine(spec)
             if not all(weight.is_meta for weight in engine.generator.adapter_module.parameters()):
                 raise DualprocError(f"{spec.generator.type} cannot be planned: it loads its model in a way of its own")
-            return _one_step(engine, meter, built)
+            return _one_step(engine, meter, built, encoding)
     except DualprocError:
         raise
     except Exception as error:  # whatever a stranger's plugin does with data that are not there
@@ -263,7 +270,12 @@ def _linear_bytes(module: nn.Module) -> list[int]:
     return [layer.weight.numel() * layer.weight.element_size() for layer in layers]
 
 
-def _one_step(engine: Engine, meter: Meter, built: Sequence[tuple[weakref.ref[nn.Module], list[Part]]]) -> Observed:
+def _one_step(
+    engine: Engine,
+    meter: Meter,
+    built: Sequence[tuple[weakref.ref[nn.Module], list[Part]]],
+    encoding: Mapping[str, int],
+) -> Observed:
     """Take it, and read the meter before and after."""
     from transformers import PreTrainedModel
 
@@ -283,6 +295,7 @@ def _one_step(engine: Engine, meter: Meter, built: Sequence[tuple[weakref.ref[nn
         lora=sum(weight.numel() * weight.element_size() for weight in engine.weights),
         lora_parameters=sum(weight.numel() for weight in engine.weights),
         resident=resident,
+        encoding=encoding,
         loading=loading,
         kept={device: account.kept for device, account in meter.accounts.items()},
         highest={device: account.peak for device, account in meter.accounts.items()},
@@ -301,12 +314,14 @@ def _plan(found: Observed, roles: Sequence[Role]) -> Plan:
         mine = [(less, part) for less, part in mine if part.device == device]
         lora = found.lora if device == roles[0].device else 0
         resident = found.resident.get(device, 0)
+        first = found.encoding.get(device, 0) - sum(less for less, part in mine if part.role == roles[0].name)
+        later = found.loading.get(device, 0) - sum(less for less, part in mine if part.stays)
         memory[device] = Memory(
             weights=resident - lora - sum(less for less, part in mine if part.stays),
             lora=4 * lora,
             activations=kept - resident,
             temporaries=found.highest[device] - kept + max((part.largest for _, part in mine if part.stays), default=0),
-            loading=found.loading.get(device, 0) - sum(less for less, _ in mine),
+            loading=max(first, later),
         )
     silent = [role.name for role in roles if role.name not in {part.role for part in parts}]
     order = [role.name for role in roles]

@@ -7,6 +7,8 @@ a block is computed again, with fresh copies, just before its own backward pass,
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 def offload(module: nn.Module, device: torch.device) -> None:
     """Keep the module's frozen weights where they are; each layer computes with copies of its own on `device`.
 
-    Buffers move to `device` for good. What is attached later, such as a LoRA, belongs there too.
+    Buffers move to `device` for good. What is attached later, such as a LoRA, belongs there too. Checkpointing that
+    wraps a layer's `forward` comes after this, so that what is computed again has copies, too.
     """
     # By accelerate's convention: where pipelines, and who attaches a LoRA, ask on which device it computes.
     module._hf_hook = SimpleNamespace(execution_device=device)  # type: ignore[assignment]
@@ -27,9 +30,19 @@ def offload(module: nn.Module, device: torch.device) -> None:
             layer._buffers[name] = None if buffer is None else buffer.to(device)
         frozen = [name for name, weight in layer._parameters.items() if weight is not None and not weight.requires_grad]
         if frozen:
-            guest = _Guest(frozen, device)
-            layer.register_forward_pre_hook(guest.arrive)
-            layer.register_forward_hook(guest.leave, always_call=True)
+            layer.forward = _computing_with_copies(layer.forward, _Guest(layer, frozen, device))  # type: ignore[method-assign]
+
+
+def _computing_with_copies(forward: Callable[..., Any], guest: _Guest) -> Callable[..., Any]:
+    @wraps(forward)
+    def wrapped(*inputs: Any, **named: Any) -> Any:
+        guest.arrive()
+        try:
+            return forward(*inputs, **named)
+        finally:
+            guest.leave()
+
+    return wrapped
 
 
 def whole_or_quantized(params: Any) -> Any:
@@ -44,18 +57,18 @@ def whole_or_quantized(params: Any) -> Any:
 class _Guest:
     """Copies of one layer's weights that take their places while it computes."""
 
-    def __init__(self, names: list[str], device: torch.device) -> None:
-        self.names, self.device = names, device
+    def __init__(self, layer: nn.Module, names: list[str], device: torch.device) -> None:
+        self.layer, self.names, self.device = layer, names, device
         self.own: dict[str, Tensor | None] = {}
 
-    def arrive(self, layer: nn.Module, _inputs: Any) -> None:
+    def arrive(self) -> None:
         """Before a forward pass."""
-        self.own = {name: layer._parameters[name] for name in self.names}
+        self.own = {name: self.layer._parameters[name] for name in self.names}
         for name, weight in self.own.items():
             assert weight is not None
             # In its place, not as its `.data`: autograd must keep the copy, and not what then stands here again.
-            layer._parameters[name] = weight.detach().to(self.device, copy=True, non_blocking=True)  # type: ignore[assignment]
+            self.layer._parameters[name] = weight.detach().to(self.device, copy=True, non_blocking=True)  # type: ignore[assignment]
 
-    def leave(self, layer: nn.Module, _inputs: Any, _output: Any) -> None:
+    def leave(self) -> None:
         """After it."""
-        layer._parameters.update(self.own)  # type: ignore[arg-type]
+        self.layer._parameters.update(self.own)  # type: ignore[arg-type]

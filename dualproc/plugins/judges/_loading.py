@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
@@ -36,13 +37,21 @@ class Shown:
 
 
 def checkpoint(model: Any) -> None:
-    """Activation checkpointing in a model that is not in training."""
+    """Activation checkpointing of a model's blocks.
+
+    Not the model's own, which asks for training: there blocks draw dropout, and take no cache, not even to generate.
+    Raises PluginError if the model has no blocks to compute again.
+    """
+    from torch.utils.checkpoint import checkpoint as computed_again
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for part in model.modules():
-        if isinstance(part, GradientCheckpointingLayer):
-            part.training = True  # of the layer alone, which asks for it; dropout within it stays off
+    blocks = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
+    if not blocks:
+        raise PluginError(
+            f"{type(model).__name__} does not support checkpointing", hint="leave the judge's checkpointing out"
+        )
+    for block in blocks:
+        block.forward = partial(computed_again, block.forward, use_reentrant=False)
 
 
 def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, Any]:

@@ -65,10 +65,10 @@ class TransformersJudge:
         self.tokenizer.padding_side = "left"  # so that every prompt ends where its answer begins
         self._tokens = lru_cache(maxsize=4096)(self._read_tokens)
         self._answer_ids = lru_cache(maxsize=4096)(self._find_answer_ids)
-        if params.checkpointing:
-            checkpoint(self.model)
         if params.offload:
             offload(self.model, self.device)
+        if params.checkpointing:
+            checkpoint(self.model)
         self._check_processor()
         self._after = self._token_after()
         self.reads_on = not params.checkpointing and self._reads_on_exactly()
@@ -227,19 +227,28 @@ class TransformersJudge:
         return bool((on - anew).abs().max() <= READING_TOLERANCE[self.params.dtype] * anew.std())
 
     def _check_processor(self) -> None:
-        """Refuse a processor that treats a tensor in [0, 1] otherwise than the same picture in 8 bits."""
+        """Refuse one that lets no gradient through, or treats a tensor otherwise than the same picture in 8 bits."""
+        import torch
         from PIL import Image
 
         tensor, prompt = _noise(), [self._prompt("")]
         picture = Image.fromarray((tensor * 255).round().byte().permute(1, 2, 0).numpy())
         plain = self.processor(images=[[picture]], text=prompt, return_tensors="pt", images_kwargs=self.params.images)
-        ours = self._inputs(tensor[None], prompt)["pixel_values"].float().cpu()
-        off = (plain["pixel_values"].float() - ours).abs().max().item()
+        with torch.enable_grad():
+            ours = self._inputs(tensor.requires_grad_()[None], prompt)["pixel_values"].float().cpu()
+            total = ours.sum()
+        off = (plain["pixel_values"].float() - ours.detach()).abs().max().item()
         if off > TOLERANCE:
             raise PluginError(
                 f"the processor of {self.params.model!r} ({type(self.processor).__name__}) gives other pixels for a "
                 f"tensor than for the same 8-bit picture: they differ by up to {off:.3g} (allowed: {TOLERANCE})",
                 hint="its gradient would be of another picture than the one people see; use another judge",
+            )
+        if not (total.requires_grad and torch.autograd.grad(total, tensor)[0].any()):
+            raise PluginError(
+                f"the processor of {self.params.model!r} ({type(self.processor).__name__}) lets no gradient through to "
+                "the picture, so that nothing would be learnt",
+                hint="its image processor detaches or rounds what it is shown; use another judge",
             )
 
 
