@@ -23,6 +23,8 @@ class Printed:
         if record.step % 10 == 0 or record.step == total:
             print(f"step {record.step:3d} of {total}: reward {record.reward:+.2f}")
 
+    def ending(self) -> None: ...
+
     def pictures(self, done: int, total: int) -> None:
         print(f"measuring: {done} of {total} pictures", end="\r")
 

@@ -57,6 +57,22 @@ def test_a_folder_is_a_row_a_picture_and_json_the_same(capsys: pytest.CaptureFix
     assert found[3]["probabilities"]["Yes"] == pytest.approx(found[0]["probabilities"]["Yes"], abs=0.05)
 
 
+def test_answers_that_the_judge_does_not_give_are_told(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    code, _, err = dp(capsys, "ask", folder / "cat0.png", "Is this a cat or a dog?", "--candidates", "cat,dog")
+    assert code == 0
+    assert "does not answer" in err
+    assert "but with: yes" in err or "but with: no" in err
+    _, _, err = dp(capsys, "ask", folder / "cat0.png", "Is it a spaceship?")
+    assert "has no word for: it, spaceship?" in err
+    assert "does not answer" not in err
+
+
+def test_one_word_and_a_question_mark_are_a_question(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    code, out, _ = dp(capsys, "ask", folder / "cat0.png", "Cat?")
+    assert code == 0
+    assert out.startswith("Cat? Answer with")
+
+
 def test_candidates_suffix_and_judge(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     picture = folder / "cat0.png"
     _, out, _ = dp(capsys, "ask", picture, "Is this a cat?", "--candidates", "No, Yes", "--json")

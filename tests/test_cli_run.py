@@ -63,6 +63,15 @@ def test_every_variant_is_run_used_and_measured_again(
         assert code == 2
         assert "Traceback" not in err
     assert dp(capsys, "generate", low, "a cat", "--seed", str(2**62))[0] == 0
+    for mistake in (("generate", low, " "), ("generate", low, "a cat", "--out", ""), ("run", spec, "--out", "")):
+        code, _, err = dp(capsys, *mistake)
+        assert code == 2
+        assert "is empty" in err
+
+    _, trained, _ = dp(capsys, "generate", low, "a cat")
+    _, base, _ = dp(capsys, "generate", low, "a cat", "--strength", "0")
+    assert base.strip() == trained.strip().replace(".png", "-strength0.png")  # beside it, not in its place
+    assert Path(base.strip()).read_bytes() != Path(trained.strip()).read_bytes()
 
     code, _, err = dp(capsys, "run", spec, "--variant", "low", "--out", low)
     assert code == 2
@@ -72,12 +81,29 @@ def test_every_variant_is_run_used_and_measured_again(
     assert "name one of the runs in it" in err
 
 
+def test_what_resume_and_ctrl_c_have_to_say(
+    capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pressed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dualproc.engine.Engine", pressed)  # while it loads
+    code, out, err = dp(capsys, "run", spec, "--variant", "low", "--out", tmp_path / "run", "--resume")
+    assert code == 130
+    assert "there is nothing to go on with" in out
+    assert "interrupted: nothing was taught yet" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run", "no-such.yaml"], "no-such.yaml"),
         (["run", "SPEC", "--set", "train.stepz=3"], "did you mean `steps`?"),
         (["run", "SPEC", "--set", "judge.type=tinny"], "tiny"),
+        (
+            ["run", "SPEC", "--variant", "low", "--set", "judge={type: transformers, model: ./nowhere}"],
+            "no such folder",
+        ),
         (["run", "SPEC", "--variant", "hihg"], "high"),
         (["run", "SPEC", "--variant", "low", "--out", "SPEC/run"], "SPEC"),
         (["run", "SPEC", "--variant", "low", "--set", "generator={type: diffusers, model: /no/such}"], "/no/such"),

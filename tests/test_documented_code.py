@@ -18,6 +18,8 @@ from test_docs import README, ROOT, blocks
 
 PAGES = [README, *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "write_a_plugin.md")]
 
+STEPS, ONE = r"(?m)^(train: \{steps: )\d+", r"\g<1>1"
+
 
 def commands(page: Path) -> list[str]:
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
@@ -30,9 +32,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "specs", folder / "specs")
     for spec in (folder / "specs").glob("*.yaml"):
-        spec.write_text(re.sub(r"(?m)^(train: \{steps: )\d+", r"\g<1>1", spec.read_text(encoding="utf-8")))
+        spec.write_text(re.sub(STEPS, ONE, spec.read_text(encoding="utf-8")))
     (own,) = blocks(README, "yaml")
-    (folder / "horizon.yaml").write_text(own)
+    (folder / "horizon.yaml").write_text(re.sub(STEPS, ONE, own))
     shutil.copytree(ROOT / "dualproc" / "weights" / "generator", folder / "dualproc" / "weights" / "generator")
     return folder
 

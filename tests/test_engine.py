@@ -83,6 +83,8 @@ def test_the_lora_of_an_interrupted_and_resumed_run_is_that_of_a_whole_one(done:
             if record.step == 3:
                 os.kill(os.getpid(), signal.SIGINT)
 
+        def ending(self) -> None: ...
+
         def pictures(self, done: int, total: int) -> None: ...
 
     before = signal.getsignal(signal.SIGINT)

@@ -117,7 +117,7 @@ def test_blocks_with_weights_of_their_own_have_copies_when_they_are_computed_aga
         answers = judge.answer_log_likelihoods(images, [[Question("Is it dark?")]]).log_likelihoods
         forward = arrivals.total()
         found.append((answers.detach(), *torch.autograd.grad(answers[..., 0].sum(), images)))
-    assert 0 < forward
+    assert forward > 0
     assert arrivals.total() == 2 * forward
     torch.testing.assert_close(found[0], found[1])
 

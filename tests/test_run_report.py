@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 import yaml
 from run_examples import SPEC, evaluation, measurement, record, score
 
+import dualproc
 from dualproc.errors import RunError
 from dualproc.run import RunFolder, render_card, render_report, summary_rows, write_card, write_report, write_samples
 from dualproc.run.charts import Series, dot_plot, line_chart
@@ -259,6 +261,17 @@ def test_a_model_in_a_folder_is_no_hub_id_and_is_called_as_it_was_sampled(run: R
     assert "base_model:" not in text
     assert 'from_pretrained("/models/mine", torch_dtype=torch.float32)' in text
     assert ", height=64, guidance_scale=0.0).images[0]" in text
+
+
+def test_a_shipped_model_is_found_wherever_dualproc_is_installed(run: RunFolder) -> None:
+    finish(run)
+    folder = Path(dualproc.__file__).parent / "weights" / "generator"
+    text = render_card(run, Recipe(str(folder), "float32"))
+    assert "A LoRA for `dualproc/weights/generator`" in text
+    assert str(folder.parent) not in text.replace(run.resolved_text, "")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    (found,) = re.findall(r"from_pretrained\((.*), torch_dtype", code)
+    assert Path(eval(found, {"files": files, "str": str})) == folder
 
 
 def test_a_model_of_another_library_is_drawn_with_by_dualproc(run: RunFolder) -> None:

@@ -74,6 +74,24 @@ def test_each_kind_of_damage_gives_its_own_alarm(changes: dict[str, object], wor
     assert words in alarm
 
 
+def test_a_judge_that_was_as_content_before_has_not_been_pleased() -> None:
+    found = evaluation(measurement(judge=(0.45,) * 4), judge=(0.95,) * 4)  # 25% were on target, 75% are
+    assert "sees something else" in alarms(found)[0]
+
+
+def test_a_judge_that_is_not_content_is_not_called_so() -> None:
+    low = evaluation(judge=(0.45,) * 4, scores=(score((0.03,) * 4, on_target=0.3),))
+    assert not any("content" in alarm for alarm in alarms(low))
+
+
+def test_a_fit_that_hardly_learnt_says_so() -> None:
+    same = measurement().scores
+    (alarm,) = alarms(evaluation(judge=(0.3,) * 4, scores=same))
+    assert "Little was learnt, pictures on target: 25% -> 25%" in alarm
+    (alarm,) = alarms(evaluation(measurement(scores=()), scores=(), judge=(0.3,) * 4, referee=(0.25,) * 4))
+    assert "the referee's P(wanted answer): 20% -> 25%" in alarm
+
+
 def test_limits_are_not_reached_early() -> None:
     assert alarms(evaluation(judge=(0.84,) * 4, hack_meter=0.044, diversity=0.11)) == []
 

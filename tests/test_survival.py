@@ -306,6 +306,8 @@ class Signals:
         for number in self.numbers if record.step == 2 else ():
             os.kill(os.getpid(), number)
 
+    def ending(self) -> None: ...
+
     def pictures(self, done: int, total: int) -> None: ...
 
 

@@ -7,9 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from dualproc.run.bench import GALLERY, TABLE_JSON, TABLE_MARKDOWN
+from dualproc.run.bench import GALLERY, TABLE_JSON, TABLE_MARKDOWN, BenchRow, read_result
+from dualproc.run.gallery import write_gallery
 
 ROOT = Path(__file__).resolve().parents[1]
+FIRST = ("horizon", "line_weight", "palette", "relative_depth")
+"""Whose last variants are shown at the top; the picture of all is too long for there."""
 BEGIN, END = "<!-- table: make table -->", "<!-- end table -->"
 
 
@@ -33,12 +36,19 @@ def why_not(bench: Path) -> str | None:
 
 
 def publish(bench: Path, root: Path) -> None:
-    """Fill in `root/README.md` and copy the gallery to `root/docs/images`."""
+    """Fill in `root/README.md`, and put the gallery and the picture at the top into `root/docs/images`."""
     readme, images = root / "README.md", root / "docs" / "images"
     table = (bench / TABLE_MARKDOWN).read_text(encoding="utf-8")
     readme.write_text(fill(readme.read_text(encoding="utf-8"), table), encoding="utf-8")
     images.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(bench / GALLERY, images / GALLERY)
+    last = {row["name"]: row for row in json.loads((bench / TABLE_JSON).read_text(encoding="utf-8"))["rows"]}
+    rows = [
+        BenchRow(row["name"], row["variant"], row["folder"], read_result(bench / row["folder"]))
+        for name, row in last.items()
+        if name in FIRST
+    ]
+    write_gallery(images / "first.png", bench, rows)
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ def _root(
     """Teach an image generator anything you can ask a vision-language model about a picture, from one YAML file.
 
     \b
-    dp run specs/line_weight.yaml                  teach it, measure it, write runs/line_weight
+    dp run specs/line_weight.yaml                  teach it, measure it, write runs/line_weight/*
     dp plan specs/line_weight.yaml                 what memory and time it will take
     dp bench specs/                                every variant of every spec, and one table
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about a picture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -28,6 +29,13 @@ Fields = Annotated[
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def given_folder(text: str) -> Path:
+    """The folder that `--out` names. Raises DualprocError if it is empty, as a variable of the shell may be."""
+    if not text.strip():
+        raise DualprocError("`--out` is empty", hint="name a folder, or leave it out; `--out .` is the current one")
+    return Path(text)
 
 
 def named_values(texts: Sequence[str]) -> dict[str, str]:

@@ -24,6 +24,8 @@ FORMS = """\
 dp ask cat.png "Is this a drawing of a cat?"
   dp ask cat.png --spec specs/horizon.yaml --variant high --field subject="an owl\""""
 DEFAULT_JUDGE = "tiny"
+SAYABLE = 0.01
+"""Candidates that are together less probable than this are not what the judge answers."""
 BATCH = 8
 """Pictures of one size that are asked about in one go."""
 
@@ -86,6 +88,7 @@ def ask(
         questions = questions or _questions(asked, named_values(fields or ()))
     files = picture_files(places)
     replies = _replies(asked, files, questions, tokens)
+    _warn_of_other_answers(questions, replies)
     if as_json:
         typer.echo(json.dumps(_plain(files, questions, replies), indent=1, ensure_ascii=False))
     else:
@@ -93,11 +96,11 @@ def ask(
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """Pictures, and the question if the last word is one: it has a space, and is neither a file nor named like one."""
+    """Pictures, and the question if the last word is one: with a space or a `?`, and neither a file nor named so."""
     from dualproc.engine.pictures import is_picture_name
 
     last = words[-1].strip()
-    if " " not in last or Path(words[-1]).exists() or is_picture_name(last):
+    if not (" " in last or last.endswith("?")) or Path(words[-1]).exists() or is_picture_name(last):
         return list(words), None
     if len(words) == 1:
         raise DualprocError("no picture is given: pictures come first, then the question", hint=FORMS)
@@ -168,6 +171,18 @@ def _replies(
         return ask_judge(build_judge([(1.0, asked)]), pictures, questions, tokens=tokens)
     looking = Instruments(asked.model_copy(update={"referee": None, "scorers": ()}))  # neither is asked here
     return ask_judge(looking.judge, map(looking.overlaid, pictures), questions, tokens=tokens)
+
+
+def _warn_of_other_answers(questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> None:
+    """Where all candidates together are improbable, their order says nothing."""
+    for index, question in enumerate(questions):
+        most = max(sum(row[index].probabilities) for row in replies)
+        if most < SAYABLE:
+            said = ", ".join(dict.fromkeys(row[index].words for row in replies[:3]))
+            print_warning(
+                f"the judge does not answer {question.text!r} with {' or '.join(question.candidates)} (P = {most:.1g} "
+                f"together), but with: {said}"
+            )
 
 
 def _plain(files: Sequence[Path], questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> list[Any]:

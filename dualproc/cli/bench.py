@@ -13,7 +13,7 @@ import typer
 
 from dualproc.errors import DualprocError, Problem, RunError, SpecError
 
-from .arguments import Overrides
+from .arguments import Overrides, given_folder
 from .bench_bars import BenchBars
 from .fits import Fit, Job, interrupts, threads_each
 from .output import print_folded_table, print_warning
@@ -67,7 +67,7 @@ def bench(
     given = tuple(paths or DEFAULT_PATHS)
     planned = _plan(given, tuple(overrides or ()), variant, Path(out))
     _make_way(planned, overwrite=overwrite)
-    table = _Table(Path(out), planned, _command(given, overrides or (), variant, out, jobs))
+    table = _Table(given_folder(out), planned, _command(given, overrides or (), variant, out, jobs))
     interrupted = _work(table, jobs)
     table.show()
     if interrupted:

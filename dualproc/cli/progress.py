@@ -21,6 +21,7 @@ def quiet() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it tells of every attempt to reach the hub
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("always", category=DualprocWarning)
     warnings.showwarning = lambda message, *_, **__: print_warning(str(message))
@@ -63,6 +64,10 @@ class Bars:
         if record.skipped:
             note += " (not a number: skipped)"
         self._progress.update(self._steps, completed=record.step, total=total, note=note, visible=True)
+
+    def ending(self) -> None:
+        """Say that Ctrl+C was heard."""
+        self._progress.console.print("Ending here; what was learnt is being saved and measured (Ctrl+C again: at once)")
 
     def pictures(self, done: int, total: int) -> None:
         """Show how many held-out pictures are made."""

@@ -11,7 +11,7 @@ import typer
 
 from dualproc.errors import DualprocError
 
-from .arguments import File, Overrides, Variant
+from .arguments import File, Overrides, Variant, given_folder
 from .output import print_table, print_warning
 
 if TYPE_CHECKING:
@@ -70,21 +70,32 @@ def _target(spec: TaskSpec, out: str | None, *, several: bool) -> Path:
 
     if out is None:
         return default_folder(spec.name, spec.variant)
-    return Path(out, spec.variant or "") if several else Path(out)
+    folder = given_folder(out)
+    return folder / (spec.variant or "") if several else folder
 
 
 def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: bool) -> FitResult:
+    from dualproc.run.folder import METRICS
+
     from .progress import Bars, quiet
 
     quiet()
+    if resume and not (out / METRICS).exists():
+        typer.echo(f"{spec.label}: there is nothing to go on with in {out}: a new run is started")
     judges = " + ".join(ref.type for _, ref in spec.judges)
     typer.secho(f"{spec.label}: loading {spec.generator.type} (generator) and {judges} (judge)", bold=True)
     from dualproc.engine import Engine
     from dualproc.engine.fit import fit
 
-    engine = Engine(spec)
-    with Bars() as bars:
-        result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
+    try:
+        engine = Engine(spec)
+        with Bars() as bars:
+            result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
+    except KeyboardInterrupt:
+        begun = (out / METRICS).exists()
+        further = "go on from its last checkpoint with --resume" if begun else "nothing was taught yet"
+        typer.secho(f"\ninterrupted: {further}", fg="yellow", err=True)
+        raise typer.Exit(130) from None
     if result.stopped:
         further = " (go on with --resume)" if result.interrupted else ""
         typer.secho(f"{result.stopped}; saved what is there{further}", fg="yellow")
@@ -114,6 +125,8 @@ def generate(
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 --strength 0
     """
+    if not prompt.strip():
+        raise DualprocError("the prompt is empty", hint='say what to draw, such as "a cartoon of an owl"')
     if not math.isfinite(strength):
         raise DualprocError(f"`--strength {strength}` is no number", hint="1 is as trained, 0 the base")
     from .progress import quiet
@@ -129,8 +142,11 @@ def generate(
     generator = load_generator(run, strength=strength)
     generator.prepare([prompt])
     images = draw(generator, prompt, seeds)
-    folder = Path(out) if out else Path(run, GENERATED)
-    for path in write_pictures(folder, images, picture_names([prompt] * count, seeds)):
+    folder = Path(run, GENERATED) if out is None else given_folder(out)
+    names = picture_names([prompt] * count, seeds)
+    if strength != 1:  # beside the pictures as trained, not in their place
+        names = [f"{name.removesuffix('.png')}-strength{strength:g}.png" for name in names]
+    for path in write_pictures(folder, images, names):
         typer.echo(str(path))
 
 

@@ -38,6 +38,9 @@ class Progress(Protocol):
     def step(self, record: StepRecord, total: int) -> None:
         """A step is done, of `total`."""
 
+    def ending(self) -> None:
+        """Ctrl+C or SIGTERM was heard: no further step is done."""
+
     def pictures(self, done: int, total: int) -> None:
         """`done` of `total` held-out pictures are made."""
 
@@ -210,6 +213,8 @@ def _teach(engine: Engine, run: RunFolder, watch: _Watch, progress: Progress | N
                 if progress is not None:
                     progress.step(record, train.steps)
                 last = watch.over or interrupted()
+                if interrupted() and progress is not None:
+                    progress.ending()
                 if last or engine.done == train.steps or engine.done % train.checkpoint_every == 0:
                     save()
                 if last:

@@ -156,12 +156,12 @@ def switches_of(spec: TaskSpec, plan: Plan, *, gpu: bool) -> Iterator[list[Switc
         ]
     params = registry.load("generators", spec.generator.type).params(spec.generator.params)
     sides = {f"generator.{side}": getattr(params, side, None) or 0 for side in ("height", "width")}
-    shares = [(share, price) for share, price in ((0.75, 8), (0.5, 12)) if min(sides.values()) * share >= 32]
-    if shares:
-        yield [
-            Switch({key: int(side * share) // 32 * 32 for key, side in sides.items()}, price, True)
-            for share, price in shares
-        ]
+    sizes: dict[tuple[int, ...], int] = {}
+    for share, price in ((0.75, 8), (0.5, 12)):
+        if min(sides.values()) * share >= 32:
+            sizes.setdefault(tuple(int(side * share) // 32 * 32 for side in sides.values()), price)
+    if sizes:
+        yield [Switch(dict(zip(sides, size, strict=True)), price, True) for size, price in sizes.items()]
 
 
 def changed_spec(spec: TaskSpec, values: Values) -> TaskSpec:

@@ -91,7 +91,9 @@ def load_export(module: nn.Module, spec: Lora, file: Path, *, strength: float = 
     try:
         saved = {name.partition(".")[2]: value for name, value in load_file(file).items()}  # without "transformer."
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{file} is damaged: {error}") from error
+        raise RunError(
+            f"{file} is damaged: {error}", hint="copy it anew, or go on with the run from its checkpoint (`--resume`)"
+        ) from error
     tensors = {}
     for name, own in state(module).items():
         plain = name.replace(f".{ADAPTER}.", ".")

@@ -30,7 +30,7 @@ def offload(module: nn.Module, device: torch.device) -> None:
             layer._buffers[name] = None if buffer is None else buffer.to(device)
         frozen = [name for name, weight in layer._parameters.items() if weight is not None and not weight.requires_grad]
         if frozen:
-            layer.forward = _computing_with_copies(layer.forward, _Guest(layer, frozen, device))  # type: ignore[method-assign]
+            layer.forward = _computing_with_copies(layer.forward, _Guest(layer, frozen, device))
 
 
 def _computing_with_copies(forward: Callable[..., Any], guest: _Guest) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from dualproc.errors import PluginError
@@ -64,6 +65,9 @@ def refusal(what: str, model: str, error: Exception, kind: str) -> PluginError:
         hint = "use a model whose classes the installed diffusers and transformers have themselves"
     elif "safetensors" in str(error):
         hint = "its weights have to be whole .safetensors files; .bin and .ckpt can hold code and are never read"
+    elif model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
+        reason = "there is no such folder"
+        hint = f"give the folder of {kind}, or a model id of the hub"
     elif _unreachable(error):
         reason = "it is neither a folder here nor among the downloaded models, and the hub cannot be reached"
         hint = "give a folder that holds it, or run once with a network: what is fetched is kept"
@@ -72,6 +76,15 @@ def refusal(what: str, model: str, error: Exception, kind: str) -> PluginError:
     else:
         hint = f"give the model id of {kind} that can be reached, or a folder that holds one"
     return PluginError(f"cannot load {what} {model!r}: {reason}", hint=hint)
+
+
+def unknown_words(tokenizer: Any, *texts: str) -> list[str]:
+    """The words of texts that a tokenizer can only call unknown; none where it spells out whatever it is given."""
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if unknown in (None, tokenizer.eos_token_id):  # CLIP's has no token of its own for it
+        return []
+    words = dict.fromkeys(word for text in texts for word in text.split())
+    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
 
 
 def _unreachable(error: BaseException | None) -> bool:

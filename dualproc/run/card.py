@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -40,7 +40,7 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
     sections = [
         _front_matter(recipe),
         f"# {_cell(known.name or run.path.name)}",
-        f"A LoRA for `{_one_line(recipe.model)}`, taught with dualproc by asking a "
+        f"A LoRA for `{_one_line(_source(recipe.model).name)}`, taught with dualproc by asking a "
         "vision-language model about its pictures.",
         *([_cell(known.description)] if known.description else []),
         *(f"> {_cell(text)} **{_cell(answer)}**" for text, answer in known.questions),
@@ -93,16 +93,18 @@ def _usage(recipe: Recipe, prompt: str) -> str:
         return f"## Use it\n\n{command}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
     settings = "".join(f", {name}={value!r}" for name, value in recipe.call.items())
     pipeline = "DiffusionPipeline" + (f", {recipe.scheduler}" if recipe.scheduler else "")
+    source = _source(recipe.model)
     lines = [
+        *source.imports,
         "import torch",
         f"from diffusers import {pipeline}",
         "",
-        f"pipe = DiffusionPipeline.from_pretrained({_quoted(recipe.model)}, torch_dtype=torch.{recipe.dtype})",
+        f"pipe = DiffusionPipeline.from_pretrained({source.code}, torch_dtype=torch.{recipe.dtype})",
     ]
     if recipe.scheduler:
         lines.append(f"pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config)")
     if recipe.peft_module:
-        lines.insert(2, "from peft import PeftModel")
+        lines.insert(lines.index(""), "from peft import PeftModel")
         part = f"pipe.{recipe.peft_module}"
         lines.append(f'{part} = PeftModel.from_pretrained({part}, "path/to/this/folder")  # at weight 1.0')
     else:
@@ -111,7 +113,26 @@ def _usage(recipe: Recipe, prompt: str) -> str:
         )
     lines.append(f"picture = pipe(prompt={_quoted(prompt)}{settings}).images[0]")
     code = "\n".join(lines)
-    return f"## Use it\n\n{_fenced(code, 'python')}\n\nPlain diffusers, no dualproc needed. In ComfyUI: strength 1.0."
+    needed = "Plain diffusers; of dualproc, only the model" if source.imports else "Plain diffusers, no dualproc needed"
+    return f"## Use it\n\n{_fenced(code, 'python')}\n\n{needed}. In ComfyUI: strength 1.0."
+
+
+class _Source(NamedTuple):
+    """Where a model is, as people and as Python read it."""
+
+    name: str
+    code: str
+    imports: tuple[str, ...] = ()
+
+
+def _source(model: str) -> _Source:
+    """A model that dualproc ships is found wherever it is installed, and not only on this machine."""
+    package = Path(__file__).resolve().parents[1]
+    if not Path(model).is_absolute() or not Path(model).is_relative_to(package):
+        return _Source(model, _quoted(model))
+    inside = Path(model).relative_to(package).as_posix()
+    code = f'str(files("{package.name}") / {_quoted(inside)})'
+    return _Source(f"{package.name}/{inside}", code, ("from importlib.resources import files",))
 
 
 def _first_prompt(known: Task, evaluation: Evaluation | None) -> str:

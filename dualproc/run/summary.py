@@ -13,6 +13,10 @@ PRESERVED_ABOVE = 0.5
 """A picture's subject counts as kept if the referee's P(wanted answer) to the `preserve` question is over this."""
 GAP_LIMIT = 0.1
 """The judge may be this much more content than the independent measurement before that is called a warning."""
+CONTENT = 0.5
+"""A judge whose mean P(wanted answer) is below this is not content, whatever the measurement says."""
+LITTLE = 0.1
+"""A rise below this, to less than half, is little."""
 HACK_LIMIT = 1.5
 """Hack meter, as a multiple of the base's: healthy fits stay below, hacked ones end at 3 to 7."""
 DIVERSITY_LIMIT = 0.5
@@ -118,18 +122,22 @@ def judge_against_measurement(evaluation: Evaluation) -> tuple[str, bool]:
 
     The judge's mean P(wanted answer) is compared with the first scorer's share on target, or else with the referee.
     """
-    taught = evaluation.taught
+    base, taught = evaluation.base, evaluation.taught
     judge = mean(taught.judge)
+    before, other = _on_target(base), _on_target(taught)
     if taught.scores and taught.scores[0].on_target is not None:
-        other, what = taught.scores[0].on_target, f"{_share(taught.scores[0])} of the pictures are on target"
+        what = f"{_share(taught.scores[0])} of the pictures are on target"
     elif taught.referee is not None:
-        other, what = mean(taught.referee), f"the referee's is {number(mean(taught.referee))}"
+        what = f"the referee's is {number(mean(taught.referee))}"
     elif taught.scores:
         return f"The judge's mean P(wanted answer) is {number(judge)}; no target says what share it should be.", False
     else:
         return NO_PROOF, True
     sentence = f"The judge's mean P(wanted answer) is {number(judge)}; {what}."
-    if judge - other > GAP_LIMIT:
+    gap = judge - other
+    if gap > GAP_LIMIT and judge > CONTENT:
+        if gap - (mean(base.judge) - before) < GAP_LIMIT / 2:
+            return f"{sentence} It was as far from it with the base's: the judge sees something else.", True
         return f"{sentence} The judge is too content: the fit may have learnt to please it.", True
     return f"{sentence} The two do not contradict each other.", False
 
@@ -139,6 +147,14 @@ def alarms(evaluation: Evaluation) -> list[str]:
     base, taught = evaluation.base, evaluation.taught
     sentence, alarming = judge_against_measurement(evaluation)
     found = [sentence] if alarming else []
+    before, after = _on_target(base), _on_target(taught)
+    if after < CONTENT and after - before < LITTLE:
+        what = "pictures on target" if _has_target(taught) else f"the {REFEREE if taught.referee else JUDGE}"
+        found.append(
+            f"Little was learnt, {what}: {percent(before)} -> {percent(after)}. "
+            "Teach more steps, raise train.lr, or lower the anchor's weight; and ask the judge (`dp ask`) whether it "
+            "tells such pictures apart."
+        )
     if not all(map(math.isfinite, (*taught.judge, taught.hack_meter))):
         found.append("Some pictures could not be judged: their pixels are not numbers.")
     change = ratio(taught.hack_meter, base.hack_meter)
@@ -155,6 +171,17 @@ def alarms(evaluation: Evaluation) -> list[str]:
             f"Subjects were lost: {percent(kept(base))} were recognisable before, {percent(kept(taught))} are now."
         )
     return found
+
+
+def _has_target(measurement: Measurement) -> bool:
+    return bool(measurement.scores) and measurement.scores[0].on_target is not None
+
+
+def _on_target(measurement: Measurement) -> float:
+    """The most independent number between 0 and 1: share on target, else the referee's, else the judge's mean P."""
+    if measurement.scores and measurement.scores[0].on_target is not None:
+        return measurement.scores[0].on_target
+    return mean(measurement.judge if measurement.referee is None else measurement.referee)
 
 
 def kept(measurement: Measurement) -> float:

@@ -16,6 +16,7 @@ from dualproc.adapters import lora_off
 from dualproc.errors import DualprocWarning, PluginError
 from dualproc.plugins._devices import Device, pick_device
 from dualproc.plugins._offload import offload, whole_or_quantized
+from dualproc.plugins._weights import unknown_words
 from dualproc.types import Recipe, Sample
 
 from .export import save_layers
@@ -172,12 +173,7 @@ class DiffusersGenerator:
 
     def _warn_of_unknown(self, prompts: Sequence[str]) -> None:
         tokenizer = getattr(self.pipe, "tokenizer", None)
-        unknown = getattr(tokenizer, "unk_token_id", None)
-        if tokenizer is None or unknown in (None, tokenizer.eos_token_id):  # CLIP's has no token of its own for it
-            return
-        words = dict.fromkeys(word for prompt in prompts for word in prompt.split())
-        strange = [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
-        if strange:
+        if tokenizer is not None and (strange := unknown_words(tokenizer, *prompts)):
             warnings.warn(
                 f"the generator {self.params.model!r} has no word for: {', '.join(strange)}",
                 DualprocWarning,
