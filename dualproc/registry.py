@@ -15,13 +15,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import entrypoints
 
 from . import protocols
 from .errors import PluginError
 from .protocols import API_VERSION, KINDS, Preset
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 PROTOCOLS: Mapping[str, type] = {
     "generators": protocols.Generator,
@@ -71,8 +74,6 @@ class LoadedPlugin:
     def params(self, given: Mapping[str, Any]) -> Any:
         """The plugin's `Params`, from what the preset fills in and, over it, what is given.
 
-        Nothing is taken for something else: `true` is no number, nor is `"5"`, and `2.5` is no whole one.
-
         Raises:
             pydantic.ValidationError: they are not valid.
             PluginError: the plugin's own validation failed otherwise.
@@ -80,7 +81,7 @@ class LoadedPlugin:
         from pydantic import ValidationError
 
         try:
-            return self.cls.Params.model_validate_json(_as_json({**self.preset, **given}), strict=True)
+            return validated(self.cls.Params, {**self.preset, **given})
         except ValidationError:
             raise
         except Exception as error:  # a stranger's validator may raise anything
@@ -95,11 +96,20 @@ class LoadedPlugin:
         return {**schema, "required": required} if required else schema
 
 
-def _as_json(values: Mapping[str, Any]) -> bytes:
-    """JSON of parameters: only there does pydantic's strict mode take a list for a tuple and a text for a path."""
+def validated(params: type[BaseModel], given: Mapping[str, Any]) -> Any:
+    """A plugin's `Params` of what a spec gives. Raises whatever they raise, pydantic.ValidationError by rights.
+
+    Nothing is taken for something else: `true` is no number, nor is `"5"`, and `2.5` is no whole one. By way of JSON:
+    only there does pydantic's strict mode take a list for a tuple and a text for a path.
+    """
     from pydantic_core import to_json
 
-    return to_json(dict(values), inf_nan_mode="constants")
+    return params.model_validate_json(to_json(dict(given), inf_nan_mode="constants"), strict=True)
+
+
+def target_of(plugin: type) -> str:
+    """A class as entry points write it: `module:Class`."""
+    return f"{plugin.__module__}:{plugin.__qualname__}"
 
 
 def singular(kind: str) -> str:

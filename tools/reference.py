@@ -82,7 +82,7 @@ def plugins() -> str:
             loaded = registry.load(kind, f"dualproc/{entry.name}")
             parts.append(f"### {entry.name}\n\n{loaded.summary}\n")
             if loaded.preset:
-                base = names[f"{loaded.cls.__module__}:{loaded.cls.__qualname__}"]
+                base = names[registry.target_of(loaded.cls)]
                 given = "\n".join(f"    {key}: {_cell(_plain(value))}" for key, value in loaded.preset.items())
                 parts.append(f"A preset, of the parameters of `{base}`:\n\n{given}\n")
             else:

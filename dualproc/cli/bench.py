@@ -65,9 +65,10 @@ def bench(
     dp bench specs/ --jobs 2                               two fits at a time
     """
     given = tuple(paths or DEFAULT_PATHS)
-    planned = _plan(given, tuple(overrides or ()), variant, Path(out))
+    folder = given_folder(out)
+    planned = _plan(given, tuple(overrides or ()), variant, folder)
     _make_way(planned, overwrite=overwrite)
-    table = _Table(given_folder(out), planned, _command(given, overrides or (), variant, out, jobs))
+    table = _Table(folder, planned, _command(given, overrides or (), variant, out, jobs))
     interrupted = _work(table, jobs)
     table.show()
     if interrupted:

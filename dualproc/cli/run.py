@@ -143,10 +143,8 @@ def generate(
     generator.prepare([prompt])
     images = draw(generator, prompt, seeds)
     folder = Path(run, GENERATED) if out is None else given_folder(out)
-    names = picture_names([prompt] * count, seeds)
-    if strength != 1:  # beside the pictures as trained, not in their place
-        names = [f"{name.removesuffix('.png')}-strength{strength:g}.png" for name in names]
-    for path in write_pictures(folder, images, names):
+    ending = "" if strength == 1 else f"-strength{strength:g}"  # beside the pictures as trained, not in their place
+    for path in write_pictures(folder, images, picture_names([prompt] * count, seeds, ending=ending)):
         typer.echo(str(path))
 
 

@@ -74,11 +74,13 @@ def measure_pictures(
     context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
     questions, preserve, size = spec.measured_questions, spec.preserve, spec.evaluation.batch
     referee = instruments.referee
+    judges = [instruments.judge, *([referee] if referee else [])]
+    judged, *refereed = _asked(judges, images, prompts, questions, size, seen)
     return Measurement(
         scores=tuple(_score(name, scorer, images, context) for name, scorer in instruments.scorers),
-        judge=_asked(instruments.judge, images, prompts, questions, size, seen),
-        referee=_asked(referee, images, prompts, questions, size, seen) if referee else None,
-        preserved=_asked(referee, images, prompts, [preserve], size) if referee and preserve else None,
+        judge=judged,
+        referee=refereed[0] if refereed else None,
+        preserved=_asked([referee], images, prompts, [preserve], size)[0] if referee and preserve else None,
         hack_meter=float("nan"),
         diversity=diversity(images, [prompt.text for prompt in prompts]),
     )
@@ -131,7 +133,7 @@ def glance(engine: Engine) -> tuple[float | None, float]:
         if referee is None:
             return None, hacked
         questions, size = engine.spec.measured_questions, engine.spec.evaluation.batch
-        scores = _asked(referee, sample.images, prompts, questions, size, engine.overlaid)
+        (scores,) = _asked([referee], sample.images, prompts, questions, size, engine.overlaid)
     return sum(scores) / count, hacked
 
 
@@ -156,21 +158,22 @@ def _sample(
 
 
 def _asked(
-    judge: Judge,
+    judges: Sequence[Judge],
     images: Tensor,
     prompts: Sequence[Prompt],
     questions: Sequence[QuestionSpec],
     size: int,
     seen: Callable[[Tensor], Tensor] = lambda images: images,
-) -> tuple[float, ...]:
-    """P(wanted answer), mean over the questions, one a picture; the judge is shown what `seen` makes of a batch."""
+) -> list[tuple[float, ...]]:
+    """Of each judge: P(wanted answer), mean over the questions, one a picture. `seen` makes what it is shown."""
     wanted = [question.candidates.index(question.answer) for question in questions]
-    out: list[float] = []
+    out: list[list[float]] = [[] for _ in judges]
     for part in _batches(len(prompts), size):
         asked = [[question.for_prompt(prompt) for question in questions] for prompt in prompts[part]]
-        answers = judge.answer_log_likelihoods(seen(images[part]), asked)
-        out += wanted_probability(answers.log_likelihoods, wanted).tolist()
-    return tuple(out)
+        shown = seen(images[part])
+        for judge, found in zip(judges, out, strict=True):
+            found += wanted_probability(judge.answer_log_likelihoods(shown, asked).log_likelihoods, wanted).tolist()
+    return [tuple(found) for found in out]
 
 
 def _score(name: str, scorer: Scorer, images: Tensor, context: ScoreContext) -> Score:

@@ -51,7 +51,7 @@ def of_a_plugin(error: Exception) -> DualprocError | None:
     None if it is neither a plugin's nor one of memory: then it is a mistake of dualproc, and its traceback is wanted.
     """
     classes = {entry.target: entry for kind in KINDS for entry in registry.discover(kind).entries}
-    owner = next((found for one in _selves(error) if (found := classes.get(_target(type(one))))), None)
+    owner = next((found for one in _selves(error) if (found := classes.get(registry.target_of(type(one))))), None)
     if owner is None and not _is_of_memory(error):
         return None
     with tempfile.NamedTemporaryFile("w", prefix="dp-", suffix=f"-{TRACEBACK}", delete=False, encoding="utf-8") as file:
@@ -63,11 +63,6 @@ def of_a_plugin(error: Exception) -> DualprocError | None:
 def _what_was_raised(owner: registry.Entry | None, error: Exception) -> str:
     cause = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
     return f"{f'{owner} raised ' if owner else ''}{cause[:_LENGTH]}"
-
-
-def _target(kind: type) -> str:
-    """A class as entry points write it."""
-    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _is_of_memory(error: Exception) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dualproc.errors import PluginError
+from dualproc.errors import DualprocWarning, PluginError
 
 if TYPE_CHECKING:
     import torch
@@ -78,13 +79,15 @@ def refusal(what: str, model: str, error: Exception, kind: str) -> PluginError:
     return PluginError(f"cannot load {what} {model!r}: {reason}", hint=hint)
 
 
-def unknown_words(tokenizer: Any, *texts: str) -> list[str]:
-    """The words of texts that a tokenizer can only call unknown; none where it spells out whatever it is given."""
+def warn_of_unknown(owner: str, tokenizer: Any, texts: Sequence[str]) -> None:
+    """Warn of words that a tokenizer can only call unknown; never where it spells out whatever it is given."""
     unknown = getattr(tokenizer, "unk_token_id", None)
     if unknown in (None, tokenizer.eos_token_id):  # CLIP's has no token of its own for it
-        return []
+        return
     words = dict.fromkeys(word for text in texts for word in text.split())
-    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
+    strange = [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
+    if strange:
+        warnings.warn(f"{owner} has no word for: {', '.join(strange)}", DualprocWarning, stacklevel=3)
 
 
 def _unreachable(error: BaseException | None) -> bool:

@@ -23,10 +23,10 @@ GRID_PICTURES = 12
 """How many columns the grid has in all; every picture is in the subfolders."""
 
 
-def picture_names(prompts: Sequence[str], seeds: Sequence[int]) -> list[str]:
-    """A file name a picture, in order, that says what it shows: `003-a-cartoon-of-an-owl-seed7.png`."""
+def picture_names(prompts: Sequence[str], seeds: Sequence[int], *, ending: str = "") -> list[str]:
+    """A file name a picture, in order, that says what it shows: `003-a-cartoon-of-an-owl-seed7{ending}.png`."""
     return [
-        f"{index:03d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:60].rstrip('-')}-seed{seed}.png"
+        f"{index:03d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:60].rstrip('-')}-seed{seed}{ending}.png"
         for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
 

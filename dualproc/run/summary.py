@@ -94,7 +94,7 @@ def headline(evaluation: Evaluation) -> str:
     """The outcome in one line: the independent measurement first, then what it cost."""
     base, taught = evaluation.base, evaluation.taught
     parts = [outcome(evaluation)]
-    if taught.scores and taught.scores[0].on_target is not None:
+    if _has_target(taught):
         parts.append(f"pictures on target {_share(base.scores[0])} -> {_share(taught.scores[0])}")
     if base.preserved is not None and taught.preserved is not None:
         parts.append(f"{KEPT} {percent(kept(base))} -> {percent(kept(taught))}")
@@ -125,7 +125,7 @@ def judge_against_measurement(evaluation: Evaluation) -> tuple[str, bool]:
     base, taught = evaluation.base, evaluation.taught
     judge = mean(taught.judge)
     before, other = _on_target(base), _on_target(taught)
-    if taught.scores and taught.scores[0].on_target is not None:
+    if _has_target(taught):
         what = f"{_share(taught.scores[0])} of the pictures are on target"
     elif taught.referee is not None:
         what = f"the referee's is {number(mean(taught.referee))}"

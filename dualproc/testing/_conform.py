@@ -215,7 +215,7 @@ def _parameters(kind: str, cls: Any, given: Mapping[str, Any]) -> Iterator[str]:
         if key in RESERVED[kind]:
             yield f"no parameter may be called `{key}`: that key of a spec is dualproc's own"
     try:
-        cls.Params.model_validate({**given, UNKNOWN: 1})
+        registry.validated(cls.Params, {**given, UNKNOWN: 1})
     except ValidationError as error:
         if UNKNOWN not in str(error):
             yield f"the unknown parameter `{UNKNOWN}` is refused with a message that does not name it: {_told(error)}"
@@ -230,7 +230,7 @@ def _building(kind: str, cls: Any, given: Mapping[str, Any], built: list[Any]) -
     from pydantic import ValidationError
 
     try:
-        params = cls.Params.model_validate(dict(given))
+        params = registry.validated(cls.Params, given)
     except ValidationError as error:
         raise Finding(f"the parameters {dict(given)} of this check are not valid: {_told(error)}") from error
     except Exception as error:
@@ -253,7 +253,7 @@ def _missing_file(cls: Any, given: Mapping[str, Any]) -> Iterator[str]:
     if "path" not in cls.Params.model_fields:
         return
     try:
-        cls(cls.Params.model_validate({**given, "path": "no/such/file"}))
+        cls(registry.validated(cls.Params, {**given, "path": "no/such/file"}))
     except (DualprocError, ValueError) as error:
         if "no/such/file" not in str(error):
             yield f"for a `path` where no file is, the error does not name it: {error}"

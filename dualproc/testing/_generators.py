@@ -15,7 +15,7 @@ from dualproc.types import Recipe, Sample
 
 from . import _lora
 from ._conform import Finding, apart, backward, call, conform, described, differ
-from ._probes import PROMPTS, SEEDS, checksums, named, networks, weights_of
+from ._probes import PROMPTS, SEEDS, changed, checksums, named, networks, not_frozen, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -71,7 +71,7 @@ def check_generator(
         first = _sample(generator, texts, numbers)
         yield _each_alone(generator, texts, numbers, first, tolerance)
         yield _denoises(generator, texts, numbers, first.latents, tolerance)
-        yield _frozen_at_first(weights)
+        yield not_frozen("generator", weights)
         yield _recipe(generator)
         denoised = _denoise(generator, first.latents, LEVEL, texts, numbers)
         probe = _Probe(texts, numbers, tolerance, first, denoised)
@@ -190,11 +190,6 @@ def _denoises(generator: Any, prompts: list[str], seeds: list[int], latents: Ten
         )
 
 
-def _frozen_at_first(weights: Mapping[str, nn.Parameter]) -> Iterator[str]:
-    if learning := [name for name, weight in weights.items() if weight.requires_grad]:
-        yield f"weights of the generator are not frozen ({named(learning)}): requires_grad_(False) when it is built"
-
-
 def _recipe(generator: Any) -> Iterator[str]:
     recipe = call("recipe", generator.recipe)
     if not isinstance(recipe, Recipe):
@@ -302,6 +297,5 @@ def _saves(generator: Any) -> Iterator[str]:
 
 
 def _frozen_at_last(weights: Mapping[str, nn.Parameter], before: Mapping[str, int]) -> Iterator[str]:
-    after = checksums(weights)
-    if changed := [name for name in before if before[name] != after.get(name)]:
-        yield f"weights of the generator have changed, although only the LoRA was trained ({named(changed)})"
+    if other := changed(weights, before):
+        yield f"weights of the generator have changed, although only the LoRA was trained ({named(other)})"

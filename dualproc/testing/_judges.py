@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dualproc.types import Answers, Question
 
 from ._conform import Finding, apart, backward, call, conform, described, differ, gradients, has_form
-from ._probes import checksums, named, networks, scenes, weights_of
+from ._probes import changed, checksums, named, networks, not_frozen, scenes, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -193,9 +193,6 @@ def _words(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
 
 
 def _frozen(weights: Mapping[str, Any], before: Mapping[str, int]) -> Iterator[str]:
-    learning = [name for name, weight in weights.items() if weight.requires_grad]
-    if learning:
-        yield f"weights of the judge are not frozen ({named(learning)}): requires_grad_(False) when it is built"
-    after = checksums(weights)
-    if changed := [name for name in before if before[name] != after.get(name)]:
-        yield f"weights of the judge have changed while it was asked ({named(changed)})"
+    yield from not_frozen("judge", weights)
+    if other := changed(weights, before):
+        yield f"weights of the judge have changed while it was asked ({named(other)})"

@@ -85,6 +85,18 @@ def checksums(weights: Mapping[str, nn.Parameter]) -> dict[str, int]:
     }
 
 
+def not_frozen(whose: str, weights: Mapping[str, nn.Parameter]) -> Iterator[str]:
+    """One sentence if any of the weights could learn."""
+    if learning := [name for name, weight in weights.items() if weight.requires_grad]:
+        yield f"weights of the {whose} are not frozen ({named(learning)}): requires_grad_(False) when it is built"
+
+
+def changed(weights: Mapping[str, nn.Parameter], before: Mapping[str, int]) -> list[str]:
+    """The names of weights whose bytes are other ones than those of the checksums `before`."""
+    after = checksums(weights)
+    return [name for name in before if before[name] != after.get(name)]
+
+
 def named(names: Sequence[str]) -> str:
     """Some of many names, for a sentence."""
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dualproc.adapters import lora_off
-from dualproc.errors import DualprocWarning, PluginError
+from dualproc.errors import PluginError
 from dualproc.plugins._devices import Device, pick_device
 from dualproc.plugins._offload import offload, whole_or_quantized
-from dualproc.plugins._weights import unknown_words
+from dualproc.plugins._weights import warn_of_unknown
 from dualproc.types import Recipe, Sample
 
 from .export import save_layers
@@ -160,7 +159,8 @@ class DiffusersGenerator:
 
         Warns of words that the tokenizer does not know: a generator can only draw what it has a word for.
         """
-        self._warn_of_unknown(prompts)
+        if (tokenizer := getattr(self.pipe, "tokenizer", None)) is not None:
+            warn_of_unknown(f"the generator {self.params.model!r}", tokenizer, prompts)
         if self.prompts is None:
             return
         ordered = sorted(set(prompts), key=lambda prompt: (len(prompt.split()), prompt))
@@ -170,15 +170,6 @@ class DiffusersGenerator:
                 self._call(Unstarted(self.pipe.scheduler), batch, seeds=[0] * len(batch))
         if self.prompts.holds and not self.params.keep_text_encoders:
             self.encoders.release()
-
-    def _warn_of_unknown(self, prompts: Sequence[str]) -> None:
-        tokenizer = getattr(self.pipe, "tokenizer", None)
-        if tokenizer is not None and (strange := unknown_words(tokenizer, *prompts)):
-            warnings.warn(
-                f"the generator {self.params.model!r} has no word for: {', '.join(strange)}",
-                DualprocWarning,
-                stacklevel=2,
-            )
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         """Pictures [B, 3, H, W] in [0, 1] and clean latents, one for each prompt and seed.

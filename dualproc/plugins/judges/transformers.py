@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dualproc.errors import DualprocWarning, PluginError
+from dualproc.errors import PluginError
 from dualproc.plugins._devices import Device, pick_device
 from dualproc.plugins._offload import offload, whole_or_quantized
-from dualproc.plugins._weights import unknown_words
+from dualproc.plugins._weights import warn_of_unknown
 from dualproc.types import Answers, Question
 
 from ._loading import Shown, checkpoint, load
@@ -66,7 +65,7 @@ class TransformersJudge:
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "left"  # so that every prompt ends where its answer begins
         self._tokens = lru_cache(maxsize=4096)(self._read_tokens)
-        self._heed = lru_cache(maxsize=4096)(self._warn_of_unknown)
+        self._heed = lru_cache(maxsize=4096)(partial(warn_of_unknown, f"the judge {params.model!r}", self.tokenizer))
         self._answer_ids = lru_cache(maxsize=4096)(self._find_answer_ids)
         if params.offload:
             offload(self.model, self.device)
@@ -85,8 +84,8 @@ class TransformersJudge:
         """
         import torch
 
-        for question in {question.text for row in questions for question in row}:
-            self._heed(question)
+        for text in {question.text for row in questions for question in row}:
+            self._heed((text,))
         columns = list(zip(*questions, strict=True))
         answers = [[self._answer_ids(column[0].text, text) for text in column[0].candidates] for column in columns]
         # A row is a question with all but the last token of an answer: what follows each token scores the answer's.
@@ -113,12 +112,6 @@ class TransformersJudge:
             out = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         texts = self.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
-
-    def _warn_of_unknown(self, question: str) -> None:
-        if strange := unknown_words(self.tokenizer, question):
-            warnings.warn(
-                f"the judge {self.params.model!r} has no word for: {', '.join(strange)}", DualprocWarning, stacklevel=2
-            )
 
     def _read_anew(self, pictures: dict[str, Tensor], texts: list[list[Row]], counts: list[int]) -> Iterator[Tensor]:
         """Row after row, each from its start: [B, count, V] log P(next token) after the last `count` tokens.

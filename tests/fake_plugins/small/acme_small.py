@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel
 from safetensors.torch import save_file
 
+from dualproc.adapters import lora_off
 from dualproc.protocols import Preset
 from dualproc.types import Answers, Recipe, Sample
 
@@ -84,14 +85,8 @@ class SmallGenerator(Small):
         return self
 
     def _run(self, given, base):
-        layer = self.adapter_module[0]
-        if hasattr(layer, "enable_adapters"):
-            layer.enable_adapters(not base)
-        try:
+        with lora_off(self.adapter_module, base):
             return self.adapter_module(given)
-        finally:
-            if hasattr(layer, "enable_adapters"):
-                layer.enable_adapters(True)
 
 
 class SmallJudge(Small):
