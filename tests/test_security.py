@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from spec_texts import PLAIN, write
 
 from dualproc import registry
@@ -75,6 +75,27 @@ def refusal(kind: str, **params: Any) -> str:
 
 
 # --- weights
+
+
+@pytest.mark.parametrize(
+    ("plugin", "name", "part"),
+    [
+        ("diffusers", "generator", "transformer"),
+        ("diffusers", "generator", "text_encoder"),
+        ("diffusers", "generator", "vae"),
+        ("transformers", "judge", "."),
+    ],
+)
+def test_weights_that_are_missing_are_not_drawn_at_random(tmp_path: Path, plugin: str, name: str, part: str) -> None:
+    folder = model(tmp_path, name)
+    (file,) = (folder / part).glob("*.safetensors")
+    weights = load_file(file)
+    gone = sorted(weights)[len(weights) // 2 :][:5]
+    save_file({key: weights[key] for key in weights if key not in gone}, file, metadata={"format": "pt"})
+    told = refusal(f"{name}s", type=plugin, model=str(folder))
+    assert f"cannot load the {name} {str(folder)!r}: weights of its " in told
+    assert "and 2 more" in told
+    assert "at random" in told
 
 
 PICKLES = [

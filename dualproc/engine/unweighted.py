@@ -50,7 +50,8 @@ def unweighted(
         with place():
             model = cls._from_config(config, dtype=dtype)
         single = (model._keep_in_fp32_modules or ()) if dtype == torch.float16 else ()
-        return finished(path, sub, model, [*single, *(model._keep_in_fp32_modules_strict or ())])
+        made = finished(path, sub, model, [*single, *(model._keep_in_fp32_modules_strict or ())])
+        return reported(made, kwargs)
 
     def diffuser(cls: Any, path: Any, **kwargs: Any) -> Any:
         sub = kwargs.get("subfolder") or ""
@@ -58,7 +59,11 @@ def unweighted(
         with place(), _default(_precision(kwargs) or torch.float32):
             model = cls.from_config(config)
         single = cls._keep_in_fp32_modules or ()
-        return finished(path, sub, model, [single] if isinstance(single, str) else single)
+        made = finished(path, sub, model, [single] if isinstance(single, str) else single)
+        return reported(made, kwargs)
+
+    def reported(model: Any, kwargs: dict[str, Any]) -> Any:
+        return (model, {"missing_keys": []}) if kwargs.get("output_loading_info") else model
 
     def finished(path: Any, sub: str, model: Any, single: Sequence[str]) -> Any:
         for name, weight in model.named_parameters():

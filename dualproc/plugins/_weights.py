@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,16 +20,42 @@ SAFE: Mapping[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 
 
 @contextmanager
-def unasked() -> Iterator[None]:
-    """Within, transformers refuses a model's own code also where it would otherwise ask at the terminal."""
-    from transformers import dynamic_module_utils
+def refusing(what: str, model: str) -> Iterator[None]:
+    """Within, every `from_pretrained` of transformers and diffusers refuses code and gaps, of all parts of a pipeline.
 
+    Code of the model's own is refused also where transformers would otherwise ask at the terminal. Gaps are weights
+    that are in no file: both libraries draw them at random, and only log it. The model is `what` (the generator, the
+    judge) in the PluginError about them.
+    """
+    from diffusers import ModelMixin
+    from transformers import PreTrainedModel, dynamic_module_utils
+
+    libraries: tuple[Any, ...] = (PreTrainedModel, ModelMixin)
     before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    own = [vars(library)["from_pretrained"] for library in libraries]
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # diffusers does not pass `trust_remote_code` on to processors
+    for library, method in zip(libraries, own, strict=True):
+        library.from_pretrained = classmethod(partial(_whole, method.__func__, what, model))
     try:
         yield
     finally:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+        for library, method in zip(libraries, own, strict=True):
+            library.from_pretrained = method
+
+
+def _whole(load: Callable[..., Any], what: str, model: str, cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """What `load`, a library's own `from_pretrained`, returns, if all weights were in the files."""
+    asked = kwargs.pop("output_loading_info", False)
+    loaded, report = load(cls, *args, output_loading_info=True, **kwargs)
+    if missing := sorted(report["missing_keys"]):
+        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise PluginError(
+            f"cannot load {what} {model!r}: weights of its {type(loaded).__name__} are missing in its files: {some}",
+            hint="they would be drawn at random; download it again, or see whether the installed diffusers and "
+            "transformers are as new as the model asks for",
+        )
+    return (loaded, report) if asked else loaded
 
 
 def quantization(kind: str, dtype: torch.dtype, library: Literal["diffusers", "transformers"]) -> Any:

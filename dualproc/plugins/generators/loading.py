@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import DualprocError, PluginError
 from dualproc.plugins._offload import offload
-from dualproc.plugins._weights import SAFE, quantization, refusal, unasked
+from dualproc.plugins._weights import SAFE, quantization, refusal, refusing
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None
                 for name in parts
             }
             more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=configs)
-        with unasked():
+        with refusing("the generator", model):
             pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **SAFE, **more)
     except DualprocError:
         raise
@@ -58,7 +58,10 @@ def load_tiny_vae(model: str, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderTiny
 
     try:
-        vae = AutoencoderTiny.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
+        with refusing("the reward_vae", model):
+            vae = AutoencoderTiny.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
+    except DualprocError:
+        raise
     except Exception as error:  # a damaged folder makes the libraries raise anything
         raise refusal("the reward_vae", model, error, "a diffusers AutoencoderTiny") from error
     freeze(vae)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dualproc.errors import PluginError
-from dualproc.plugins._weights import SAFE, quantization, refusal
+from dualproc.errors import DualprocError, PluginError
+from dualproc.plugins._weights import SAFE, quantization, refusal, refusing
 
 if TYPE_CHECKING:
     import torch
@@ -72,8 +72,11 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
         )
     try:
         # Some processors heed these where they are set, others where they are called; `_inputs` does the latter.
-        processor = AutoProcessor.from_pretrained(params.model, trust_remote_code=False, **params.images)
-        model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **SAFE, **more)
+        with refusing("the judge", params.model):
+            processor = AutoProcessor.from_pretrained(params.model, trust_remote_code=False, **params.images)
+            model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **SAFE, **more)
+    except DualprocError:
+        raise
     except ImportError as error:  # what a family's processor needs
         raise PluginError(
             f"cannot load the judge {params.model!r}: {error}",
