@@ -67,3 +67,8 @@ class PluginError(DualprocError):
 
 class RunError(DualprocError):
     """A run folder that cannot be written, read or continued."""
+
+
+def named(names: Sequence[str]) -> str:
+    """Some of many names, for a sentence."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

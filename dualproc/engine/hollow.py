@@ -22,8 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map_only
 from torch.utils.flop_counter import flop_registry
 
+from dualproc.patching import replaced
+
 from .meter import Meter
-from .unweighted import replaced, unweighted
+from .unweighted import unweighted
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

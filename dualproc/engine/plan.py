@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualproc import registry, resolve
 from dualproc.errors import DualprocError
+from dualproc.patching import replaced
 from dualproc.spec import PluginRef, TaskSpec
 
 from .loop import Engine
@@ -157,7 +158,6 @@ def dry_run(spec: TaskSpec, *, gpu: bool, known: dict[str, Observed] | None = No
 
 def _observe(spec: TaskSpec, roles: Sequence[Role]) -> Observed:
     from .hollow import hollow
-    from .unweighted import replaced
 
     coming, build = iter(roles), resolve.build
     current = roles[0]

@@ -8,22 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dualproc.patching import replaced
+
 if TYPE_CHECKING:
     from torch import nn
-
-
-@contextmanager
-def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Within, `owner` has this attribute instead of its own."""
-    own = vars(owner).get(name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if own is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, own)
 
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.msgpack", "*.h5", "*.onnx*", "*.gguf", "*.png")
@@ -50,8 +38,7 @@ def unweighted(
         with place():
             model = cls._from_config(config, dtype=dtype)
         single = (model._keep_in_fp32_modules or ()) if dtype == torch.float16 else ()
-        made = finished(path, sub, model, [*single, *(model._keep_in_fp32_modules_strict or ())])
-        return reported(made, kwargs)
+        return finished(path, kwargs, model, [*single, *(model._keep_in_fp32_modules_strict or ())])
 
     def diffuser(cls: Any, path: Any, **kwargs: Any) -> Any:
         sub = kwargs.get("subfolder") or ""
@@ -59,18 +46,14 @@ def unweighted(
         with place(), _default(_precision(kwargs) or torch.float32):
             model = cls.from_config(config)
         single = cls._keep_in_fp32_modules or ()
-        made = finished(path, sub, model, [single] if isinstance(single, str) else single)
-        return reported(made, kwargs)
+        return finished(path, kwargs, model, [single] if isinstance(single, str) else single)
 
-    def reported(model: Any, kwargs: dict[str, Any]) -> Any:
-        return (model, {"missing_keys": []}) if kwargs.get("output_loading_info") else model
-
-    def finished(path: Any, sub: str, model: Any, single: Sequence[str]) -> Any:
+    def finished(path: Any, kwargs: dict[str, Any], model: Any, single: Sequence[str]) -> Any:
         for name, weight in model.named_parameters():
             if set(single) & set(name.split(".")):
                 weight.data = weight.data.float()
-        built(f"{path}/{sub}".rstrip("/"), model.eval())
-        return model
+        built(f"{path}/{kwargs.get('subfolder') or ''}".rstrip("/"), model.eval())
+        return (model, {"missing_keys": []}) if kwargs.get("output_loading_info") else model
 
     def download(_cls: Any, name: str, **kwargs: Any) -> str:
         known = {"cache_dir", "revision", "token", "local_files_only", "force_download"}

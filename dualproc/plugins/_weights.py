@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from dualproc.errors import DualprocWarning, PluginError
+from dualproc.errors import DualprocError, DualprocWarning, PluginError, named
+from dualproc.patching import replaced
 
 if TYPE_CHECKING:
     import torch
@@ -20,28 +21,29 @@ SAFE: Mapping[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 
 
 @contextmanager
-def refusing(what: str, model: str) -> Iterator[None]:
+def loading(what: str, model: str, kind: str) -> Iterator[None]:
     """Within, every `from_pretrained` of transformers and diffusers refuses code and gaps, of all parts of a pipeline.
 
     Code of the model's own is refused also where transformers would otherwise ask at the terminal. Gaps are weights
-    that are in no file: both libraries draw them at random, and only log it. The model is `what` (the generator, the
-    judge) in the PluginError about them.
+    that are in no file: both libraries draw them at random, and only log it. Raises PluginError for them, and for
+    whatever else goes wrong: why `what` (the generator, the judge) cannot be loaded from `model`, which should be a
+    `kind`, and what to do.
     """
     from diffusers import ModelMixin
     from transformers import PreTrainedModel, dynamic_module_utils
 
-    libraries: tuple[Any, ...] = (PreTrainedModel, ModelMixin)
-    before = dynamic_module_utils.TIME_OUT_REMOTE_CODE
-    own = [vars(library)["from_pretrained"] for library in libraries]
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # diffusers does not pass `trust_remote_code` on to processors
-    for library, method in zip(libraries, own, strict=True):
-        library.from_pretrained = classmethod(partial(_whole, method.__func__, what, model))
-    try:
-        yield
-    finally:
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
-        for library, method in zip(libraries, own, strict=True):
-            library.from_pretrained = method
+    with ExitStack() as stack:
+        # diffusers does not pass `trust_remote_code` on to processors
+        stack.enter_context(replaced(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0))
+        for library in (PreTrainedModel, ModelMixin):
+            whole = partial(_whole, vars(library)["from_pretrained"].__func__, what, model)
+            stack.enter_context(replaced(library, "from_pretrained", classmethod(whole)))
+        try:
+            yield
+        except DualprocError:
+            raise
+        except Exception as error:  # a damaged folder makes the libraries raise anything
+            raise _refusal(what, model, error, kind) from error
 
 
 def _whole(load: Callable[..., Any], what: str, model: str, cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -49,9 +51,9 @@ def _whole(load: Callable[..., Any], what: str, model: str, cls: Any, *args: Any
     asked = kwargs.pop("output_loading_info", False)
     loaded, report = load(cls, *args, output_loading_info=True, **kwargs)
     if missing := sorted(report["missing_keys"]):
-        some = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
         raise PluginError(
-            f"cannot load {what} {model!r}: weights of its {type(loaded).__name__} are missing in its files: {some}",
+            f"cannot load {what} {model!r}: weights of its {type(loaded).__name__} are missing in its files: "
+            + named(missing),
             hint="they would be drawn at random; download it again, or see whether the installed diffusers and "
             "transformers are as new as the model asks for",
         )
@@ -84,7 +86,7 @@ def quantization(kind: str, dtype: torch.dtype, library: Literal["diffusers", "t
     return config(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def refusal(what: str, model: str, error: Exception, kind: str) -> PluginError:
+def _refusal(what: str, model: str, error: Exception, kind: str) -> PluginError:
     """Why `what` (the generator, the judge) cannot be loaded from `model`, which should be a `kind`, and what to do."""
     lines = str(error).strip().splitlines()
     reason = lines[0][:500] if lines else type(error).__name__

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualproc.engine import lora
-from dualproc.errors import DualprocError
+from dualproc.errors import DualprocError, named
 from dualproc.types import Recipe, Sample
 
 from . import _lora
 from ._conform import Finding, apart, backward, call, conform, described, differ
-from ._probes import PROMPTS, SEEDS, changed, checksums, named, networks, not_frozen, weights_of
+from ._probes import PROMPTS, SEEDS, changed, checksums, networks, not_frozen, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dualproc.errors import named
 from dualproc.types import Answers, Question
 
 from ._conform import Finding, apart, backward, call, conform, described, differ, gradients, has_form
-from ._probes import changed, checksums, named, networks, not_frozen, scenes, weights_of
+from ._probes import changed, checksums, networks, not_frozen, scenes, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor

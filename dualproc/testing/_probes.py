@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dualproc.errors import named
 from dualproc.types import Prompt
 
 if TYPE_CHECKING:
@@ -95,8 +96,3 @@ def changed(weights: Mapping[str, nn.Parameter], before: Mapping[str, int]) -> l
     """The names of weights whose bytes are other ones than those of the checksums `before`."""
     after = checksums(weights)
     return [name for name in before if before[name] != after.get(name)]
-
-
-def named(names: Sequence[str]) -> str:
-    """Some of many names, for a sentence."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualproc.errors import DualprocError, PluginError
+from dualproc.errors import PluginError
 from dualproc.plugins._offload import offload
-from dualproc.plugins._weights import SAFE, quantization, refusal, refusing
+from dualproc.plugins._weights import SAFE, loading, quantization
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None
     """
     from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 
-    try:
+    with loading("the generator", model, "a diffusers pipeline"):
         index = DiffusionPipeline.load_config(model)
         _check_index(model, index)
         _check_packages(model, index["_class_name"])
@@ -42,12 +42,7 @@ def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None
                 for name in parts
             }
             more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=configs)
-        with refusing("the generator", model):
-            pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **SAFE, **more)
-    except DualprocError:
-        raise
-    except Exception as error:  # a damaged folder makes the libraries raise anything
-        raise refusal("the generator", model, error, "a diffusers pipeline") from error
+        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **SAFE, **more)
     if scheduler is not None:
         pipe.scheduler = _scheduler(scheduler).from_config(pipe.scheduler.config)
     return pipe
@@ -57,13 +52,8 @@ def load_tiny_vae(model: str, dtype: torch.dtype) -> Any:
     """An `AutoencoderTiny`, frozen. Raises PluginError."""
     from diffusers import AutoencoderTiny
 
-    try:
-        with refusing("the reward_vae", model):
-            vae = AutoencoderTiny.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
-    except DualprocError:
-        raise
-    except Exception as error:  # a damaged folder makes the libraries raise anything
-        raise refusal("the reward_vae", model, error, "a diffusers AutoencoderTiny") from error
+    with loading("the reward_vae", model, "a diffusers AutoencoderTiny"):
+        vae = AutoencoderTiny.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
     freeze(vae)
     return vae
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dualproc.errors import DualprocError, PluginError
-from dualproc.plugins._weights import SAFE, quantization, refusal, refusing
+from dualproc.errors import PluginError
+from dualproc.plugins._weights import SAFE, loading, quantization
 
 if TYPE_CHECKING:
     import torch
@@ -70,19 +70,15 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
             f"images: {', '.join(wrong)} cannot be set: arguments of the image processor belong there",
             hint="leave it out, and download a model by other means to choose its revision",
         )
-    try:
-        # Some processors heed these where they are set, others where they are called; `_inputs` does the latter.
-        with refusing("the judge", params.model):
+    with loading("the judge", params.model, "a vision-language model"):
+        try:
+            # Some processors heed these where they are set, others where they are called; `_inputs` does the latter.
             processor = AutoProcessor.from_pretrained(params.model, trust_remote_code=False, **params.images)
             model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **SAFE, **more)
-    except DualprocError:
-        raise
-    except ImportError as error:  # what a family's processor needs
-        raise PluginError(
-            f"cannot load the judge {params.model!r}: {error}",
-            hint="install the package that it names",
-        ) from error
-    except Exception as error:  # a damaged folder makes the libraries raise anything
-        raise refusal("the judge", params.model, error, "a vision-language model") from error
+        except ImportError as error:  # what a family's processor needs
+            raise PluginError(
+                f"cannot load the judge {params.model!r}: {error}",
+                hint="install the package that it names",
+            ) from error
     moves = not (params.quantize or params.offload)  # weights of 4 or 8 bits are on the device already
     return (model.to(device) if moves else model), processor
