@@ -14,7 +14,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install  ## Teach the shipped generator thin and thick outlines, and measure it
+demo: install  ## Train the shipped generator thin and thick outlines, and measure it
 	$(BIN)/dp run specs/line_weight.yaml --overwrite
 
 test: install  ## The tests

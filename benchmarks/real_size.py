@@ -27,12 +27,12 @@ import torch
 from step import QUESTIONS
 
 from dualproc import Engine, TaskSpec, load_spec
-from dualproc.engine.devices import known, seconds
-from dualproc.engine.hollow import Hollow
-from dualproc.engine.meter import Meter
-from dualproc.engine.plan import Observed, dry_run
-from dualproc.engine.unweighted import unweighted
 from dualproc.errors import DualprocError
+from dualproc.plan.dry_run import Observed, dry_run
+from dualproc.plan.hardware import gpu_named, seconds
+from dualproc.plan.ledger import Ledger
+from dualproc.plan.meta_models import built_from_configs
+from dualproc.plan.meta_tensors import MetaMode
 
 CONFIGS = Path(__file__).parent / "configs"
 ROOT = CONFIGS.parents[1]
@@ -60,7 +60,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """What is smaller in the configurations, for `--scale small`."""
-SMALL_PICTURES = 128
+SMALL_IMAGES = 128
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def spec_of(configs: Path, args: argparse.Namespace, precision: str, questions: 
             f"{role}.{key}": value for role in ("generator", "judge")
             for key, value in (("dtype", dtype), ("quantize", quantize), ("device", args.device))
         },
-        **({f"generator.{side}": SMALL_PICTURES for side in ("height", "width")} if args.scale == "small" else {}),
+        **({f"generator.{side}": SMALL_IMAGES for side in ("height", "width")} if args.scale == "small" else {}),
     }  # fmt: skip
     if args.checkpointing:
         settings |= {"generator.checkpointing": "true", "judge.checkpointing": "true"}
@@ -133,9 +133,9 @@ def packed(precision: str, device: str) -> Any:
 def measured(spec: TaskSpec, precision: str, args: argparse.Namespace) -> tuple[float, float]:
     """Median seconds a step, and the most memory of a step in bytes."""
     cuda = args.device.startswith("cuda")
-    meter = Meter()
-    counting = Hollow(meter)
-    made = unweighted(lambda: torch.device(args.device), packed(precision, args.device))
+    ledger = Ledger()
+    counting = MetaMode(ledger)
+    made = built_from_configs(lambda: torch.device(args.device), packed(precision, args.device))
     with made, nullcontext() if cuda else counting:
         engine = Engine(spec)
     engine.step()
@@ -144,10 +144,10 @@ def measured(spec: TaskSpec, precision: str, args: argparse.Namespace) -> tuple[
     times = [one_step(engine, cuda) for _ in range(args.steps)]
     if cuda:
         return statistics.median(times), torch.cuda.max_memory_allocated()
-    meter.restart()
+    ledger.restart()
     with counting:
         engine.step()
-    return statistics.median(times), sum(account.peak for account in meter.accounts.values())
+    return statistics.median(times), sum(account.peak for account in ledger.accounts.values())
 
 
 def one_step(engine: Engine, cuda: bool) -> float:
@@ -163,7 +163,7 @@ def row(configs: Path, args: argparse.Namespace, precision: str, questions: int,
     spec = spec_of(configs, args, precision, questions)
     plan = dry_run(spec, gpu=args.device.startswith("cuda"), known=observed)
     (memory,) = plan.memory.values()
-    guess = seconds(plan.operations, known(args.card) if args.card else None)
+    guess = seconds(plan.operations, gpu_named(args.card) if args.card else None)
     found = ["not measured", ""]
     try:
         if not args.planned:
@@ -175,7 +175,7 @@ def row(configs: Path, args: argparse.Namespace, precision: str, questions: int,
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    gigabytes = [f"{count / 1e9:.2f} GB" for count in (memory.teaching, memory.loading)]
+    gigabytes = [f"{count / 1e9:.2f} GB" for count in (memory.training, memory.loading)]
     cells = [precision, str(questions), found[0], f"{guess:.2f} s", found[1], *gigabytes]
     return f"| {' | '.join(cells)} |"
 

@@ -2,7 +2,7 @@
 
     python benchmarks/step.py [--times 1] [--steps 12] [--questions 1 3 5] [--spec specs/line_weight.yaml] ...
 
-Three ways to teach the shipped generator once, on the same batch and machine, taking turns so that a busy machine is
+Three ways to train the shipped generator once, on the same batch and machine, taking turns so that a busy machine is
 busy for all of them alike:
 
 * engine: `Engine.step`.
@@ -95,9 +95,9 @@ def bare(engine: Engine) -> Callable[[], None]:
     asked = engine.questions(prompts)[0][0]
     answers = [judge._answer_ids(asked.text, candidate)[0] for candidate in asked.candidates]
     ones = [1] * len(texts)
-    blank = engine.overlaid(torch.zeros(len(prompts), 3, size, size))
-    opaque = engine.overlaid(torch.ones(len(prompts), 3, size, size)) - blank  # how much of the picture is seen
-    more = {k: v for k, v in judge._pictures(blank).items() if k != "pixel_values"}
+    blank = engine.judge_view(torch.zeros(len(prompts), 3, size, size))
+    opaque = engine.judge_view(torch.ones(len(prompts), 3, size, size)) - blank  # how much of the image is seen
+    more = {k: v for k, v in judge._image_inputs(blank).items() if k != "pixel_values"}
     read = judge._read_on if judge.reads_on and len(texts) > 1 else judge._read_anew
 
     def step() -> None:
@@ -107,8 +107,8 @@ def bare(engine: Engine) -> Callable[[], None]:
             0
         ]
         seen = (images * 0.5 + 0.5) * opaque + blank
-        pictures = {"pixel_values": (seen - 0.5) / 0.5, **more}
-        log_p = torch.stack([row[:, 0, answers] for row in read(pictures, texts, ones)])
+        inputs = {"pixel_values": (seen - 0.5) / 0.5, **more}
+        log_p = torch.stack([row[:, 0, answers] for row in read(inputs, texts, ones)])
         loss = -(log_p[..., 0] - log_p[..., 1]).mean()
         for kwargs in again:
             with torch.no_grad():
@@ -139,7 +139,7 @@ def paper(engine: Engine) -> Callable[[], None]:
         ).sample  # fmt: skip
         x0 = FluxPipeline._unpack_latents(z - v, generator.params.height, generator.params.width, pipe.vae_scale_factor)
         images = pipe.vae.decode(x0 / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor).sample / 2 + 0.5
-        seen = engine.overlaid(images, rng)
+        seen = engine.judge_view(images, rng)
         loss = torch.zeros(())
         for asked in zip(*engine.questions(prompts), strict=True):
             answered = [f"{judge._prompt(question.text)} {question.candidates[question.wanted]}" for question in asked]

@@ -1,4 +1,4 @@
-"""Teach an image generator anything you can ask a vision-language model about a picture, from one YAML file."""
+"""Train a LoRA for an image generator by asking a vision-language model about its images, from one YAML file."""
 
 from __future__ import annotations
 
@@ -22,3 +22,7 @@ def __getattr__(name: str) -> Any:
     from importlib import import_module
 
     return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

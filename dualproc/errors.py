@@ -1,13 +1,15 @@
-"""Errors that are the user's to mend: the command line prints them without a traceback and exits with code 2."""
+"""Errors in the user's input. The command line prints them without a traceback and exits with code 2."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .wording import plural
+
 
 class DualprocError(Exception):
-    """Base of all errors of dualproc: says what is wrong and, in `hint`, what to do about it."""
+    """Base class of all dualproc errors: `message` says what is wrong, `hint` what to do."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -20,13 +22,13 @@ class DualprocError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One mistake in a spec: where it stands, what is wrong, what was expected."""
+    """One mistake in a spec: where it is, what is wrong, what was expected."""
 
     message: str
     path: str = ""
     """Dotted path of the key, such as `train.lora.rank`."""
     source: str | None = None
-    """File (or `--set`) that the value came from; None for a spec built in Python."""
+    """The file (or `--set`) that the value comes from; None for a spec built in Python."""
     line: int | None = None
     column: int | None = None
     text: str | None = None
@@ -48,16 +50,15 @@ class Problem:
 
 
 class DualprocWarning(UserWarning):
-    """Something that goes on, but hardly as the user means it."""
+    """The run continues, but probably not as the user intended."""
 
 
 class SpecError(DualprocError):
-    """A spec that cannot be used; `problems` has every mistake found, not only the first."""
+    """A spec that cannot be used. `problems` holds every mistake, not only the first."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        count = len(self.problems)
-        head = "1 mistake in the spec" if count == 1 else f"{count} mistakes in the spec"
+        head = f"{plural(len(self.problems), 'mistake')} in the spec"
         super().__init__(head + ":\n" + "\n".join(str(problem) for problem in self.problems))
 
 
@@ -66,9 +67,8 @@ class PluginError(DualprocError):
 
 
 class RunError(DualprocError):
-    """A run folder that cannot be written, read or continued."""
+    """A run folder that cannot be written, read or resumed."""
 
 
-def named(names: Sequence[str]) -> str:
-    """Some of many names, for a sentence."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+class NotFiniteError(DualprocError):
+    """Loss or gradient was not finite in several training steps in a row; the LoRA is as it was before them."""

@@ -1,17 +1,24 @@
-"""What a plugin is: one protocol a kind, found through the entry-point groups of the same names.
+"""What a plugin is: one protocol per kind, found through the entry-point group of the same name.
 
-Every plugin class has an `api_version` (equal to `API_VERSION`), a nested pydantic model `Params` that forbids extra
-keys and describes its parameters, a docstring whose first line `dp plugins` shows, and is built as `Plugin(params)`.
-It keeps them as `params`. No parameter is called `type` nor, for judges and anchors, `weight`: these keys are the
-spec's. A parameter called `path` names a file, which a spec names relative to itself: the plugin gets a path that it
-can open, raises a PluginError that names it if there is no such file, and a run keeps a copy of it. A *preset* is data
-instead of a class: another plugin's name and parameters for it.
+Every plugin class has
+
+* an `api_version`, equal to `API_VERSION`;
+* a nested pydantic model `Params` that forbids extra keys and describes every parameter;
+* a docstring, whose first line `dp plugins` shows;
+* a constructor `Plugin(params)`, which keeps them as `self.params`.
+
+No parameter is called `type`, and for judges and anchors none is called `weight`: a spec uses these keys itself. A
+parameter called `path` names a file, relative to the spec. The plugin gets a path that it can open, and raises a
+PluginError that names the file if it is missing; a run keeps a copy of the file. Generators and judges may offer the
+parameters of `MemoryOptions`.
+
+A *preset* is data instead of a class: another plugin's name, and parameters for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from .types import Answers, Prompt, Question, Recipe, Sample, ScoreContext
@@ -32,12 +39,45 @@ KINDS = ("generators", "judges", "rewards", "visual_prompts", "anchors", "scorer
 
 @dataclass(frozen=True)
 class Preset:
-    """A plugin by another name: `of` with `params` filled in; what a spec sets wins over them."""
+    """A plugin under another name: the plugin `of` with `params` filled in. Values in a spec take precedence."""
 
     of: str
     summary: str
     params: Mapping[str, Any] = field(default_factory=dict)
     api_version: int = API_VERSION
+
+
+@dataclass(frozen=True)
+class MemoryOptions:
+    """Parameters of generators and judges that decide where a model lives and what it takes. All are optional.
+
+    A plugin that has a parameter of one of these names gives it the meaning below. `dp plan` reads them, and suggests
+    changing those that the plugin has.
+    """
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, ...: where the model computes."""
+    quantize: str | None = None
+    """`8bit` or `4bit`: the frozen weights of linear layers are stored in fewer bits."""
+    offload: bool = False
+    """Frozen weights stay in main memory and are copied to the device while they are used."""
+    checkpointing: bool = False
+    """Activations are recomputed in the backward pass instead of being kept."""
+    reward_vae: str | None = None
+    """Generators: id or folder of a small VAE that decodes in training."""
+    height: int | None = None
+    """Generators: height of the images in pixels."""
+    width: int | None = None
+    """Generators: width of the images in pixels."""
+    offered: frozenset[str] = frozenset()
+    """The names that the plugin has a parameter for."""
+
+    @classmethod
+    def of(cls, params: Any) -> MemoryOptions:
+        """The memory options of a plugin's `Params`; defaults for those that it does not have."""
+        names = {one.name for one in fields(cls)} - {"offered"}
+        offered = {name: getattr(params, name) for name in names if hasattr(params, name)}
+        return cls(**offered, offered=frozenset(offered))
 
 
 class Plugin(Protocol):
@@ -49,7 +89,7 @@ class Plugin(Protocol):
 
 @runtime_checkable
 class Generator(Plugin, Protocol):
-    """The image model that learns."""
+    """The image model that is trained."""
 
     @property
     def adapter_module(self) -> torch.nn.Module:
@@ -57,107 +97,106 @@ class Generator(Plugin, Protocol):
 
     @property
     def lora_targets(self) -> Sequence[str]:
-        """Name endings of the adapter module's linear layers that the LoRA goes to; `*` is any one part of a name."""
+        """Name endings of the linear layers that receive the LoRA; `*` stands for any one part of a name."""
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Told all prompts before they are used: the place to encode them once, and to warn of those it cannot draw."""
+        """Called with all prompts before they are used: encode them once, and warn about unknown words."""
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
-        """Pictures of B prompts from B seeds. The same prompt and seed give the same picture.
+        """Images of B prompts, from B seeds.
 
-        Whatever stands beside it in the batch. Seeds go beyond 2^32. After the call the LoRA is on again
-        and gradients are as before.
-
-        With `grad`, pictures and latents are differentiable in the adapter module's trainable weights. With `base`,
-        the LoRA is off.
+        The same prompt and seed give the same image, alone or in any batch. Seeds may exceed 2^32. With `grad`, images
+        and latents are differentiable with respect to the adapter module's trainable weights. With `base`, the LoRA is
+        off. After the call, the LoRA is on and the gradient mode is as before.
         """
 
     def denoise(
         self, latents: Tensor, noise_level: float, prompts: Sequence[str], seeds: Sequence[int], *, base: bool = True
     ) -> Tensor:
-        """Re-noise clean latents to `noise_level` in (0, 1), then estimate the clean latents again in one step.
+        """Add noise to clean latents up to `noise_level` in (0, 1), then estimate the clean latents in one step.
 
-        Without gradient; with `base`, by the weights without the LoRA.
+        No gradient. With `base`, the LoRA is off.
         """
 
     def save_lora(self, folder: Path, layers: Mapping[str, Tensor]) -> None:
         """Write LoRA weights (PEFT names, scale folded in) to `folder/pytorch_lora_weights.safetensors`."""
 
     def recipe(self) -> Recipe:
-        """How to draw the same with the underlying pipeline: for the model card."""
+        """How to draw the same images with the underlying pipeline: for the model card."""
 
     def pipeline(self) -> Any:
-        """The underlying pipeline, for people who want to go on with it."""
+        """The underlying pipeline, for further use in Python."""
 
 
 @runtime_checkable
 class Judge(Plugin, Protocol):
-    """The frozen vision-language model whose gradient teaches."""
+    """The frozen vision-language model whose gradient trains the generator."""
 
     def answer_log_likelihoods(self, images: Tensor, questions: Sequence[Sequence[Question]]) -> Answers:
         """Score every candidate of `questions[b][q]` on `images[b]` ([B, 3, H, W] in [0, 1]).
 
-        Differentiable in the images and in nothing else. All questions have the same number of candidates; question q
-        has the same candidates for every picture (its text may differ).
+        Differentiable with respect to the images and nothing else. All questions have the same number of candidates.
+        Question q has the same candidates for every image; its text may differ.
         """
 
     def generate(self, images: Tensor, questions: Sequence[str], *, max_new_tokens: int = 32) -> list[str]:
-        """Answer one question a picture in words."""
+        """Answer one question per image in words."""
 
 
 @runtime_checkable
 class Reward(Plugin, Protocol):
-    """Turns a judge's answer scores into one number a picture; the engine maximises its mean."""
+    """Turns a judge's answer scores into one number per image; the engine maximises its mean."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
-        """[B] rewards, differentiable in `answers.log_likelihoods`; `wanted[q]` indexes the candidates.
+        """[B] rewards, differentiable with respect to `answers.log_likelihoods`.
 
-        The likelier the wanted answers, the higher; finite for log-likelihoods from -100 to 0.
+        `wanted[q]` is the index of the wanted candidate. The reward rises with the probability of the wanted answers,
+        and is finite for log-likelihoods from -100 to 0.
         """
 
 
 @runtime_checkable
 class VisualPrompt(Plugin, Protocol):
-    """One layer of the image instruction laid over the picture before the judge sees it."""
+    """One layer of the image instruction that is laid over the image before the judge sees it."""
 
     def draw(self, canvas: Image) -> None:
-        """Draw onto an RGBA canvas, in place, over what other layers drew; the same each time.
+        """Draw onto an RGBA canvas, in place, over what other layers drew. Deterministic.
 
-        Coordinates and widths are fractions of its size.
+        Coordinates and widths are fractions of the canvas size.
         """
 
 
 @runtime_checkable
 class Anchor(Plugin, Protocol):
-    """What keeps the generator near its base, whatever the task."""
+    """Keeps the generator near its base, whatever the task."""
 
     def penalty(
         self, sample: Sample, generator: Generator, prompts: Sequence[str], seeds: Sequence[int], rng: torch.Generator
     ) -> Tensor:
-        """[B] penalties >= 0, each differentiable in its own picture of the sample; all randomness is from `rng`."""
+        """[B] penalties >= 0, each differentiable with respect to its own image. `rng` is the only source of noise."""
 
 
 @runtime_checkable
 class Scorer(Plugin, Protocol):
-    """An independent measurement of finished pictures; never part of the loss.
+    """An independent measurement of finished images; never part of the loss.
 
-    Two things are optional. An attribute or property `accepted: tuple[float, float] | None`, two finite numbers: values
-    from the first to the second, both included, count as *on target*, and their share is reported. A `target` among the
-    `Params`, None or the one value that is wanted most: it is drawn and named beside the values. With `better =
-    "target"` there is at least one of them.
+    Two things are optional. `accepted: tuple[float, float] | None`, an attribute or property with two finite numbers:
+    values from the first to the second, both included, count as *on target*, and the report gives their share. A
+    parameter `target`, None or the best value: the report shows it beside the values. With `better = "target"`, at
+    least one of them is present.
     """
 
     unit: ClassVar[str]
     better: ClassVar[Literal["higher", "lower", "target"]]
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] measurements of `images` [B, 3, H, W] in [0, 1] of any size; nan where there is nothing to measure.
+        """[B] measurements of `images` [B, 3, H, W] in [0, 1], of any size; nan where nothing can be measured.
 
-        The same for a picture alone as in a batch. The context's `base_images` may be missing.
+        An image has the same value alone and in any batch. `context.base_images` may be None.
         """
 
 
 __all__ = [
-    "API_VERSION", "KINDS", "Anchor", "Answers", "Generator", "Judge", "Plugin", "Preset", "Prompt", "Question",
-    "Recipe", "Reward", "Sample", "ScoreContext", "Scorer", "VisualPrompt",
+    "API_VERSION", "KINDS", "Anchor", "Answers", "Generator", "Judge", "MemoryOptions", "Plugin", "Preset", "Prompt",
+    "Question", "Recipe", "Reward", "Sample", "ScoreContext", "Scorer", "VisualPrompt",
 ]  # fmt: skip

@@ -6,7 +6,6 @@ Listing imports nothing. A plugin is imported when something names it, and is th
 from __future__ import annotations
 
 import configparser
-import difflib
 import importlib.metadata
 import inspect
 import re
@@ -22,6 +21,7 @@ import entrypoints
 from . import protocols
 from .errors import PluginError
 from .protocols import API_VERSION, KINDS, Preset
+from .wording import suggestion
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -233,8 +233,7 @@ def _salvage(group: str, unreadable: list[str]) -> Iterator[tuple[str, str, Any]
 def _unknown(kind: str, name: str, known: Discovery) -> PluginError:
     qualified = "/" in name
     choices = {f"{entry.distribution}/{entry.name}" if qualified else entry.name for entry in known.entries}
-    close = difflib.get_close_matches(name, choices)
-    hints = [f"did you mean {' or '.join(repr(choice) for choice in close)}?"] if close else []
+    hints = [guess] if (guess := suggestion(name, sorted(choices))) else []
     hints.append(f"`dp plugins {kind}` lists what is installed")
     hints.extend(known.unreadable)
     return PluginError(f"no {singular(kind)} plugin is called '{name}'", hint="; ".join(hints))

@@ -1,4 +1,4 @@
-"""From a spec to live plugins: the registry's answer to every name in it, and the plugins' own answer to parameters."""
+"""From a spec to live plugins: every name is looked up in the registry, every parameter checked by its plugin."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
+from dualproc.spec.document import Node, from_data, problem_at, split
+from dualproc.spec.messages import tidy
+from dualproc.spec.mistakes import MAX_PROBLEMS
+
 from . import registry
 from .errors import DualprocError, PluginError, Problem, SpecError
 from .protocols import KINDS
 from .registry import LoadedPlugin
 from .spec import LoadedSpec, PluginPlace, PluginRef, TaskSpec, json_schema, problems_from, read_spec
-from .spec.document import Node, from_data, problem_at, split
-from .spec.messages import tidy
-from .spec.mistakes import MAX_PROBLEMS
+
+Builder = Callable[[str, PluginRef], Any]
+"""Makes a live plugin of a kind from what a spec says of it, as `build` does."""
 
 TRUST = "trust_remote_code"
 """What diffusers and transformers call running the code that a model brings along."""

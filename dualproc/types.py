@@ -1,21 +1,27 @@
-"""The values that pass between generator, judge, reward, anchor and scorers.
+"""The values that pass between generator, judge, reward, anchor and scorers, and what a run records.
 
-Shape letters: B pictures, Q questions, K candidate answers, H x W pixels.
+Shape letters: B images, Q questions, K candidate answers, H x W pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number that may be nan, for "not measured"; JSON has no nan, so files hold null instead."""
+
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the generator is told, and the fields that questions about its picture may use."""
+    """The text that the generator gets, and the fields that questions about its image may use."""
 
     text: str
     fields: Mapping[str, str] = field(default_factory=dict)
@@ -23,7 +29,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Question:
-    """One question about one picture, complete with its suffix, and the answers that are compared."""
+    """One question about one image, complete with its suffix, and the candidate answers that are compared."""
 
     text: str
     candidates: tuple[str, ...] = ("Yes", "No")
@@ -33,7 +39,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to draw with a generator's underlying pipeline as the generator itself does."""
+    """How to draw with a generator's underlying pipeline exactly as the generator does."""
 
     model: str
     """Hub id, or a folder."""
@@ -42,107 +48,114 @@ class Recipe:
     call: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the pipeline's call, besides the prompt."""
     scheduler: str | None = None
-    """Name of the diffusers class that samples; None for the model's own."""
+    """Name of the diffusers scheduler class; None for the model's own."""
     peft_module: str | None = None
-    """The pipeline's part that PEFT loads the LoRA for; None where the pipeline has a loader of its own."""
+    """The pipeline component that PEFT loads the LoRA into; None if the pipeline has its own LoRA loader."""
     library: str = "diffusers"
-    """The package whose pipeline it is. For another than diffusers the model card tells to draw with `dp generate`."""
+    """The package that the pipeline comes from. For other packages, the model card says to use `dp generate`."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Pictures and the clean latents they were decoded from."""
+    """Images, and the clean latents they were decoded from."""
 
     images: Tensor
     """[B, 3, H, W], float, in [0, 1]."""
     latents: Tensor
-    """[B, ...], float: the generator's own layout, as its `denoise` takes it."""
+    """[B, ...], float, in the generator's own layout: its `denoise` takes them."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """How likely a judge finds each candidate answer."""
+    """How probable a judge finds each candidate answer."""
 
     log_likelihoods: Tensor
-    """[B, Q, K]: natural log of P(candidate k | picture b, question q), summed over the candidate's tokens."""
+    """[B, Q, K]: natural log of P(candidate k | image b, question q), summed over the candidate's tokens."""
     token_counts: Tensor
-    """[Q, K]: how many tokens each candidate has."""
+    """[Q, K]: the number of tokens of each candidate."""
+
+    def p_wanted(self, wanted: Sequence[int]) -> Tensor:
+        """[B], no gradient: P(wanted answer) over the whole vocabulary, mean over the questions.
+
+        `wanted[q]` is the index of the wanted answer to question q.
+        """
+        return self.log_likelihoods.detach()[:, range(len(wanted)), list(wanted)].exp().mean(1)
 
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one step of the engine did; everything that is logged."""
+    """Everything that is logged about one training step."""
 
     step: int
-    """Steps done, counted from 1."""
-    loss: float
-    reward: float
+    """Training steps done, counted from 1."""
+    loss: Number
+    reward: Number
     """Mean reward over the batch."""
-    p_answer: float
-    """The judge's mean P(wanted answer)."""
-    anchor: float
+    p_answer: Number
+    """The judge's P(wanted answer), mean over the batch."""
+    anchor: Number
     """The anchors' part of the loss: weight * penalty, summed over the anchors, mean over the batch; 0 without any."""
-    grad_norm: float
+    grad_norm: Number
     seconds: float
     skipped: bool = False
-    """True if loss or gradient was not finite and the weights were left as they were."""
-    referee: float | None = None
-    """The referee's mean P(wanted answer) on training prompts with other seeds, at the steps where it was asked."""
-    hack_meter: float | None = None
-    """Squared distance to what the base makes of the re-noised picture, at the steps where it was measured."""
+    """True if loss or gradient was not finite: the weights were not changed."""
+    referee: Number | None = None
+    """The referee's P(wanted answer), mean over training prompts with other seeds; None at unmonitored steps."""
+    hack_meter: Number | None = None
+    """Squared distance between latents and what the base model denoises them to; None at unmonitored steps."""
 
 
 @dataclass(frozen=True)
 class ScoreContext:
-    """What a scorer may know about the pictures besides their pixels."""
+    """What a scorer may know about the images besides their pixels."""
 
     prompts: Sequence[Prompt]
     seeds: Sequence[int]
     base_images: Tensor | None = None
-    """[B, 3, H, W]: pictures of the same prompts and seeds without the LoRA, where there are any."""
+    """[B, 3, H, W]: images of the same prompts and seeds without the LoRA, where there are any."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """One scorer's verdict on a set of pictures."""
+    """One scorer's measurement of a set of images."""
 
     name: str
     unit: str
     better: str
     """`higher`, `lower` or `target`."""
-    values: tuple[float, ...]
-    """One a picture; nan where nothing could be measured."""
+    values: tuple[Number, ...]
+    """One per image; nan where nothing could be measured."""
     target: float | None = None
-    """The value that is wanted most, where there is one."""
+    """The best value, where there is one."""
     accepted: tuple[float, float] | None = None
-    """Values from the first to the second, both included, are on target; None if the scorer accepts no range."""
+    """Values from the first to the second, both included, are on target; None if the scorer has no such range."""
     on_target: float | None = None
-    """Share of the pictures whose value is accepted (those without a value are missed); None without `accepted`."""
+    """Share of the images whose value is accepted; images without a value count as missed. None without `accepted`."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything measured on one set of held-out pictures."""
+    """Everything measured on one set of held-out images."""
 
     scores: tuple[Score, ...]
-    judge: tuple[float, ...]
-    """The judge's P(wanted answer), one a picture (mean over the questions)."""
-    referee: tuple[float, ...] | None
+    judge: tuple[Number, ...]
+    """The judge's P(wanted answer), one per image (mean over the questions)."""
+    referee: tuple[Number, ...] | None
     """The referee's P(wanted answer)."""
-    preserved: tuple[float, ...] | None
+    preserved: tuple[Number, ...] | None
     """The referee's P(wanted answer) to the spec's `preserve` question."""
-    hack_meter: float
-    diversity: float
-    """How much the structure of pictures of one prompt and different seeds differs: mean of 1 - correlation of their
-    blurred maps of edges, 0 for identical pictures, about 1 for unrelated layouts. Nearly blind to colour."""
+    hack_meter: Number
+    diversity: Number
+    """How much the layout of images of one prompt differs between seeds: the mean of 1 - correlation of their blurred
+    edge maps. 0 for identical images, about 1 for unrelated layouts. Nearly blind to colour."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Base and taught generator on the same held-out prompts and seeds."""
+    """The base generator and the trained one on the same held-out prompts and seeds."""
 
     prompts: tuple[Prompt, ...]
-    """One a picture."""
+    """One per image."""
     seeds: tuple[int, ...]
     base: Measurement
-    taught: Measurement
+    trained: Measurement

@@ -33,14 +33,14 @@ def measurement(**changes: Any) -> Measurement:
                            "hack_meter": 0.03, "diversity": 0.2} | changes))  # fmt: skip
 
 
-def evaluation(base: Measurement | None = None, **taught: Any) -> Evaluation:
-    """Four pictures; taught is on target in three of them, the fourth could not be measured."""
+def evaluation(base: Measurement | None = None, **trained: Any) -> Evaluation:
+    """Four images; trained is on target in three of them, the fourth could not be measured."""
     prompts = tuple(
         Prompt(f"a cartoon of {name}", {"subject": name}) for name in ("an owl", "an owl", "a duck", "a duck")
     )
     better = {"scores": (score((0.041, 0.042, 0.043, math.nan)),), "judge": (0.7, 0.7, 0.8, 0.8),
               "referee": (0.6, 0.7, 0.8, 0.7), "hack_meter": 0.033, "diversity": 0.19}  # fmt: skip
-    return Evaluation(prompts, (1, 2, 1, 2), base or measurement(), measurement(**(better | taught)))
+    return Evaluation(prompts, (1, 2, 1, 2), base or measurement(), measurement(**(better | trained)))
 
 
 def record(step: int, **changes: Any) -> StepRecord:

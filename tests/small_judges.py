@@ -1,6 +1,6 @@
 """Small vision-language models of every family, with random weights and their own processors, made in the tests.
 
-Each builder gives a model and its processor, the template of that family's shape included. The pictures that they see
+Each builder gives a model and its processor, the template of that family's shape included. The images that they see
 have 32 x 32 pixels or, where the family takes any size, few more.
 """
 
@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 
 WORDS = (
-    "Yes No Is is it the line red dark light a drawing of cat dog picture ? Answer with or . : answer en "
+    "Yes No Is is it the line red dark light a drawing of cat dog image ? Answer with or . : answer en "
     "User Assistant user assistant system model"
 )
 SIDE, PATCH = 32, 8
@@ -43,7 +43,7 @@ def tokenizer(*special: str, bos: str | None = None, **named: str) -> Any:
 
 
 def template(image: str, *, before: str = "", after: str = "", answer: str = "") -> str:
-    """A chat template: `before`, the parts of the message in their order (`image` for a picture), `after`, `answer`."""
+    """A chat template: `before`, the parts of the message in their order (`image` for an image), `after`, `answer`."""
     return (
         f"{{{{ {before!r} }}}}{{% for message in messages %}}{{% for part in message['content'] %}}"
         f"{{% if part['type'] == 'image' %}}{{{{ {image!r} }}}}{{% else %}}{{{{ part['text'] }}}}{{% endif %}}"
@@ -62,7 +62,7 @@ def text(tok: Any, **more: Any) -> dict[str, Any]:
 
 
 def vision(**more: Any) -> dict[str, Any]:
-    """The picture encoder's settings, where they have these names."""
+    """The image encoder's settings, where they have these names."""
     return {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "image_size": SIDE, "patch_size": PATCH, **more,
@@ -138,8 +138,8 @@ def _qwen(config: Any, model: Any, processor: Any, videos: Any, *, system: str, 
     ))  # fmt: skip
     size = {"shortest_edge": SIDE**2, "longest_edge": 2 * SIDE**2}
     images = tf.Qwen2VLImageProcessor(patch_size=PATCH, merge_size=2, size=size)
-    picture = "<|vision_start|><|image_pad|><|vision_end|>"
-    chat = template(picture, before=f"{system}<|im_start|>user\n", **CHATML)
+    place = "<|vision_start|><|image_pad|><|vision_end|>"
+    chat = template(place, before=f"{system}<|im_start|>user\n", **CHATML)
     return built, processor(images, tok, videos, chat_template=chat)
 
 
@@ -227,7 +227,7 @@ def pixtral() -> Built:
 
 
 def paligemma2() -> Built:
-    """The family has no chat template; its processor puts bos after the picture and a line break at the end."""
+    """The family has no chat template; its processor puts bos after the image and a line break at the end."""
     tok = tokenizer("<image>", bos="<bos>")
     images = tf.SiglipImageProcessor(size=square())
     images.image_seq_length = PLACES
@@ -282,10 +282,10 @@ def mllama() -> Built:
 
 
 def awaken(model: nn.Module) -> None:
-    """Weights of std 1/sqrt(fan in), so that answers depend on picture and question, which the stock ones barely do."""
+    """Weights of std 1/sqrt(fan in), so that answers depend on image and question, which the stock ones barely do."""
     inner = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, weight in model.named_parameters():
-        if name.endswith("gate"):  # at 0 in Mllama: no picture would be seen
+        if name.endswith("gate"):  # at 0 in Mllama: no image would be seen
             nn.init.constant_(weight, 0.7)
         elif id(weight) in inner:
             nn.init.normal_(weight, std=0.5)

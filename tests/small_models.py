@@ -46,8 +46,8 @@ def stable_diffusion(folder: Path) -> Path:
     return folder
 
 
-def taught(generator: DiffusersGenerator, spec: Lora) -> list[torch.nn.Parameter]:
-    """A LoRA that changes the pictures: its second factor is zero at first."""
+def trained(generator: DiffusersGenerator, spec: Lora) -> list[torch.nn.Parameter]:
+    """A LoRA that changes the images: its second factor is zero at first."""
     weights = lora.attach(generator.adapter_module, spec, generator.lora_targets, seed=0)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():

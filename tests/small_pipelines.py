@@ -75,7 +75,7 @@ def qwen2_5_vl() -> Any:
 
 
 def kl(channels: int = 4, **more: Any) -> Any:
-    """An AutoencoderKL that halves the picture once."""
+    """An AutoencoderKL that halves the image once."""
     return df.AutoencoderKL(
         block_out_channels=(16, 16), latent_channels=channels, norm_num_groups=8, sample_size=32,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **more,
@@ -83,7 +83,7 @@ def kl(channels: int = 4, **more: Any) -> Any:
 
 
 def kl_by_8(channels: int) -> Any:
-    """An AutoencoderKL that halves the picture three times, which some pipelines take for granted."""
+    """An AutoencoderKL that halves the image three times, which some pipelines take for granted."""
     return df.AutoencoderKL(
         block_out_channels=(8,) * 4, latent_channels=channels, norm_num_groups=4, sample_size=32, shift_factor=0.1,
         scaling_factor=0.4, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,

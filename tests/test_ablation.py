@@ -49,7 +49,7 @@ def test_what_comes_to_the_same_spec_is_run_once(planned: list[Planned]) -> None
     assert all(a is b or a.spec != b.spec for a in jobs for b in jobs)
 
 
-def test_all_batches_see_as_many_pictures(planned: list[Planned]) -> None:
+def test_all_batches_see_as_many_images(planned: list[Planned]) -> None:
     trains = [one.job.spec.train for one in planned if one.setting.guard == "batch"]
     assert [train.batch for train in trains] == [1, 4, 8]
     assert {train.batch * train.steps for train in trains} == {96}
@@ -57,9 +57,9 @@ def test_all_batches_see_as_many_pictures(planned: list[Planned]) -> None:
 
 def test_the_table_is_renewed_and_what_people_wrote_around_it_stays(tmp_path: Path) -> None:
     doc = tmp_path / "ablation.md"
-    write(doc, ["| first |"], "8 pictures.")
+    write(doc, ["| first |"], "8 images.")
     doc.write_text(doc.read_text() + "\nWhat it means: nothing.\n")
-    write(doc, ["| second |"], "9 pictures.")
+    write(doc, ["| second |"], "9 images.")
     text = doc.read_text()
     assert text.startswith("# What the guards do")
     assert text.count(BEGIN) == text.count(END) == 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dualproc.adapters import lora_off
 from dualproc.engine import lora
+from dualproc.kit.adapters import lora_off
 from dualproc.spec import Lora
 
 

@@ -1,4 +1,4 @@
-"""The anchors: what they punish, what they leave alone, and that their penalty teaches."""
+"""The anchors: what they punish, what they leave alone, and that their penalty trains."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 from small_models import stable_diffusion
 
 from dualproc.engine import lora
+from dualproc.kit.structure import blurred
 from dualproc.plugins.anchors.base_denoise import BaseDenoise
 from dualproc.plugins.anchors.base_image import BaseImage
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
 from dualproc.spec import Lora
-from dualproc.structure import blurred
 from dualproc.types import Sample
 
 PROMPTS, SEEDS = ["a cartoon of a cat", "a cartoon of an owl"], [3, 4]
@@ -24,7 +24,7 @@ PROMPTS, SEEDS = ["a cartoon of a cat", "a cartoon of an owl"], [3, 4]
 
 @pytest.fixture(scope="module")
 def generator() -> DiffusersGenerator:
-    """The shipped one, with a LoRA that changes its pictures."""
+    """The shipped one, with a LoRA that changes its images."""
     built = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
     disturb(lora.attach(built.adapter_module, Lora(rank=2), built.lora_targets, seed=0))
     return built
@@ -47,7 +47,7 @@ def base_image(**params: Any) -> BaseImage:
 
 
 @pytest.mark.parametrize("anchor", [base_image(), base_image(blur=0.05), BaseDenoise(BaseDenoise.Params())])
-def test_an_anchor_gives_one_penalty_a_picture_and_a_gradient_in_the_lora(
+def test_an_anchor_gives_one_penalty_a_image_and_a_gradient_in_the_lora(
     anchor: Any, generator: DiffusersGenerator
 ) -> None:
     sample = generator.sample(PROMPTS, SEEDS, grad=True)
@@ -82,13 +82,13 @@ def test_a_blur_frees_details_and_keeps_areas(generator: DiffusersGenerator) -> 
 
 
 @pytest.mark.parametrize("size", [(3, 40), (40, 3), (1, 1)])
-def test_any_blur_fits_any_picture(size: tuple[int, int]) -> None:
+def test_any_blur_fits_any_image(size: tuple[int, int]) -> None:
     flat = blurred(torch.full((1, 3, *size), 0.5), 0.25)
     torch.testing.assert_close(flat, torch.full((1, 3, *size), 0.5))
 
 
 def test_base_images_are_compared_at_the_same_sampling_step(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Of several steps one is drawn and its estimate is the picture: without a change there is no distance."""
+    """Of several steps one is drawn and its estimate is the image: without a change there is no distance."""
     folder = stable_diffusion(tmp_path_factory.mktemp("sd"))
     unet = DiffusersGenerator(DiffusersGenerator.Params(model=str(folder), height=32, width=32, steps=4, guidance=3.0))
     weights = lora.attach(unet.adapter_module, Lora(rank=2), unet.lora_targets, seed=0)  # fresh: it changes nothing

@@ -16,7 +16,7 @@ from test_bench_table import outcome
 from test_cli_run import SPEC, dp
 
 from dualproc.cli import bench
-from dualproc.cli.fits import Fit, Job, interrupts, threads_each
+from dualproc.cli.processes import Job, TrainingProcess, interrupts, threads_each
 from dualproc.resolve import load_spec
 from dualproc.run import RunFolder, portable
 
@@ -200,7 +200,7 @@ class Script(Job):
 )
 def test_why_a_fit_failed(specs: Path, tmp_path: Path, code: str, reason: str) -> None:
     spec = load_spec(specs / "short.yaml", variant="high")
-    fit = Fit(Script("short.yaml", "high", (), spec, tmp_path / "runs" / "high", code), threads=1)
+    fit = TrainingProcess(Script("short.yaml", "high", (), spec, tmp_path / "runs" / "high", code), threads=1)
     assert fit.failure() == reason
     assert fit.job.log == tmp_path / "runs" / "high.log"
     assert fit.stage() == "loading"
@@ -219,7 +219,7 @@ def test_no_fit_goes_on_when_a_bench_fails(specs: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(bench, "_GRACE", 1.0)
     spec = load_spec(specs / "short.yaml", variant="high")
     fits = [
-        Fit(Script("short.yaml", None, (), spec, tmp_path / "runs" / name, code), threads=1)
+        TrainingProcess(Script("short.yaml", None, (), spec, tmp_path / "runs" / name, code), threads=1)
         for name, code in (("willing", "import time; time.sleep(300)"), ("stubborn", STUBBORN))
     ]
     while not fits[1].job.log.read_text():

@@ -14,8 +14,8 @@ from PIL import Image
 from run_examples import SPEC, evaluation, measurement, score
 
 from dualproc.errors import RunError
-from dualproc.run import Outcome, RunFolder, peak_memory, write_samples
-from dualproc.run.bench import (
+from dualproc.report import write_samples
+from dualproc.report.bench import (
     GALLERY,
     HEADINGS,
     TABLE_JSON,
@@ -29,7 +29,8 @@ from dualproc.run.bench import (
     render_markdown,
     write_table,
 )
-from dualproc.run.gallery import write_gallery
+from dualproc.report.gallery import write_gallery
+from dualproc.run import Outcome, RunFolder, peak_memory
 from tools.readme import BEGIN, END, fill, publish, why_not
 
 
@@ -38,22 +39,22 @@ def outcome(**changes: Any) -> Outcome:
                        "wall_seconds": 60.0, "peak_memory": 1_234_000_000} | changes))  # fmt: skip
 
 
-def finished(folder: Path, *, fit: Outcome | None = None, **taught: Any) -> Path:
-    """A finished run of four pictures: brown ones, the taught ones lighter, all with one odd pixel."""
+def finished(folder: Path, *, fit: Outcome | None = None, **trained: Any) -> Path:
+    """A finished run of four images: brown ones, the trained ones lighter, all with one odd pixel."""
     env = {"cpu_count": 2, "torch": "2.9.0"}
     with RunFolder.create(folder, spec_text=SPEC, resolved_text=SPEC, env=env) as run:
-        measured = evaluation(**taught)
+        measured = evaluation(**trained)
         run.write_evaluation(measured)
         base = torch.tensor([0.4, 0.2, 0.0])[:, None, None].repeat(4, 1, 8, 8)
         base[:, :, 0, 0] = 0.0
         texts = [prompt.text for prompt in measured.prompts]
-        write_samples(run.samples, base, base + 0.4, prompts=texts, seeds=measured.seeds, overlaid=base + 0.6)
+        write_samples(run.samples, base, base + 0.4, prompts=texts, seeds=measured.seeds, judge_view=base + 0.6)
         run.write_outcome(fit or outcome())
     return folder
 
 
-def row(folder: Path, **taught: Any) -> BenchRow:
-    return BenchRow("line_weight", "thick", folder.name, read_result(finished(folder, **taught)))
+def row(folder: Path, **trained: Any) -> BenchRow:
+    return BenchRow("line_weight", "thick", folder.name, read_result(finished(folder, **trained)))
 
 
 def named_cells(row: BenchRow) -> dict[str, str]:
@@ -107,7 +108,7 @@ def test_failed_rows_count_as_variants_that_reach_nothing(tmp_path: Path) -> Non
     lines = footer(rows, planned=5, command="dp bench specs/")
     assert lines[0] == "Unfinished: 3 of 5 variants so far."
     assert lines[1].startswith("Of 3 variants, so many reach what is wanted: on target >= 90%: 0; kept >= 95%: 2;")
-    assert lines[2:] == ["4 held-out pictures per variant; 2 CPU cores, torch 2.9.0.", "Made by `dp bench specs/`."]
+    assert lines[2:] == ["4 held-out images per variant; 2 CPU cores, torch 2.9.0.", "Made by `dp bench specs/`."]
     table = render_markdown(rows, planned=3, command="dp bench specs/").splitlines()
     assert "Unfinished" not in "".join(table)
     assert table[4].startswith("| palette |  | failed: no\\|o x | ")
@@ -140,15 +141,15 @@ def test_the_json_has_the_same_rows_and_null_for_what_is_no_number(tmp_path: Pat
     assert only["result"]["fit"]["wall_seconds"] == 60
 
 
-def test_the_gallery_shows_base_above_taught_in_whole_pixels(tmp_path: Path) -> None:
+def test_the_gallery_shows_base_above_trained_in_whole_pixels(tmp_path: Path) -> None:
     rows = [row(tmp_path / "run"), BenchRow("palette", None, "palette", error="oh")]
     path = write_gallery(tmp_path / GALLERY, tmp_path, rows)
     assert path is not None
-    with Image.open(path) as picture:
-        colors = {color: count for count, color in picture.getcolors(10**6) or ()}
+    with Image.open(path) as image:
+        colors = {color: count for count, color in image.getcolors(10**6) or ()}
     # Of 8 x 8 pixels, 16 times as high and as wide, one is odd.
-    base, taught, overlaid = (102, 51, 0), (204, 153, 102), (255, 204, 153)
-    assert [colors[color] for color in (base, taught, overlaid)] == [4 * 63 * 256, 4 * 63 * 256, 63 * 256]
+    base, trained, overlaid = (102, 51, 0), (204, 153, 102), (255, 204, 153)
+    assert [colors[color] for color in (base, trained, overlaid)] == [4 * 63 * 256, 4 * 63 * 256, 63 * 256]
     for file in (tmp_path / "run" / "samples" / "base").iterdir():
         file.unlink()
     assert write_gallery(tmp_path / GALLERY, tmp_path, rows) is None

@@ -171,7 +171,7 @@ def test_plugins_show_tells_what_a_plugin_takes() -> None:
     assert "arrow  boolean  (default false)" in lines
     assert (
         lines[lines.index("width  number > 0 and <= 1  (required)") + 1]
-        == "thickness, as a share of the picture's height"
+        == "thickness, as a share of the image's height"
     )
 
 

@@ -1,4 +1,4 @@
-"""`dp ask`, and how pictures of any origin are read."""
+"""`dp ask`, and how images of any origin are read."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from found_pictures import SPEC, cats, dp, row
+from found_images import SPEC, cats, dp, row
 from PIL import Image
 
 from dualproc.engine.ensemble import build_judge
-from dualproc.engine.pictures import batches, picture_files, read_picture
 from dualproc.errors import DualprocError
+from dualproc.kit.image_files import batches, image_files, read_image
 from dualproc.spec import PluginRef
 from dualproc.types import Question
 
@@ -22,18 +22,18 @@ CAT = "Is this a drawing of a cat?"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three drawings of cats, and one of another size."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     first = cats(folder)[0]
     Image.open(first).resize((96, 80)).save(folder / "larger.bmp")
-    (folder / "notes.txt").write_text("no picture")
-    (folder / ".hidden.png").write_text("no picture")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
     return folder
 
 
 # the command
 
 
-def test_one_picture(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_one_image(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     code, out, err = dp(capsys, "ask", folder / "cat0.png", CAT)
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == f"{CAT} Answer with Yes or No."
@@ -41,17 +41,17 @@ def test_one_picture(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     assert (name, answer) == (str(folder / "cat0.png"), "yes")
     judge = build_judge([(1.0, PluginRef(type="tiny"))])
     question = Question(f"{CAT} Answer with Yes or No.")
-    found = judge.answer_log_likelihoods(read_picture(folder / "cat0.png")[None], [[question]]).log_likelihoods.exp()
+    found = judge.answer_log_likelihoods(read_image(folder / "cat0.png")[None], [[question]]).log_likelihoods.exp()
     assert [float(yes), float(no)] == pytest.approx(found.flatten().tolist(), rel=5e-3)
 
 
-def test_a_folder_is_a_row_a_picture_and_json_the_same(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_a_folder_is_a_row_a_image_and_json_the_same(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     names = ["cat0.png", "cat1.png", "cat2.png", "larger.bmp"]
     _, out, _ = dp(capsys, "ask", folder, CAT)
     assert [line.split()[0] for line in out.splitlines()[2:]] == [str(folder / name) for name in names]
     _, out, _ = dp(capsys, "ask", folder, CAT, "--json")
     found = json.loads(out)
-    assert [Path(one["picture"]).name for one in found] == names
+    assert [Path(one["image"]).name for one in found] == names
     assert {one["question"] for one in found} == {f"{CAT} Answer with Yes or No."}
     assert found[0]["probabilities"]["Yes"] > 0.8
     assert found[3]["probabilities"]["Yes"] == pytest.approx(found[0]["probabilities"]["Yes"], abs=0.05)
@@ -74,17 +74,17 @@ def test_one_word_and_a_question_mark_are_a_question(capsys: pytest.CaptureFixtu
 
 
 def test_candidates_suffix_and_judge(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    picture = folder / "cat0.png"
-    _, out, _ = dp(capsys, "ask", picture, "Is this a cat?", "--candidates", "No, Yes", "--json")
+    image = folder / "cat0.png"
+    _, out, _ = dp(capsys, "ask", image, "Is this a cat?", "--candidates", "No, Yes", "--json")
     (asked,) = json.loads(out)
     assert asked["question"] == "Is this a cat? Answer with No or Yes."
     assert list(asked["probabilities"]) == ["No", "Yes"]
-    code, out, _ = dp(capsys, "ask", picture, CAT, "--suffix", "", "--tokens", "3", "--judge", "tiny-referee")
+    code, out, _ = dp(capsys, "ask", image, CAT, "--suffix", "", "--tokens", "3", "--judge", "tiny-referee")
     assert code == 0
     assert out.splitlines()[0] == CAT
     weights = Path(__file__).parents[1] / "dualproc" / "weights" / "referee"
     other = ["--judge", "transformers", "--set", f"model={weights}", "--set", "dtype=float32"]
-    _, same, _ = dp(capsys, "ask", picture, CAT, "--suffix", "", "--tokens", "3", *other)
+    _, same, _ = dp(capsys, "ask", image, CAT, "--suffix", "", "--tokens", "3", *other)
     assert same == out
 
 
@@ -95,20 +95,20 @@ def test_a_spec_gives_questions_judge_and_visual_prompt(
     about = "Is this a drawing of {subject}?"
     both = f'question: [{{template: "Does the red line match the horizon?"}}, {{template: "{about}"}}]'
     spec.write_text(SPEC.replace('question: {template: "Does the red line match the horizon?"}', both))
-    picture = folder / "cat0.png"
+    image = folder / "cat0.png"
     found = {}
     for variant in ("high", "low"):
-        code, out, err = dp(capsys, "ask", picture, "--spec", spec, "--variant", variant, "--json")
+        code, out, err = dp(capsys, "ask", image, "--spec", spec, "--variant", variant, "--json")
         assert code == 0
         assert f"warning: not asked: {about} (add --field subject=...)" in err
         (only,) = json.loads(out)
         found[variant] = only["probabilities"]["Yes"]
     assert abs(found["high"] - found["low"]) > 0.05  # it sees the line
-    code, out, err = dp(capsys, "ask", picture, "--spec", spec, "--variant", "high", "--field", "subject=a cat")
+    code, out, err = dp(capsys, "ask", image, "--spec", spec, "--variant", "high", "--field", "subject=a cat")
     assert (code, err) == (0, "")
     assert "Is this a drawing of a cat? Answer with Yes or No." in out
     _, out, _ = dp(
-        capsys, "ask", picture, "Is the sky blue?", "--spec", spec, "--variant", "low", "--judge", "tiny-referee"
+        capsys, "ask", image, "Is the sky blue?", "--spec", spec, "--variant", "low", "--judge", "tiny-referee"
     )
     assert out.startswith("Is the sky blue? Answer")
     assert "horizon" not in out
@@ -129,13 +129,13 @@ def test_several_judges_of_a_spec_are_asked_as_one(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["FOLDER/no.png", CAT], "there is no picture or folder FOLDER/no.png"),
-        (["FOLDER/notes.txt", CAT], "FOLDER/notes.txt cannot be read as a picture: no picture of a known format"),
-        (["FOLDER/empty", CAT], "the folder FOLDER/empty has no pictures"),
-        (["FOLDER/.hidden.png", CAT], "cannot be read as a picture"),
+        (["FOLDER/no.png", CAT], "there is no image or folder FOLDER/no.png"),
+        (["FOLDER/notes.txt", CAT], "FOLDER/notes.txt cannot be read as an image: no image of a known format"),
+        (["FOLDER/empty", CAT], "the folder FOLDER/empty has no images"),
+        (["FOLDER/.hidden.png", CAT], "cannot be read as an image"),
         (["FOLDER/cat0.png"], "no question is asked"),
         (["FOLDER/cat0.png", "FOLDER/no such.png"], "no question is asked"),
-        ([CAT], "no picture is given"),
+        ([CAT], "no image is given"),
         (["FOLDER/cat0.png", CAT, "--judge", "tinny"], "did you mean 'tiny'?"),
         (["FOLDER/cat0.png", CAT, "--set", "modle=x"], "did you mean `model`?"),
         (["FOLDER/cat0.png", CAT, "--set", "model"], "write it as key.key=value"),
@@ -169,9 +169,9 @@ def test_the_help_has_examples(capsys: pytest.CaptureFixture[str], command: str)
 # reading
 
 
-def save(picture: Image.Image, file: Path, **options: object) -> torch.Tensor:
-    picture.save(file, **options)  # type: ignore[arg-type]
-    return read_picture(file)
+def save(image: Image.Image, file: Path, **options: object) -> torch.Tensor:
+    image.save(file, **options)  # type: ignore[arg-type]
+    return read_image(file)
 
 
 def test_colours_sizes_and_ranges(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_what_is_transparent_is_white(tmp_path: Path) -> None:
     assert save(palette, tmp_path / "palette.gif", transparency=0).flatten().tolist() == [1, 1, 1]
 
 
-def test_a_picture_stands_as_the_camera_says(tmp_path: Path) -> None:
+def test_a_image_stands_as_the_camera_says(tmp_path: Path) -> None:
     lying = Image.new("RGB", (4, 2))
     lying.putpixel((0, 0), (255, 255, 255))
     exif = Image.Exif()
@@ -215,23 +215,23 @@ def test_neighbours_of_one_size_make_a_batch(tmp_path: Path) -> None:
     sizes = [(4, 4), (4, 4), (4, 4), (6, 4), (4, 4)]
     for index, size in enumerate(sizes):
         Image.new("RGB", size, (index, 0, 0)).save(tmp_path / f"{index}.png")
-    found = list(batches(picture_files([tmp_path]), 2))
+    found = list(batches(image_files([tmp_path]), 2))
     assert [tuple(batch.shape) for batch in found] == [(2, 3, 4, 4), (1, 3, 4, 4), (1, 3, 4, 6), (1, 3, 4, 4)]
-    assert [round(picture[0, 0, 0].item() * 255) for batch in found for picture in batch] == [0, 1, 2, 3, 4]
+    assert [round(image[0, 0, 0].item() * 255) for batch in found for image in batch] == [0, 1, 2, 3, 4]
 
 
-def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
     whole = tmp_path / "whole.png"
     Image.effect_noise((64, 64), 50).save(whole)
     cut = tmp_path / "cut.png"
     cut.write_bytes(whole.read_bytes()[:500])
-    with pytest.raises(DualprocError, match=r"cut\.png cannot be read as a picture"):
-        read_picture(cut)
+    with pytest.raises(DualprocError, match=r"cut\.png cannot be read as an image"):
+        read_image(cut)
 
 
-def test_a_folder_without_pictures_says_where_there_are_some(tmp_path: Path) -> None:
+def test_a_folder_without_images_says_where_there_are_some(tmp_path: Path) -> None:
     (tmp_path / "inner").mkdir()
     Image.new("RGB", (2, 2)).save(tmp_path / "inner" / "a.PNG")
     with pytest.raises(DualprocError, match=r"there are some in .*inner"):
-        picture_files([tmp_path])
-    assert picture_files([tmp_path / "inner"]) == [tmp_path / "inner" / "a.PNG"]
+        image_files([tmp_path])
+    assert image_files([tmp_path / "inner"]) == [tmp_path / "inner" / "a.PNG"]

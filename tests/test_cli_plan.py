@@ -56,7 +56,7 @@ def test_the_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["fits"] is None
     assert found["seconds_a_step"] > 0
     memory = found["memory"]["cpu"]
-    assert memory["teaching"] == sum(memory[key] for key in ("weights", "lora", "activations", "temporaries"))
+    assert memory["training"] == sum(memory[key] for key in ("weights", "lora", "activations", "temporaries"))
     assert {part["role"] for part in found["parts"]} == {"generator", "judge"}
     assert "linear" not in found["parts"][0]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from found_pictures import dp
+from found_images import dp
 
 from dualproc.run import RunFolder
 
@@ -32,7 +32,7 @@ def test_every_variant_is_run_used_and_measured_again(
 ) -> None:
     code, out, _ = dp(capsys, "run", spec, "--out", tmp_path / "runs")
     assert code == 0
-    assert "Measured on 2 held-out pictures" in out
+    assert "Measured on 2 held-out images" in out
     assert "judge's P(wanted answer)" in out
     assert (tmp_path / "runs" / "high" / "report.html").exists()
     low = tmp_path / "runs" / "low"
@@ -46,11 +46,11 @@ def test_every_variant_is_run_used_and_measured_again(
     before = RunFolder.open(low).read_evaluation()
     code, out, _ = dp(capsys, "score", low)
     assert code == 0
-    assert "Measured on 2 held-out pictures" in out
+    assert "Measured on 2 held-out images" in out
     after = RunFolder.open(low).read_evaluation()
     assert before is not None
     assert after is not None
-    assert after.taught.judge == pytest.approx(before.taught.judge, abs=1e-5)
+    assert after.trained.judge == pytest.approx(before.trained.judge, abs=1e-5)
 
     outcome = (low / "outcome.json").read_bytes()
     code, out, _ = dp(capsys, "run", spec, "--out", tmp_path / "runs", "--resume")
@@ -91,7 +91,7 @@ def test_what_resume_and_ctrl_c_have_to_say(
     code, out, err = dp(capsys, "run", spec, "--variant", "low", "--out", tmp_path / "run", "--resume")
     assert code == 130
     assert "there is nothing to go on with" in out
-    assert "interrupted: nothing was taught yet" in err
+    assert "interrupted: nothing was trained yet" in err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`dp score` of pictures of any origin."""
+"""`dp score` of images of any origin."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from found_pictures import SPEC, cats, dp, row
+from found_images import SPEC, cats, dp, row
 from PIL import Image
 
-from dualproc.engine.evaluate import measure_pictures
-from dualproc.engine.found import measure_found, prompt_for
-from dualproc.engine.instruments import Instruments
-from dualproc.engine.pictures import batches, picture_files, read_picture
+from dualproc.engine.ask import prompt_for
+from dualproc.engine.evaluate import measure_batches, measure_images
+from dualproc.engine.evaluators import Evaluators
+from dualproc.kit.image_files import batches, image_files, read_image
 from dualproc.run import RunFolder
 from dualproc.spec import TaskSpec, spec_from_dict
 from dualproc.spec.reading import read_text
@@ -24,11 +24,11 @@ from dualproc.spec.reading import read_text
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A spec whose generator does not exist, and pictures of two sizes."""
+    """A spec whose generator does not exist, and images of two sizes."""
     folder = tmp_path_factory.mktemp("found")
     (folder / "spec.yaml").write_text(SPEC)
-    first = cats(folder / "pictures")[0]
-    Image.open(first).resize((96, 96)).save(folder / "pictures" / "larger.png")
+    first = cats(folder / "images")[0]
+    Image.open(first).resize((96, 96)).save(folder / "images" / "larger.png")
     return folder
 
 
@@ -39,50 +39,50 @@ def spec() -> TaskSpec:
     return spec_from_dict(node.plain(), variant="high")
 
 
-def test_pictures_are_measured_without_a_generator(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_images_are_measured_without_a_generator(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     target = folder / "numbers.csv"
     code, out, err = dp(
-        capsys, "score", folder / "pictures", "--spec", folder / "spec.yaml", "--variant", "high", "--csv", target
+        capsys, "score", folder / "images", "--spec", folder / "spec.yaml", "--variant", "high", "--csv", target
     )
     assert code == 0
     assert "not asked: Is this a drawing of {subject}? (add --field subject=...)" in err
-    assert "Measured 4 pictures by found/high:" in out
+    assert "Measured 4 images by found/high:" in out
     assert "target 0.3" in out
     assert row(out, "kept")[1] == "–"  # noqa: RUF001
     assert "subjects kept" not in out
     with target.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [Path(one["picture"]).name for one in rows] == ["cat0.png", "cat1.png", "cat2.png", "larger.png"]
-    assert set(rows[0]) == {"picture", "horizon", "kept", "judge", "referee"}
+    assert [Path(one["image"]).name for one in rows] == ["cat0.png", "cat1.png", "cat2.png", "larger.png"]
+    assert set(rows[0]) == {"image", "horizon", "kept", "judge", "referee"}
     assert {one["kept"] for one in rows} == {""}
     judged = [float(one["judge"]) for one in rows]
     assert row(out, "judge's")[3] == f"{sum(judged) / 4:#.3g}"
 
 
-def test_what_is_known_of_the_pictures_is_asked_too(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    pictures = [folder / "pictures" / f"cat{index}.png" for index in (2, 0)]
+def test_what_is_known_of_the_images_is_asked_too(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    given = [folder / "images" / f"cat{index}.png" for index in (2, 0)]
     chosen = ["--spec", folder / "spec.yaml", "--variant", "low", "--field", "subject=a cat", "--json"]
-    code, out, err = dp(capsys, "score", *pictures, *chosen)
+    code, out, err = dp(capsys, "score", *given, *chosen)
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert (found["spec"], found["variant"]) == ("found", "low")
-    assert found["pictures"] == [str(path) for path in pictures]
+    assert found["images"] == [str(path) for path in given]
     assert [score["name"] for score in found["scores"]] == ["horizon", "kept"]
     assert found["scores"][0]["target"] == 0.6
     assert found["scores"][1]["values"] == [None, None]
     assert min(found["preserved"]) > 0.5
-    _, out, _ = dp(capsys, "score", *pictures, *chosen[:-1])
+    _, out, _ = dp(capsys, "score", *given, *chosen[:-1])
     assert "subjects kept" in out
     assert row(out, "subjects kept")[2] == "100%"
 
 
-def test_pictures_of_different_sizes_are_measured_as_alone(folder: Path, spec: TaskSpec) -> None:
-    instruments, prompt = Instruments(spec), prompt_for(spec, {"subject": "a cat"})
-    files = picture_files([folder / "pictures"])
+def test_images_of_different_sizes_are_measured_as_alone(folder: Path, spec: TaskSpec) -> None:
+    instruments, prompt = Evaluators(spec), prompt_for(spec, {"subject": "a cat"})
+    files = image_files([folder / "images"])
     seen: list[int] = []
-    together = measure_found(instruments, batches(files, 2), prompt, seen.append)
+    together = measure_batches(instruments, batches(files, 2), prompt, seen.append)
     assert seen == [2, 1, 1]
-    alone = [measure_pictures(instruments, read_picture(file)[None], [prompt], [0]) for file in files]
+    alone = [measure_images(instruments, read_image(file)[None], [prompt], [0]) for file in files]
     for name in ("judge", "referee", "preserved"):
         assert getattr(together, name) == pytest.approx([getattr(one, name)[0] for one in alone], abs=1e-5)
     values = [one.scores[0].values[0] for one in alone]
@@ -105,8 +105,8 @@ def test_a_prompt_is_what_is_known(spec: TaskSpec) -> None:
 
 
 def test_no_gradient_is_kept(folder: Path, spec: TaskSpec) -> None:
-    images = read_picture(folder / "pictures" / "cat0.png")[None].requires_grad_()
-    measured = measure_found(Instruments(spec), [images], prompt_for(spec, {"subject": "a cat"}))
+    images = read_image(folder / "images" / "cat0.png")[None].requires_grad_()
+    measured = measure_batches(Evaluators(spec), [images], prompt_for(spec, {"subject": "a cat"}))
     assert images.grad is None
     assert all(isinstance(value, float) for value in measured.judge)
     assert torch.is_grad_enabled()
@@ -115,19 +115,19 @@ def test_no_gradient_is_kept(folder: Path, spec: TaskSpec) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["FOLDER/pictures"], "FOLDER/pictures is not a run"),
-        (["FOLDER/pictures"], "any pictures:  dp score PICTURES --spec"),
-        (["FOLDER/pictures"], "a run:         dp score runs/"),
-        (["FOLDER/pictures/cat0.png"], "is a file, not the folder of a run"),
+        (["FOLDER/images"], "FOLDER/images is not a run"),
+        (["FOLDER/images"], "any images:  dp score IMAGES --spec"),
+        (["FOLDER/images"], "a run:         dp score runs/"),
+        (["FOLDER/images/cat0.png"], "is a file, not the folder of a run"),
         (["FOLDER/nowhere"], "there is no folder FOLDER/nowhere"),
-        (["FOLDER/pictures", "FOLDER"], "one run at a time"),
-        (["FOLDER/pictures", "--json"], "are for pictures, with --spec"),
-        (["FOLDER", "--spec", "SPEC"], "the folder FOLDER has no pictures\n  there are some in FOLDER/pictures"),
-        (["FOLDER/pictures", "--spec", "SPEC", "--set", "judge.type=tinny"], "did you mean 'tiny'?"),
-        (["FOLDER/pictures", "--spec", "SPEC", "--field", "colour=red"], "have no field `colour`"),
-        (["FOLDER/pictures", "--spec", "SPEC", "--set", "question.template=Is it {subject}?"],
+        (["FOLDER/images", "FOLDER"], "one run at a time"),
+        (["FOLDER/images", "--json"], "are for images, with --spec"),
+        (["FOLDER", "--spec", "SPEC"], "the folder FOLDER has no images\n  there are some in FOLDER/images"),
+        (["FOLDER/images", "--spec", "SPEC", "--set", "judge.type=tinny"], "did you mean 'tiny'?"),
+        (["FOLDER/images", "--spec", "SPEC", "--field", "colour=red"], "have no field `colour`"),
+        (["FOLDER/images", "--spec", "SPEC", "--set", "question.template=Is it {subject}?"],
          "add --field subject=..."),
-        (["FOLDER/pictures/cat0.png", "--spec", "SPEC", "--csv", "FOLDER/no/where.csv"], "cannot write FOLDER/no"),
+        (["FOLDER/images/cat0.png", "--spec", "SPEC", "--csv", "FOLDER/no/where.csv"], "cannot write FOLDER/no"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_with_exit_code_2(
@@ -141,10 +141,10 @@ def test_what_is_wrong_is_said_with_exit_code_2(
     assert err.count("error:") == 1
 
 
-def test_a_run_with_a_spec_is_told_from_pictures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A run folder has pictures only further below."""
+def test_a_run_with_a_spec_is_told_from_images(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A run folder has images only further below."""
     RunFolder.create(tmp_path / "run", spec_text="", resolved_text="name: x\n").close()
     (tmp_path / "spec.yaml").write_text(SPEC)
     code, _, err = dp(capsys, "score", tmp_path / "run", "--spec", tmp_path / "spec.yaml", "--variant", "high")
     assert code == 2
-    assert "has no pictures" in err
+    assert "has no images" in err

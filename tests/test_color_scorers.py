@@ -1,4 +1,4 @@
-"""The scorers `palette` and `region_color`, on pictures whose colours are known."""
+"""The scorers `palette` and `region_color`, on images whose colours are known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pydantic import ValidationError
 
 from dualproc.errors import PluginError
-from dualproc.plugins.scorers._color import SHADES, distances, dominant, lab_and_ink, to_lab
+from dualproc.kit.colors import SHADES, distances, dominant, lab_and_ink, to_lab
 from dualproc.plugins.scorers.palette import Palette
 from dualproc.plugins.scorers.region_color import RegionColor
 from dualproc.types import Prompt, ScoreContext
@@ -20,9 +20,9 @@ NOTHING = ScoreContext(prompts=(), seeds=())
 SKY, GROUND = "#f9cfe0", "#cfc3ee"
 
 
-def tensor(picture: Image.Image) -> torch.Tensor:
-    data = torch.frombuffer(bytearray(picture.convert("RGB").tobytes()), dtype=torch.uint8)
-    return data.view(picture.height, picture.width, 3).permute(2, 0, 1).float() / 255
+def tensor(image: Image.Image) -> torch.Tensor:
+    data = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+    return data.view(image.height, image.width, 3).permute(2, 0, 1).float() / 255
 
 
 def scene(
@@ -54,13 +54,13 @@ def real(sky: str = SKY, ground: str = GROUND, *, size: int = 96) -> torch.Tenso
     return (soft + shade + 0.015 * texture + 0.03 * torch.randn(3, size, size)).clamp(0, 1)
 
 
-def palette(*pictures: torch.Tensor, colors: tuple[str, ...] = (SKY, GROUND)) -> list[float]:
-    values: list[float] = Palette(Palette.Params(colors=colors)).score(torch.stack(pictures), NOTHING).tolist()
+def palette(*images: torch.Tensor, colors: tuple[str, ...] = (SKY, GROUND)) -> list[float]:
+    values: list[float] = Palette(Palette.Params(colors=colors)).score(torch.stack(images), NOTHING).tolist()
     return values
 
 
-def region(picture: torch.Tensor, **params: Any) -> float:
-    return RegionColor(RegionColor.Params(**params)).score(picture[None], NOTHING).item()
+def region(image: torch.Tensor, **params: Any) -> float:
+    return RegionColor(RegionColor.Params(**params)).score(image[None], NOTHING).item()
 
 
 # dominant colours
@@ -78,7 +78,7 @@ def test_the_colours_of_the_areas_are_found_with_their_shares() -> None:
     assert shares.tolist() == pytest.approx([0.7, 0.3], abs=0.001)
 
 
-def test_a_picture_of_noise_alone_still_ends() -> None:
+def test_a_image_of_noise_alone_still_ends() -> None:
     torch.manual_seed(0)
     colours, shares = dominant(lab_and_ink(torch.rand(1, 3, 64, 64))[0].reshape(-1, 3))
     assert len(colours) == len(shares) <= 16
@@ -96,7 +96,7 @@ def test_the_shades_of_a_name_are_told_from_those_of_others() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 128, 300])
-def test_a_picture_in_the_swatches_colours_is_near_and_one_in_others_is_far(size: int) -> None:
+def test_a_image_in_the_swatches_colours_is_near_and_one_in_others_is_far(size: int) -> None:
     near, far = palette(tensor(scene(size=size)), tensor(scene("#80c080", "#a08030", size=size)))
     assert near < 6  # the figure's own colour, by its area
     assert far > 25
@@ -116,7 +116,7 @@ def test_outlines_do_not_count_however_thick() -> None:
     assert max(thin, thick, brown) < 0.5
 
 
-def test_a_dark_picture_is_no_outline() -> None:
+def test_a_dark_image_is_no_outline() -> None:
     dark, navy = palette(torch.zeros(3, 64, 64), tensor(scene("#101830", "#101010")))
     assert min(dark, navy) > 35
 
@@ -142,7 +142,7 @@ def test_what_is_no_number_is_not_measured() -> None:
 
 
 def test_a_photograph_has_the_colours_that_are_seen_in_it() -> None:
-    """The cat of scikit-image's own pictures (ginger, before dark brown)."""
+    """The cat of scikit-image's own images (ginger, before dark brown)."""
     data = pytest.importorskip("skimage.data")
     photo = torch.from_numpy(data.chelsea().copy()).permute(2, 0, 1).float() / 255
     ginger, green = palette(photo, colors=("#b08060", "#704838", "#d0b090"))[0], palette(photo, colors=("#20c040",))[0]
@@ -155,36 +155,36 @@ def test_a_photograph_has_the_colours_that_are_seen_in_it() -> None:
 
 @pytest.mark.parametrize("size", [64, 96, 256])
 def test_sky_and_ground_are_told_apart(size: int) -> None:
-    picture = tensor(scene("#8fc1f0", "#ecd29a", size=size))
-    assert region(picture, region="sky", color="blue") < 1
-    assert region(picture, region="ground", color="sand") < 1
-    assert region(picture, region="ground", color="blue") > 20
-    assert region(picture, region="sky", color="sand") > 20
+    image = tensor(scene("#8fc1f0", "#ecd29a", size=size))
+    assert region(image, region="sky", color="blue") < 1
+    assert region(image, region="ground", color="sand") < 1
+    assert region(image, region="ground", color="blue") > 20
+    assert region(image, region="sky", color="sand") > 20
 
 
 @pytest.mark.parametrize(("name", "shade"), [(name, shade) for name, shades in SHADES.items() for shade in shades[:3]])
-def test_every_name_is_recognised_on_a_real_picture(name: str, shade: str) -> None:
+def test_every_name_is_recognised_on_a_real_image(name: str, shade: str) -> None:
     assert region(real(ground=shade), region="ground", color=name) < 6
 
 
 def test_a_box_is_measured_where_it_lies() -> None:
-    picture = tensor(scene(fill="#40a0a0", width=0.02))
-    assert region(picture, region=(0.4, 0.55, 0.6, 0.9), color="#40a0a0") < 1
-    assert region(picture, region=(0.0, 0.0, 0.01, 0.01), color=SKY) < 1
-    assert region(picture, region=(1.0 - 1e-6, 0.9, 1.0, 1.0), color=GROUND) < 1
+    image = tensor(scene(fill="#40a0a0", width=0.02))
+    assert region(image, region=(0.4, 0.55, 0.6, 0.9), color="#40a0a0") < 1
+    assert region(image, region=(0.0, 0.0, 0.01, 0.01), color=SKY) < 1
+    assert region(image, region=(1.0 - 1e-6, 0.9, 1.0, 1.0), color=GROUND) < 1
 
 
 def test_the_prompts_field_says_which_colour_is_wanted() -> None:
     scorer = RegionColor(RegionColor.Params(region="ground", field="ground"))
-    pictures = torch.stack([tensor(scene(ground="#f2f5fa")), tensor(scene(ground="#f2f5fa"))])
+    images = torch.stack([tensor(scene(ground="#f2f5fa")), tensor(scene(ground="#f2f5fa"))])
     prompts = [Prompt("a penguin", {"ground": "snow"}), Prompt("a camel", {"ground": "sand"})]
-    right, wrong = scorer.score(pictures, ScoreContext(prompts=prompts, seeds=(1, 2))).tolist()
+    right, wrong = scorer.score(images, ScoreContext(prompts=prompts, seeds=(1, 2))).tolist()
     assert right < 1
     assert wrong > 12
     with pytest.raises(PluginError, match="'lava', the `ground` of 'a dragon', is no colour"):
-        scorer.score(pictures[:1], ScoreContext(prompts=[Prompt("a dragon", {"ground": "lava"})], seeds=(1,)))
+        scorer.score(images[:1], ScoreContext(prompts=[Prompt("a dragon", {"ground": "lava"})], seeds=(1,)))
     with pytest.raises(PluginError, match="has no field `ground`"):
-        scorer.score(pictures[:1], ScoreContext(prompts=[Prompt("a dragon", {"subject": "x"})], seeds=(1,)))
+        scorer.score(images[:1], ScoreContext(prompts=[Prompt("a dragon", {"subject": "x"})], seeds=(1,)))
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_a_small_pipeline_of_two_steps_conforms(check_generator: Callable[..., N
 
 @pytest.mark.parametrize("family", ["qwen2.5-vl", "paligemma2"])
 def test_a_small_judge_conforms(family: str, tmp_path: Path, check_judge: Callable[..., None]) -> None:
-    """One that reads on from the picture, and one that cannot."""
+    """One that reads on from the image, and one that cannot."""
     folder = small_judges.save(family, tmp_path / family)
     given = {**registry.load("judges", family).preset, "model": str(folder), "dtype": "float32", "device": "cpu"}
     check_judge(family, given, questions=["Is the line red?", "Is it dark?"])
@@ -125,18 +125,18 @@ def test_everything_wrong_is_told_at_once() -> None:
     message = str(caught.value)
     assert message.startswith("scorer test_everything_wrong_is_told_at_once.<locals>.Careless does not keep to its ")
     assert message.count("\n  - ") == len(caught.value.findings) == 5
-    for part in ("has no docstring", "unit is ''", "better is 'more'", "picture 0 gets another value alone than"):
+    for part in ("has no docstring", "unit is ''", "better is 'more'", "image 0 gets another value alone than"):
         assert part in message
     assert isinstance(caught.value, AssertionError)
 
 
-def test_the_authors_pictures_and_prompts_are_used() -> None:
+def test_the_authors_images_and_prompts_are_used() -> None:
     params = {"region": "ground", "field": "color"}
     told = findings(lambda: check_scorer("region_color", params))
     assert "has no field `color`" in told[0]
-    pictures = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.01 + 0.5
+    plain = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.01 + 0.5
     prompts = [Prompt("a cat", {"color": "gray"}), Prompt("a dog", {"color": "blue"})]
-    check_scorer("region_color", params, images=pictures, prompts=prompts)
+    check_scorer("region_color", params, images=plain, prompts=prompts)
 
 
 def test_a_name_nobody_has_and_an_unknown_kind_are_errors_of_their_own() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from dualproc import load_spec
 from dualproc.errors import PluginError, SpecError
-from dualproc.plugins._devices import pick_device
+from dualproc.kit.devices import pick_device
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
 

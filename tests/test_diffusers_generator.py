@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from small_models import stable_diffusion, taught
+from small_models import stable_diffusion, trained
 
 from dualproc.engine import lora
 from dualproc.errors import DualprocError, DualprocWarning, PluginError
@@ -31,7 +31,7 @@ def unet(tmp_path_factory: pytest.TempPathFactory) -> DiffusersGenerator:
     return DiffusersGenerator(params)
 
 
-def test_pictures_are_the_pipelines_own() -> None:
+def test_images_are_the_pipelines_own() -> None:
     generator = tiny()
     ours = generator.sample(PROMPTS, SEEDS).images
     pipe = DiffusionPipeline.from_pretrained(TINY.params["model"], torch_dtype=torch.float32)
@@ -44,7 +44,7 @@ def test_pictures_are_the_pipelines_own() -> None:
     assert torch.equal(ours, plain.cpu())
 
 
-def test_one_of_a_batch_is_the_picture_alone() -> None:
+def test_one_of_a_batch_is_the_image_alone() -> None:
     generator = tiny()
     together, alone = generator.sample(PROMPTS, SEEDS), generator.sample(PROMPTS[1:], SEEDS[1:])
     torch.testing.assert_close(together.images[1:], alone.images, atol=1e-5, rtol=0)
@@ -53,7 +53,7 @@ def test_one_of_a_batch_is_the_picture_alone() -> None:
 
 def test_gradient_reaches_the_lora_and_nothing_else() -> None:
     generator = tiny()
-    weights = taught(generator, Lora())
+    weights = trained(generator, Lora())
     sample = generator.sample(PROMPTS, SEEDS, grad=True)
     sample.images.square().mean().backward()
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in weights)
@@ -63,9 +63,9 @@ def test_gradient_reaches_the_lora_and_nothing_else() -> None:
             assert all(p.grad is None for p in part.parameters() if id(p) not in ours)
 
 
-def test_training_samples_equal_the_pictures_people_get() -> None:
+def test_training_samples_equal_the_images_people_get() -> None:
     generator = tiny()
-    taught(generator, Lora())
+    trained(generator, Lora())
     with_gradient = generator.sample(PROMPTS, SEEDS, grad=True).images
     torch.testing.assert_close(with_gradient.detach(), generator.sample(PROMPTS, SEEDS).images, atol=1e-6, rtol=0)
 
@@ -73,15 +73,15 @@ def test_training_samples_equal_the_pictures_people_get() -> None:
 def test_base_is_the_generator_without_the_lora() -> None:
     untouched = tiny().sample(PROMPTS, SEEDS).images
     generator = tiny()
-    taught(generator, Lora())
+    trained(generator, Lora())
     assert (generator.sample(PROMPTS, SEEDS).images - untouched).abs().max() > 0.01
     assert torch.equal(generator.sample(PROMPTS, SEEDS, base=True).images, untouched)
 
 
-def test_plain_diffusers_loads_the_lora_to_the_same_pictures(tmp_path: Path) -> None:
+def test_plain_diffusers_loads_the_lora_to_the_same_images(tmp_path: Path) -> None:
     spec = Lora(rank=4, alpha=8.0, strength=5.0)
     generator = tiny()
-    taught(generator, spec)
+    trained(generator, spec)
     generator.save_lora(tmp_path, lora.folded(generator.adapter_module, spec))
     pipe = DiffusionPipeline.from_pretrained(TINY.params["model"], torch_dtype=torch.float32)
     pipe.load_lora_weights(str(tmp_path))
@@ -98,7 +98,7 @@ def test_plain_diffusers_loads_the_lora_to_the_same_pictures(tmp_path: Path) -> 
 def test_export_is_read_back_at_any_strength(tmp_path: Path) -> None:
     spec = Lora(rank=4)
     generator = tiny()
-    taught(generator, spec)
+    trained(generator, spec)
     generator.save_lora(tmp_path, lora.folded(generator.adapter_module, spec))
     file = tmp_path / "pytorch_lora_weights.safetensors"
     again = tiny()
@@ -121,7 +121,7 @@ def test_denoise_recovers_what_the_base_finds_likely() -> None:
 
 
 def test_pixels_outside_the_range_still_have_a_gradient() -> None:
-    from dualproc.plugins.generators.standins import StraightThrough
+    from dualproc.plugins.generators.overrides import StraightThrough
 
     generator = tiny()
     decoded = torch.tensor([[[[-3.0, 0.0, 3.0]]]], requires_grad=True)

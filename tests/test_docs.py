@@ -120,7 +120,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
 
     command = [
         sys.executable,
-        str(ROOT / "examples" / "teach_and_draw.py"),
+        str(ROOT / "examples" / "train_and_draw.py"),
         "--steps",
         "2",
         "--out",
@@ -128,5 +128,5 @@ def test_the_example_runs(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "pictures on target" in done.stdout
+    assert "images on target" in done.stdout
     assert (tmp_path / "run" / "owl.png").exists()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
-from found_pictures import dp
+from found_images import dp
 from test_docs import README, ROOT, blocks
 
 PAGES = [README, *sorted(page for page in (ROOT / "docs").glob("*.md") if page.name != "write_a_plugin.md")]

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from dualproc import Engine, TaskSpec
 from dualproc.engine import overlay as overlaying
 from dualproc.engine.evaluate import held_out
-from dualproc.engine.loop import SEEDS
 from dualproc.engine.reload import load_engine, load_generator
+from dualproc.engine.seeds import SPAN
 from dualproc.errors import DualprocError, RunError, SpecError
 from dualproc.plugins.visual_prompts.line import Line
 from dualproc.run import RunFolder
@@ -66,8 +66,8 @@ def test_a_fit_leaves_a_whole_run_behind(done: Path) -> None:
     evaluation = run.read_evaluation()
     assert evaluation is not None
     assert len(evaluation.seeds) == 4
-    assert min(evaluation.seeds) >= SEEDS
-    for measured in (evaluation.base, evaluation.taught):
+    assert min(evaluation.seeds) >= SPAN
+    for measured in (evaluation.base, evaluation.trained):
         assert measured.hack_meter > 0
         assert measured.referee is not None
         assert measured.preserved is not None
@@ -85,7 +85,7 @@ def test_the_lora_of_an_interrupted_and_resumed_run_is_that_of_a_whole_one(done:
 
         def ending(self) -> None: ...
 
-        def pictures(self, done: int, total: int) -> None: ...
+        def images(self, done: int, total: int) -> None: ...
 
     before = signal.getsignal(signal.SIGINT)
     first = Engine(make_spec()).fit(tmp_path / "run", progress=Interrupt())
@@ -104,7 +104,7 @@ def test_the_model_card_says_how_to_use_it(done: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (done / "README.md").read_text(), flags=re.DOTALL)
     scope: dict[str, Any] = {}
     exec(code.replace("path/to/this/folder", str(done)), scope)
-    assert scope["picture"].size == (64, 64)
+    assert scope["image"].size == (64, 64)
 
 
 def test_a_finished_run_is_not_overwritten_unasked(done: Path) -> None:
@@ -120,15 +120,15 @@ def test_a_run_is_read_back_as_it_was(done: Path) -> None:
     kept = run.read_evaluation()
     assert kept is not None
     texts = [prompt.text for prompt in prompts]
-    taught = engine.generator.sample(texts, seeds).images
-    again = [engine.instruments.scorers[0][1].score(taught, None)]  # type: ignore[arg-type]
-    torch.testing.assert_close(again[0], torch.tensor(kept.taught.scores[0].values), atol=1e-5, rtol=0, equal_nan=True)
+    trained = engine.generator.sample(texts, seeds).images
+    again = [engine.evaluators.scorers[0][1].score(trained, None)]  # type: ignore[arg-type]
+    torch.testing.assert_close(again[0], torch.tensor(kept.trained.scores[0].values), atol=1e-5, rtol=0, equal_nan=True)
     alone = load_generator(done).sample(texts, seeds).images
-    torch.testing.assert_close(alone, taught, atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone, trained, atol=1e-5, rtol=0)
 
 
-def test_steps_teach() -> None:
-    """On one prompt and one seed, the reward of the same picture rises and the weights outside the LoRA stay."""
+def test_steps_train() -> None:
+    """On one prompt and one seed, the reward of the same image rises and the weights outside the LoRA stay."""
     spec = make_spec(train={"steps": 8, "batch": 1, "lr": 1e-3})
     engine = Engine(spec)
     frozen = {name: p.clone() for name, p in engine.generator.adapter_module.named_parameters() if not p.requires_grad}
@@ -136,7 +136,7 @@ def test_steps_teach() -> None:
     def reward() -> float:
         prompt = engine.prompts[0]
         with torch.no_grad():
-            images = engine.overlaid(engine.generator.sample([prompt.text] * 4, [1, 2, 3, 4]).images)
+            images = engine.judge_view(engine.generator.sample([prompt.text] * 4, [1, 2, 3, 4]).images)
             answers = engine.judge.answer_log_likelihoods(images, engine.questions([prompt] * 4))
         return engine.reward(answers, engine.wanted).mean().item()
 
@@ -167,14 +167,14 @@ def test_the_same_spec_takes_the_same_steps() -> None:
 
 
 def test_several_anchors_add_up_to_their_part_of_the_loss() -> None:
-    """A step of a fresh LoRA: the pictures are the base's, so `base_image` costs nothing yet."""
-    denoise, image = {"type": "base_denoise", "weight": 2.0}, {"type": "base_image", "weight": 3.0}
+    """A step of a fresh LoRA: the images are the base's, so `base_image` costs nothing yet."""
+    denoise, near = {"type": "base_denoise", "weight": 2.0}, {"type": "base_image", "weight": 3.0}
     train = {"steps": 2, "batch": 2, "lr": 1e-2, "lora": {"rank": 2}}
 
     def records(anchor: Any) -> list[StepRecord]:
         return list(Engine(make_spec(anchor=anchor, train=train)).steps())
 
-    one, two = records(denoise), records([denoise, image, {"type": "base_image", "weight": 0}])
+    one, two = records(denoise), records([denoise, near, {"type": "base_image", "weight": 0}])
     assert one[0].anchor == pytest.approx(two[0].anchor, rel=1e-5)
     assert two[1].anchor > 1.01 * one[1].anchor  # the LoRA has moved
     for record in one + two:
@@ -217,7 +217,7 @@ def test_a_plugin_that_cuts_the_gradient_is_named(monkeypatch: pytest.MonkeyPatc
 
 def test_the_referee_stops_a_fit_that_no_longer_improves(tmp_path: Path) -> None:
     stop = {"patience": 2, "min_delta": 1.0}  # no look can improve by this much
-    watch = {"every": 1, "pictures": 2}
+    watch = {"every": 1, "images": 2}
     spec = make_spec(train={"steps": 9, "batch": 1, "watch": watch, "stop": stop, "lora": {"rank": 2}})
     result = Engine(spec).fit(tmp_path / "run")
     assert result.steps == 3
@@ -233,12 +233,12 @@ def test_the_referee_stops_a_fit_that_no_longer_improves(tmp_path: Path) -> None
     assert all(torch.equal(value, kept[name]) for name, value in load_file(again.run / LORA).items())
 
 
-def test_held_out_pictures_are_none_that_were_trained_on() -> None:
+def test_held_out_images_are_none_that_were_trained_on() -> None:
     engine = Engine(make_spec())
     prompts, seeds = held_out(engine)
     assert {prompt.text for prompt in prompts} == {"a cartoon of an owl", "a cartoon of a house"}
     assert len(set(seeds)) == 4
-    assert min(seeds) >= SEEDS
+    assert min(seeds) >= SPAN
     assert not {prompt.text for prompt in engine.prompts} & {prompt.text for prompt in prompts}
 
 
@@ -265,7 +265,7 @@ def test_the_visual_prompt_is_laid_over_differentiably() -> None:
     import random
 
     moved = overlaying.overlay(images, spec, [line], random.Random(0))
-    rows = {tuple((picture[0, :, 5] > 0.9).nonzero().flatten().tolist()) for picture in moved}
-    assert len(rows) == 3  # every picture has its own place
+    rows = {tuple((one[0, :, 5] > 0.9).nonzero().flatten().tolist()) for one in moved}
+    assert len(rows) == 3  # every image has its own place
     half = overlaying.overlay(images, spec.model_copy(update={"blend": "alpha", "opacity": 0.5}), [line])
     assert half[0, :, 16, 16].tolist() == [0.625, 0.125, 0.125]

@@ -33,7 +33,7 @@ def members() -> list[Judge]:
     return [build_judge([(1.0, PluginRef(type=name))]) for name in ("tiny", "tiny-referee")]
 
 
-def pictures() -> torch.Tensor:
+def two_images() -> torch.Tensor:
     rng = torch.Generator().manual_seed(0)
     return torch.rand(2, 3, 64, 64, generator=rng, requires_grad=True)
 
@@ -61,7 +61,7 @@ class Fixed:
 
 @pytest.mark.parametrize("weights", [(1.0, 0.5), (2.0, 1.0), (1.0, 9.0)])
 def test_it_believes_what_its_members_believe_on_average(members: list[Judge], weights: tuple[float, float]) -> None:
-    images = pictures()
+    images = two_images()
     mixed = Ensemble(list(zip(weights, members, strict=True)))
     answers = mixed.answer_log_likelihoods(images, QUESTIONS)
     first, second = (scores(judge, images) for judge in members)
@@ -73,7 +73,7 @@ def test_it_believes_what_its_members_believe_on_average(members: list[Judge], w
 
 
 def test_its_gradient_is_that_of_the_mean_opinion(members: list[Judge]) -> None:
-    images = pictures()
+    images = two_images()
     wanted = scores(Ensemble([(1.0, members[0]), (3.0, members[1])]), images)[0, 1, 0]
     (found,) = torch.autograd.grad(wanted, images)
     logs = [scores(judge, images)[0, 1, 0] for judge in members]
@@ -82,7 +82,7 @@ def test_its_gradient_is_that_of_the_mean_opinion(members: list[Judge]) -> None:
     by_hand = sum(part / sum(parts) * gradient for part, gradient in zip(parts, gradients, strict=True))
     torch.testing.assert_close(found, by_hand)
     assert found[0].abs().sum() > 0
-    assert found[1].abs().sum() == 0  # of the other picture
+    assert found[1].abs().sum() == 0  # of the other image
 
 
 def test_an_improbable_answer_keeps_its_digits() -> None:
@@ -96,7 +96,7 @@ def test_one_member_is_the_judge_itself() -> None:
         {"type": "tiny"}, [{"type": "tiny", "weight": 7}]
     ))  # fmt: skip
     assert type(alone) is type(listed)
-    images = pictures()
+    images = two_images()
     assert torch.equal(scores(alone, images), scores(listed, images))
 
 
@@ -198,14 +198,14 @@ def test_the_schema_knows_them(judge: Any, right: bool) -> None:
 # in a fit
 
 
-def test_a_fit_is_taught_and_watched_by_ensembles(tmp_path: Path) -> None:
+def test_a_fit_is_trained_and_watched_by_ensembles(tmp_path: Path) -> None:
     both = [{"type": "tiny", "weight": 3}, {"type": "tiny-referee"}]
     data = base() | {
         "prompts": {"template": "a cartoon of {subject}", "train": ["a cat"], "eval": ["a dog"]},
         "question": {"template": "Is this a drawing of {subject}?"},
         "judge": both,
         "referee": both,
-        "train": {"steps": 1, "batch": 1, "lora": {"rank": 2}, "watch": {"every": 1, "pictures": 1}},
+        "train": {"steps": 1, "batch": 1, "lora": {"rank": 2}, "watch": {"every": 1, "images": 1}},
         "evaluation": {"seeds": 2},
     }
     spec: TaskSpec = spec_from_dict(data)
@@ -213,7 +213,7 @@ def test_a_fit_is_taught_and_watched_by_ensembles(tmp_path: Path) -> None:
     assert isinstance(engine.judge, Ensemble)
     assert isinstance(engine.judge, Judge)
     result = engine.fit(tmp_path / "run")
-    measured = result.evaluation.taught
+    measured = result.evaluation.trained
     assert measured.referee == pytest.approx(measured.judge)
     assert 0 < measured.judge[0] < 1
     card = (tmp_path / "run" / "README.md").read_text()

@@ -1,4 +1,4 @@
-"""The measurement of many pictures: on the device there is room for a batch of them."""
+"""The measurement of many images: on the device there is room for a batch of them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SPEC = {
 
 
 class Away:
-    """Pictures on a device, of which nothing can be had but a copy in main memory."""
+    """Images on a device, of which nothing can be had but a copy in main memory."""
 
     def __init__(self, images: torch.Tensor) -> None:
         self.cpu = lambda: images
 
 
-def test_pictures_leave_the_device_and_are_overlaid_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_leave_the_device_and_are_overlaid_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(spec_from_dict(SPEC))
     plain, _ = evaluate(engine)
     sample, asked = engine.generator.sample, engine.judge.answer_log_likelihoods
@@ -45,15 +45,15 @@ def test_pictures_leave_the_device_and_are_overlaid_batch_by_batch(monkeypatch: 
         shown.append(len(images))
         return asked(images, *args)
 
-    def overlaid(images: torch.Tensor, *_: Any) -> torch.Tensor:
+    def judge_view(images: torch.Tensor, *_: Any) -> torch.Tensor:
         drawn.append(len(images))
         return images
 
     monkeypatch.setattr(engine.generator, "sample", away)
     monkeypatch.setattr(engine.judge, "answer_log_likelihoods", ask)
-    monkeypatch.setattr(engine.instruments, "overlaid", overlaid)
-    again, pictures = evaluate(engine)
+    monkeypatch.setattr(engine.evaluators, "judge_view", judge_view)
+    again, drawn_images = evaluate(engine)
     assert shown == [2] * 4
     assert drawn == [2] * 4 + [4]  # the last are kept for people to look at
-    assert again.taught.scores == plain.taught.scores
-    assert pictures.base.shape == (4, 3, 64, 64)
+    assert again.trained.scores == plain.trained.scores
+    assert drawn_images.base.shape == (4, 3, 64, 64)

@@ -39,7 +39,7 @@ def family(request: pytest.FixtureRequest) -> str:
 
 
 def plain(generator: DiffusersGenerator, *, lora_from: Path | None = None) -> torch.Tensor:
-    """The picture of the first prompt and seed by plain diffusers."""
+    """The image of the first prompt and seed by plain diffusers."""
     recipe = generator.recipe()
     pipe = DiffusionPipeline.from_pretrained(recipe.model, torch_dtype=torch.float32)
     pipe.scheduler = type(generator.pipe.scheduler).from_config(pipe.scheduler.config)
@@ -52,11 +52,11 @@ def plain(generator: DiffusersGenerator, *, lora_from: Path | None = None) -> to
     return images
 
 
-def taught(generator: DiffusersGenerator, spec: Lora) -> list[torch.nn.Parameter]:
+def trained(generator: DiffusersGenerator, spec: Lora) -> list[torch.nn.Parameter]:
     return lora.attach(generator.adapter_module, spec, generator.lora_targets, seed=0)
 
 
-def test_pictures_are_the_pipelines_own(family: str) -> None:
+def test_images_are_the_pipelines_own(family: str) -> None:
     generator = small(family)
     with torch.no_grad():
         ours = generator.sample(PROMPTS, SEEDS)
@@ -73,7 +73,7 @@ def test_pictures_are_the_pipelines_own(family: str) -> None:
 
 def test_the_gradient_reaches_the_lora_and_nothing_else(family: str) -> None:
     generator = small(family)
-    weights = taught(generator, Lora(rank=2))
+    weights = trained(generator, Lora(rank=2))
     with torch.no_grad():
         for weight in weights:
             weight += 0.01
@@ -92,7 +92,7 @@ def test_the_gradient_reaches_the_lora_and_nothing_else(family: str) -> None:
             assert all(p.grad is None for p in part.parameters() if id(p) not in ours)
 
 
-def test_the_base_denoises_latents_of_pictures(family: str) -> None:
+def test_the_base_denoises_latents_of_images(family: str) -> None:
     generator = small(family)
     with torch.no_grad():
         latents = generator.sample(PROMPTS, SEEDS).latents
@@ -109,10 +109,10 @@ def test_the_base_denoises_latents_of_pictures(family: str) -> None:
         generator.denoise(latents[:, :1], 0.3, PROMPTS, SEEDS)
 
 
-def test_a_lora_is_taught_and_plain_diffusers_draws_the_same_with_it(family: str, tmp_path: Path) -> None:
+def test_a_lora_is_trained_and_plain_diffusers_draws_the_same_with_it(family: str, tmp_path: Path) -> None:
     spec = Lora(rank=2, strength=3.0)
     generator = small(family)
-    weights = taught(generator, spec)
+    weights = trained(generator, spec)
     generator.prepare(PROMPTS)
     optimiser = torch.optim.AdamW(weights, lr=0.01)
     bright = []
@@ -132,7 +132,7 @@ def test_a_lora_is_taught_and_plain_diffusers_draws_the_same_with_it(family: str
     assert hasattr(generator.pipe, "load_lora_weights") is (family not in NO_LOADER)
 
     again = small(family)
-    taught(again, spec)
+    trained(again, spec)
     lora.load_export(again.adapter_module, spec, tmp_path / "pytorch_lora_weights.safetensors")
     with torch.no_grad():
         torch.testing.assert_close(again.sample(PROMPTS[:1], SEEDS[:1]).images, ours, atol=1e-4, rtol=0)
@@ -197,12 +197,12 @@ def test_prompts_are_encoded_once_and_the_text_encoders_freed(family: str) -> No
         assert "encode_prompt" not in pipe.__dict__
 
 
-def test_half_precision_teaches_too(family: str) -> None:
+def test_half_precision_trains_too(family: str) -> None:
     generator = small(family, dtype="bfloat16")
     with warnings.catch_warnings():
         warnings.simplefilter("error", DualprocWarning)
         generator.prepare([*PROMPTS, "a dog"])
-    weights = taught(generator, Lora(rank=2))
+    weights = trained(generator, Lora(rank=2))
     sample = generator.sample(PROMPTS, SEEDS, grad=True)
     sample.images.mean().backward()
     assert sample.images.dtype == sample.latents.dtype == torch.float32
@@ -212,7 +212,7 @@ def test_half_precision_teaches_too(family: str) -> None:
 
 
 def test_a_batch_that_is_not_made_of_its_prompts_is_encoded_by_the_pipeline() -> None:
-    """A pipeline that centres its embeddings over the batch cannot be cached; pictures stay its own."""
+    """A pipeline that centres its embeddings over the batch cannot be cached; images stay its own."""
     generator = small("sd")
     encode = generator.pipe.encode_prompt
 
@@ -252,12 +252,12 @@ def test_a_mask_that_only_uneven_batches_have_is_learnt_when_the_first_comes() -
         ("sd3", "FlowMatchHeunDiscreteScheduler", 5), ("sd", "EulerDiscreteScheduler", 3), ("sd3", None, 3),
     ],
 )  # fmt: skip
-def test_every_evaluation_of_the_backbone_is_taught_in_its_turn(
+def test_every_evaluation_of_the_backbone_is_trained_in_its_turn(
     family: str, scheduler: str | None, evaluations: int
 ) -> None:
     """Schedulers of second order evaluate it more often than there are steps."""
     generator = small(family, steps=3, scheduler=scheduler)
-    taught(generator, Lora(rank=2))
+    trained(generator, Lora(rank=2))
     count = 0
 
     def counted(*_: Any) -> None:

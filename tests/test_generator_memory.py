@@ -1,4 +1,4 @@
-"""What a generator can do to need less memory: the same pictures and gradients, from fewer bytes."""
+"""What a generator can do to need less memory: the same images and gradients, from fewer bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPTS, SEEDS = ["a cat", "a big red house on the hill"], [3, 4]
 
 
 def gradient(generator: DiffusersGenerator) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
-    """The pictures of a training sample, the LoRA's gradient, and the bytes that were kept for the backward pass."""
+    """The images of a training sample, the LoRA's gradient, and the bytes that were kept for the backward pass."""
     weights = lora.attach(generator.adapter_module, Lora(rank=2), generator.lora_targets, seed=0)
     with torch.no_grad():
         for weight in weights:
@@ -102,7 +102,7 @@ def test_a_reward_vae_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.parametrize("family", ["flux", "sd", "sana"])
-def test_all_switches_together_teach(family: str, tiny_vae: Path) -> None:
+def test_all_switches_together_train(family: str, tiny_vae: Path) -> None:
     generator = small(family, checkpointing=True, reward_vae=str(tiny_vae))
     generator.prepare(PROMPTS)
     assert generator.encoders.released
@@ -138,7 +138,7 @@ def test_quantizing_says_what_is_missing(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="diffusers quantises on a GPU only")
-def test_a_quantized_backbone_teaches(kind: str) -> None:
+def test_a_quantized_backbone_trains(kind: str) -> None:
     pytest.importorskip("bitsandbytes")
     generator = small("flux", quantize=kind, dtype="bfloat16")
     generator.prepare(PROMPTS)

@@ -15,7 +15,7 @@ from dualproc import registry
 from dualproc.plugins.judges.transformers import TransformersJudge
 from dualproc.types import Question
 
-TEXTS = ("Is the line red?", "Is the picture a drawing of a cat or a dog? Answer with Yes or No.", "Is it dark?")
+TEXTS = ("Is the line red?", "Is the image a drawing of a cat or a dog? Answer with Yes or No.", "Is it dark?")
 ABSOLUTE = {"atol": 1e-4, "rtol": 0}
 
 Load = Callable[[str], TransformersJudge]
@@ -57,7 +57,7 @@ def gradient(scores: Tensor, images: Tensor) -> Tensor:
 
 
 def one_by_one(judge: TransformersJudge, images: Tensor, asked: list[list[Question]]) -> Tensor:
-    """[B, Q, K]: every picture and every question in a call of its own."""
+    """[B, Q, K]: every image and every question in a call of its own."""
     rows = [
         torch.cat([judge.answer_log_likelihoods(images[b : b + 1], [[q]]).log_likelihoods for q in row], dim=1)
         for b, row in enumerate(asked)
@@ -65,7 +65,7 @@ def one_by_one(judge: TransformersJudge, images: Tensor, asked: list[list[Questi
     return torch.cat(rows)
 
 
-def test_answers_depend_on_picture_and_question(judge: TransformersJudge, images: Tensor) -> None:
+def test_answers_depend_on_image_and_question(judge: TransformersJudge, images: Tensor) -> None:
     answers = judge.answer_log_likelihoods(images, questions(TEXTS, TEXTS))
     found = answers.log_likelihoods
     assert found.shape == (2, 3, 2)
@@ -76,7 +76,7 @@ def test_answers_depend_on_picture_and_question(judge: TransformersJudge, images
     assert (found[:, 0] - found[:, 1]).abs().max() > 0.01
 
 
-def test_the_gradient_reaches_every_picture_and_no_weight(judge: TransformersJudge, images: Tensor) -> None:
+def test_the_gradient_reaches_every_image_and_no_weight(judge: TransformersJudge, images: Tensor) -> None:
     found = gradient(judge.answer_log_likelihoods(images, questions(TEXTS, TEXTS)).log_likelihoods, images)
     assert found.isfinite().all()
     # Bilinear reduction to half the size may pass over no pixel at all.
@@ -84,7 +84,7 @@ def test_the_gradient_reaches_every_picture_and_no_weight(judge: TransformersJud
     assert all(p.grad is None and not p.requires_grad for p in judge.model.parameters())
 
 
-def test_two_pictures_together_are_each_alone(judge: TransformersJudge, images: Tensor) -> None:
+def test_two_images_together_are_each_alone(judge: TransformersJudge, images: Tensor) -> None:
     asked = questions(TEXTS[:1], TEXTS[1:2])
     together = judge.answer_log_likelihoods(images, asked).log_likelihoods
     for b in range(2):
@@ -92,7 +92,7 @@ def test_two_pictures_together_are_each_alone(judge: TransformersJudge, images: 
         torch.testing.assert_close(together[b : b + 1], alone, **ABSOLUTE)
 
 
-@pytest.mark.parametrize("second", [TEXTS, TEXTS[::-1]], ids=["the same", "others of the second picture"])
+@pytest.mark.parametrize("second", [TEXTS, TEXTS[::-1]], ids=["the same", "others of the second image"])
 def test_questions_together_are_each_alone(judge: TransformersJudge, images: Tensor, second: Sequence[str]) -> None:
     asked = questions(TEXTS, second)
     together, alone = judge.answer_log_likelihoods(images, asked).log_likelihoods, one_by_one(judge, images, asked)
@@ -145,8 +145,8 @@ def test_it_answers_in_words(judge: TransformersJudge, images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_reads_on_unless_the_picture_sees_the_question(family: str, load: Load) -> None:
-    """PaliGemma's picture and question see each other, so there is nothing to go on from."""
+def test_reads_on_unless_the_image_sees_the_question(family: str, load: Load) -> None:
+    """PaliGemma's image and question see each other, so there is nothing to go on from."""
     assert load(family).reads_on == (family != "paligemma2")
 
 

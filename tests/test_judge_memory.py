@@ -39,7 +39,7 @@ def judge(model: str, checkpointing: bool) -> TransformersJudge:
     return TransformersJudge(TransformersJudge.Params(model=model, device="cpu", checkpointing=checkpointing))
 
 
-def pictures() -> torch.Tensor:
+def two_images() -> torch.Tensor:
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
@@ -51,7 +51,7 @@ def asked(judge: TransformersJudge) -> tuple[torch.Tensor, torch.Tensor, int]:
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    images = pictures().requires_grad_()
+    images = two_images().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         found = judge.answer_log_likelihoods(images, [[Question(text) for text in TEXTS]] * 2).log_likelihoods
     return found.detach(), torch.autograd.grad(found[..., 0].sum(), images)[0], sum(kept.values())
@@ -68,7 +68,7 @@ def test_answers_and_gradients_are_the_same_from_fewer_bytes(model: str) -> None
 
 
 def test_it_says_the_same(model: str) -> None:
-    said = [judge(model, on).generate(pictures(), TEXTS, max_new_tokens=8) for on in (False, True)]
+    said = [judge(model, on).generate(two_images(), TEXTS, max_new_tokens=8) for on in (False, True)]
     assert said[0] == said[1]
 
 

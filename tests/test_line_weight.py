@@ -28,8 +28,8 @@ def drawing(width: float, size: int, *, ground: str = "#9ac", ink: str = "black"
     return data.view(size, size, 3).permute(2, 0, 1).float() / 255
 
 
-def measure(*pictures: torch.Tensor, **params: float) -> list[float]:
-    values: list[float] = LineWeight(LineWeight.Params(**params)).score(torch.stack(pictures), NOTHING).tolist()
+def measure(*images: torch.Tensor, **params: float) -> list[float]:
+    values: list[float] = LineWeight(LineWeight.Params(**params)).score(torch.stack(images), NOTHING).tolist()
     return values
 
 
@@ -60,5 +60,5 @@ def test_pale_lines_count_as_thin() -> None:
     assert pale < 0.8 * black
 
 
-def test_a_picture_without_outlines_has_no_line_weight() -> None:
+def test_a_image_without_outlines_has_no_line_weight() -> None:
     assert all(value != value for value in measure(torch.full((3, 64, 64), 0.7), torch.zeros(3, 64, 64)))

@@ -10,11 +10,11 @@ import pytest
 import small_judges
 import torch
 from pydantic import ValidationError
-from small_models import taught
+from small_models import trained
 from small_pipelines import small
 
 from dualproc.engine import lora
-from dualproc.plugins import _offload
+from dualproc.kit import offload
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
 from dualproc.plugins.judges.presets import TINY as JUDGE
@@ -24,9 +24,9 @@ from dualproc.types import Question
 
 
 def learner(**changes: object) -> tuple[DiffusersGenerator, list[torch.nn.Parameter]]:
-    """The shipped generator, with a LoRA that changes the pictures."""
+    """The shipped generator, with a LoRA that changes the images."""
     generator = DiffusersGenerator(DiffusersGenerator.Params(**{**TINY.params, **changes}))
-    return generator, taught(generator, Lora(rank=4))
+    return generator, trained(generator, Lora(rank=4))
 
 
 def gradient(generator: DiffusersGenerator, weights: list[torch.nn.Parameter], *, poison: bool = False) -> torch.Tensor:
@@ -58,13 +58,13 @@ def test_the_backward_pass_reads_the_copies(plain: torch.Tensor) -> None:
 
 def test_with_checkpointing_few_copies_are_alive_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     alive, most = 0, 0
-    arrive = _offload._Guest.arrive
+    arrive = offload._Guest.arrive
 
     def gone(count: int) -> None:
         nonlocal alive
         alive -= count
 
-    def counted(self: _offload._Guest) -> None:
+    def counted(self: offload._Guest) -> None:
         nonlocal alive, most
         arrive(self)
         for name in self.names:
@@ -74,7 +74,7 @@ def test_with_checkpointing_few_copies_are_alive_at_a_time(monkeypatch: pytest.M
             weakref.finalize(copy, gone, copy.numel())
         most = max(most, alive)
 
-    monkeypatch.setattr(_offload._Guest, "arrive", counted)
+    monkeypatch.setattr(offload._Guest, "arrive", counted)
     peaks = []
     for checkpointing in (False, True):
         alive = most = 0
@@ -101,13 +101,13 @@ def test_blocks_with_weights_of_their_own_have_copies_when_they_are_computed_aga
     """Such as InternVL's; on a GPU, the weights themselves would be on another device."""
     model = str(small_judges.save("internvl3", tmp_path))
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    arrive, arrivals = _offload._Guest.arrive, Counter[str]()
+    arrive, arrivals = offload._Guest.arrive, Counter[str]()
 
-    def counted(self: _offload._Guest) -> None:
+    def counted(self: offload._Guest) -> None:
         arrivals.update(["a block"] if "lambda_1" in self.names else ())
         arrive(self)
 
-    monkeypatch.setattr(_offload._Guest, "arrive", counted)
+    monkeypatch.setattr(offload._Guest, "arrive", counted)
     found = []
     for switches in (False, True):
         judge = TransformersJudge(
@@ -132,8 +132,8 @@ def test_everything_that_computes_is_on_the_device() -> None:
     generator.sample(["a cartoon of a cat"], [1])
     hook.remove()
     there = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in calls[0].items()}
-    _offload.offload(generator.adapter_module, torch.device("meta"))
-    taught(generator, Lora(rank=4))
+    offload.offload(generator.adapter_module, torch.device("meta"))
+    trained(generator, Lora(rank=4))
     made = generator.adapter_module(**there)[0]
     made.sum().backward()
     for weight in generator.adapter_module.parameters():
@@ -144,7 +144,7 @@ def test_everything_that_computes_is_on_the_device() -> None:
 def test_the_moments_of_a_checkpoint_are_where_the_lora_computes() -> None:
     """A checkpoint is read into main memory; `meta` is the other device that every machine has."""
     generator = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
-    _offload.offload(generator.adapter_module, torch.device("meta"))
+    offload.offload(generator.adapter_module, torch.device("meta"))
     weights = lora.attach(generator.adapter_module, Lora(rank=4), generator.lora_targets, seed=0)
     optimiser = torch.optim.AdamW(weights)
     kept = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(1), "exp_avg_sq": torch.zeros(1)}

@@ -22,12 +22,12 @@ from small_pipelines import saved
 from torch.utils.flop_counter import FlopCounterMode
 
 from dualproc import Engine, TaskSpec, load_spec
-from dualproc.engine import fitting
-from dualproc.engine.devices import DEVICES, known, seconds
-from dualproc.engine.fitting import changed_spec, fit, switches_of
-from dualproc.engine.hollow import hollow
-from dualproc.engine.plan import QUANTIZED, Memory, Plan, dry_run
 from dualproc.errors import DualprocError
+from dualproc.plan import switches
+from dualproc.plan.dry_run import QUANTIZED, Memory, Plan, dry_run
+from dualproc.plan.hardware import GPUS, gpu_named, seconds
+from dualproc.plan.meta_tensors import without_weights
+from dualproc.plan.switches import changed_spec, search, switches_of
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "benchmarks" / "configs"
@@ -195,7 +195,7 @@ def test_offloaded_weights_are_on_the_device_while_they_are_used(tiny: Plan) -> 
 
 def test_torch_is_left_as_it_was(engine: Engine) -> None:
     before = (torch.tensor, torch.Tensor.numpy, torch.nn.functional.scaled_dot_product_attention)
-    with pytest.raises(ZeroDivisionError), hollow():
+    with pytest.raises(ZeroDivisionError), without_weights():
         _ = 1 / 0
     assert (torch.tensor, torch.Tensor.numpy, torch.nn.functional.scaled_dot_product_attention) == before
     planned()
@@ -211,7 +211,7 @@ def test_a_hub_model_is_planned_without_its_weights(tmp_path: Path) -> None:
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("abc")
     code = (
-        "from dualproc import load_spec; from dualproc.engine.plan import dry_run;"
+        "from dualproc import load_spec; from dualproc.plan.dry_run import dry_run;"
         "spec = load_spec('specs/line_weight.yaml', variant='thick', overrides=['generator.model=someone/tiny']);"
         "print(dry_run(spec, gpu=False).memory['cpu'].weights)"
     )
@@ -235,7 +235,7 @@ from pydantic import BaseModel
 from dualproc.types import Answers
 
 class Light:
-    '''Finds bright pictures right.'''
+    '''Finds bright images right.'''
     api_version = 1
     class Params(BaseModel, extra="forbid"): pass
     def __init__(self, params): pass
@@ -281,14 +281,14 @@ def test_the_cheapest_switches_are_found() -> None:
     keys = {key for group in groups for switch in group for key in switch.values}
     assert {"generator.checkpointing", "judge.checkpointing", "judge.quantize", "train.batch"} <= keys
     told: list[str] = []
-    search = fit(spec, plan, 0.4 * plan.peak, gpu=False, known=known, progress=told.append)
-    assert search.together is not None
-    assert search.together.plan is not None
-    assert search.together.plan.peak <= 0.4 * plan.peak < min(t.plan.peak for t in search.alone[:2] if t.plan)
-    assert len(search.together.switches) > 1
-    assert "checkpointing=true" in search.together.flags
-    assert len(told) > len(search.alone) == sum(map(len, groups))
-    assert fit(spec, plan, 1000, gpu=False, known=known).together is None
+    found = search(spec, plan, 0.4 * plan.peak, gpu=False, known=known, progress=told.append)
+    assert found.together is not None
+    assert found.together.plan is not None
+    assert found.together.plan.peak <= 0.4 * plan.peak < min(t.plan.peak for t in found.alone[:2] if t.plan)
+    assert len(found.together.switches) > 1
+    assert "checkpointing=true" in found.together.flags
+    assert len(told) > len(found.alone) == sum(map(len, groups))
+    assert search(spec, plan, 1000, gpu=False, known=known).together is None
 
 
 def invent(monkeypatch: pytest.MonkeyPatch, memory: Callable[[set[str]], dict[str, Memory]]) -> None:
@@ -299,7 +299,7 @@ def invent(monkeypatch: pytest.MonkeyPatch, memory: Callable[[set[str]], dict[st
         on = {f"{name}.{key}" for name, ref in models.items() for key, value in ref.params.items() if value}
         return Plan((), 0, memory(on), {}, "", ())
 
-    monkeypatch.setattr(fitting, "dry_run", told)
+    monkeypatch.setattr(switches, "dry_run", told)
 
 
 def gigabytes(weights: float = 0, activations: float = 0, loading: float = 0) -> Memory:
@@ -314,23 +314,23 @@ def on_two_devices(on: set[str]) -> dict[str, Memory]:
     }
 
 
-def in_loading_and_teaching(on: set[str]) -> dict[str, Memory]:
+def in_loading_and_training(on: set[str]) -> dict[str, Memory]:
     """One switch helps while loading, one in a step."""
     loading, activations = 30 - 15 * ("generator.quantize" in on), 31 - 15 * ("judge.checkpointing" in on)
     return {"cuda:0": gigabytes(0, activations, loading)}
 
 
-@pytest.mark.parametrize("memory", [on_two_devices, in_loading_and_teaching])
+@pytest.mark.parametrize("memory", [on_two_devices, in_loading_and_training])
 def test_a_switch_that_helps_at_one_of_two_high_points_is_used(
     memory: Callable[[set[str]], dict[str, Memory]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invent(monkeypatch, memory)
     spec = spec_of("referee=null", "train.stop=null")
-    search = fit(spec, fitting.dry_run(spec, gpu=True), 24e9, gpu=True)
-    assert search.together is not None
-    assert search.together.plan is not None
-    assert search.together.plan.peak == 20e9 if memory is on_two_devices else 16e9
-    assert len(search.together.switches) == 2
+    found = search(spec, switches.dry_run(spec, gpu=True), 24e9, gpu=True)
+    assert found.together is not None
+    assert found.together.plan is not None
+    assert found.together.plan.peak == 20e9 if memory is on_two_devices else 16e9
+    assert len(found.together.switches) == 2
 
 
 def test_nothing_is_both_offloaded_and_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,14 +339,14 @@ def test_nothing_is_both_offloaded_and_quantised(monkeypatch: pytest.MonkeyPatch
     invent(monkeypatch, lambda on: {"cuda:0": gigabytes(40 - 15 * len(helps & on))})
     spec = spec_of("referee=null", "train.stop=null")
     told: list[str] = []
-    search = fit(spec, fitting.dry_run(spec, gpu=True), 12e9, gpu=True, progress=told.append)
-    assert search.together is None
+    found = search(spec, switches.dry_run(spec, gpu=True), 12e9, gpu=True, progress=told.append)
+    assert found.together is None
     assert all(sum(key in message for message in told) for key in helps)
     assert not any(all(key in message for key in helps) for message in told)
     for one, other in itertools.permutations(("offload=true", "quantize=8bit")):
         keys = {
             key
-            for group in switches_of(spec_of(f"generator.{one}"), search.alone[0].plan or planned(), gpu=True)
+            for group in switches_of(spec_of(f"generator.{one}"), found.alone[0].plan or planned(), gpu=True)
             for switch in group
             for key in switch.values
         }
@@ -361,11 +361,11 @@ def test_devices_by_any_name_are_accounted_for_once() -> None:
 
 def test_time_follows_from_operations_and_the_device() -> None:
     operations = {"bfloat16": 10**15, "float32": 10**13}
-    times = {name: seconds(operations, known(name)) for name in DEVICES}
+    times = {name: seconds(operations, gpu_named(name)) for name in GPUS}
     assert times["h100"] < times["a100"] < times["3090"]
     assert times["h100"] == pytest.approx(2 * (1e15 / 989e12 + 1e13 / 67e12))
     with pytest.raises(DualprocError, match="unknown device"):
-        known("abacus")
+        gpu_named("abacus")
 
 
 @pytest.mark.nightly

@@ -11,9 +11,9 @@ import pytest
 import torch
 from fresh_environment import Environment, ruff
 
-from dualproc.adapters import lora_off
 from dualproc.cli import main
 from dualproc.engine import lora
+from dualproc.kit.adapters import lora_off
 from dualproc.protocols import KINDS
 from dualproc.scaffold import USES, new_package
 from dualproc.spec import Lora
@@ -24,7 +24,7 @@ SPEC = """
 schema_version: 1
 name: all_mine
 prompts: {train: [a cat, a dog], eval: [an owl]}
-question: {template: "Is the picture warm?", answer: Yes}
+question: {template: "Is the image warm?", answer: Yes}
 train: {steps: 2, batch: 2}
 evaluation: {seeds: 2}
 """
@@ -180,7 +180,7 @@ def test_a_spec_is_run_with_nothing_but_new_plugins(environment: Environment, al
     environment.run("dp run spec.yaml --out run", tmp_path)
     assert (tmp_path / "run" / "pytorch_lora_weights.safetensors").exists()
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
-    (score,) = evaluation["taught"]["scores"]
+    (score,) = evaluation["trained"]["scores"]
     assert (score["name"], score["target"], score["accepted"]) == ("acme_all", 0.5, [0.4, 0.6])
 
 
@@ -201,13 +201,13 @@ def test_the_example_passes_its_own_tests(environment: Environment, example: Pat
     assert "passed" in environment.run("pytest -q -p no:cacheprovider", example)
 
 
-def test_the_example_teaches_the_shipped_generator(environment: Environment, example: Path, tmp_path: Path) -> None:
+def test_the_example_trains_the_shipped_generator(environment: Environment, example: Path, tmp_path: Path) -> None:
     few = "--set train.steps=2 --set train.batch=2 --set evaluation.seeds=1 --set train.lora.strength=20"
     told = environment.run(f"dp run {example / 'night.yaml'} --variant dark --out run {few}", tmp_path)
     assert "symmetry" in told
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text(encoding="utf-8"))
-    base, taught = (sum(evaluation[which]["judge"]) for which in ("base", "taught"))
-    assert taught > base  # two steps are enough to see that it gets darker
+    base, trained = (sum(evaluation[which]["judge"]) for which in ("base", "trained"))
+    assert trained > base  # two steps are enough to see that it gets darker
 
 
 def test_the_readme_of_the_example_names_its_spec_and_plugins() -> None:

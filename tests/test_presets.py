@@ -90,7 +90,7 @@ def flux() -> FluxTransformer2DModel:
     )  # fmt: skip
 
 
-def taught_layers(module: torch.nn.Module) -> set[str]:
+def trained_layers(module: torch.nn.Module) -> set[str]:
     return {name for name, part in module.named_modules() if isinstance(part, LoraLayer)}
 
 
@@ -99,17 +99,17 @@ def test_the_lora_of_flux_goes_to_the_projections_of_the_double_stream_blocks(fl
     double = {name for name in linear if name.startswith("transformer_blocks.") and ".norm" not in name}
     assert len(double) == 2 * 12
     lora.attach(flux, Lora(rank=2), FLUX_SCHNELL.params["lora_targets"], seed=0)
-    assert taught_layers(flux) == double
+    assert trained_layers(flux) == double
 
 
 def test_a_target_is_an_ending_that_begins_where_a_part_of_a_name_begins(flux: FluxTransformer2DModel) -> None:
     lora.attach(flux, Lora(rank=2), ["1.attn.to_q", "net.*.proj", "embedder"], seed=0)
     blocks = {"transformer_blocks.1.attn.to_q", "single_transformer_blocks.1.attn.to_q"}
     forward = {f"transformer_blocks.{n}.{part}.net.0.proj" for n in (0, 1) for part in ("ff", "ff_context")}
-    assert taught_layers(flux) == blocks | forward
+    assert trained_layers(flux) == blocks | forward
 
 
-def test_weights_of_half_precision_teach_a_lora_of_full_precision() -> None:
+def test_weights_of_half_precision_train_a_lora_of_full_precision() -> None:
     generator = DiffusersGenerator(DiffusersGenerator.Params(**{**TINY.params, "dtype": "bfloat16"}))
     weights = lora.attach(generator.adapter_module, Lora(rank=2), generator.lora_targets, seed=0)
     sample = generator.sample(["a cartoon of a cat"], [1], grad=True)

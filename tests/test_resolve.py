@@ -92,7 +92,7 @@ def test_a_mistake_of_all_variants_is_reported_once(spec_file: Path) -> None:
     assert found == {"visual_prompt.layers.0.color": "'redd' is no colour; did you mean 'red'? | None"}
 
 
-def test_an_unfilled_placeholder_of_a_plugin_is_reported_once(spec_file: Path) -> None:
+def test_an_unfilled_placeholder_plugin_failure_is_reported_once(spec_file: Path) -> None:
     found = problems(spec_file, 'visual_prompt.layers.0.width="{widht}"', variant="thin")
     assert found == {"visual_prompt.layers.0.width": "unknown placeholder {widht} | did you mean `width`?"}
 

@@ -18,24 +18,24 @@ def answers(probabilities: list[list[list[float]]]) -> Answers:
     return Answers(scores, torch.ones(scores.shape[1:], dtype=torch.long))
 
 
-TWO_PICTURES = [[[0.5, 0.25], [0.1, 0.4]], [[0.2, 0.2], [0.05, 0.8]]]
+TWO_IMAGES = [[[0.5, 0.25], [0.1, 0.4]], [[0.2, 0.2], [0.05, 0.8]]]
 
 
 def test_answer_likelihood_is_the_mean_log_probability_of_the_wanted_answers() -> None:
-    reward = AnswerLikelihood(AnswerLikelihood.Params())(answers(TWO_PICTURES), [0, 1])
+    reward = AnswerLikelihood(AnswerLikelihood.Params())(answers(TWO_IMAGES), [0, 1])
     expected = [(math.log(0.5) + math.log(0.4)) / 2, (math.log(0.2) + math.log(0.8)) / 2]
     assert reward.tolist() == pytest.approx(expected)
 
 
 def test_answer_likelihood_has_gradient_in_the_wanted_answers_only() -> None:
-    given = answers(TWO_PICTURES)
+    given = answers(TWO_IMAGES)
     AnswerLikelihood(AnswerLikelihood.Params())(given, [0, 1]).sum().backward()
     assert given.log_likelihoods.grad is not None
     assert given.log_likelihoods.grad.tolist() == [[[0.5, 0.0], [0.0, 0.5]]] * 2
 
 
 def test_yes_no_gap_is_the_mean_log_odds() -> None:
-    reward = YesNoGap(YesNoGap.Params())(answers(TWO_PICTURES), [0, 1])
+    reward = YesNoGap(YesNoGap.Params())(answers(TWO_IMAGES), [0, 1])
     expected = [(math.log(0.5 / 0.25) + math.log(0.4 / 0.1)) / 2, (math.log(1) + math.log(0.8 / 0.05)) / 2]
     assert reward.tolist() == pytest.approx(expected)
 

@@ -75,7 +75,7 @@ def test_the_evaluation_comes_back_without_loss(tmp_path: Path) -> None:
     assert found is not None
     assert found.base == wanted.base
     assert (found.prompts, found.seeds) == (wanted.prompts, wanted.seeds)
-    assert math.isnan(found.taught.scores[0].values[3])
+    assert math.isnan(found.trained.scores[0].values[3])
     assert repr(found) == repr(wanted)  # nan differs from itself, its text does not
 
 

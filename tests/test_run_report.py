@@ -18,8 +18,9 @@ from run_examples import SPEC, evaluation, measurement, record, score
 
 import dualproc
 from dualproc.errors import RunError
-from dualproc.run import RunFolder, render_card, render_report, summary_rows, write_card, write_report, write_samples
-from dualproc.run.charts import Series, dot_plot, line_chart
+from dualproc.report import render_card, render_report, summary_rows, write_card, write_report, write_samples
+from dualproc.report.charts import Series, dot_plot, line_chart
+from dualproc.run import RunFolder
 from dualproc.types import Evaluation, Prompt, Recipe
 
 EVIL = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'&amp;"
@@ -63,7 +64,9 @@ def finish(run: RunFolder, found: Evaluation | None = None, *, size: int = 8, ov
         run.log(record(step, referee=0.5 if step % 2 else None, hack_meter=0.03))
     images = torch.rand(len(found.seeds), 3, size, size)
     texts = [prompt.text for prompt in found.prompts]
-    write_samples(run.samples, images, images, overlaid=images if overlaid else None, prompts=texts, seeds=found.seeds)
+    write_samples(
+        run.samples, images, images, judge_view=images if overlaid else None, prompts=texts, seeds=found.seeds
+    )
     run.write_evaluation(found)
     run.write("pytorch_lora_weights.safetensors", b"")
     return run
@@ -72,12 +75,12 @@ def finish(run: RunFolder, found: Evaluation | None = None, *, size: int = 8, ov
 def test_the_report_says_the_outcome_and_shows_every_part(run: RunFolder) -> None:
     page = Page(write_report(finish(run)).read_text())
     assert "Measured line weight: 0.0300\u00a0→\u00a00.0420 (target 0.042)" in page.text
-    assert "4 held-out pictures of 2 prompts" in page.text
+    assert "4 held-out images of 2 prompts" in page.text
     assert "4 steps done in 1.0 s" in page.text
     assert "Does the line weight match the red line?" in page.text
     assert "Is there {subject}?" in page.text
     assert page.tags.count("img") == 4 * 3
-    for heading in ("Before and after", "Base and taught", "Over the steps", "Every picture's numbers", "Environment"):
+    for heading in ("Before and after", "Base and trained", "Over the steps", "Every image's numbers", "Environment"):
         assert heading in page.text
     for title in ("P(wanted answer)", "hack meter", "reward", "loss", "anchor", "gradient norm"):
         assert f"{title} over the steps" in [value for name, value in page.attributes if name == "aria-label"]
@@ -154,15 +157,15 @@ def test_an_alarm_does_not_hide_what_judge_and_measurement_say(run: RunFolder) -
     assert "The two do not contradict each other." in page.text
 
 
-def test_a_run_without_pictures_or_environment_still_has_a_report(run: RunFolder) -> None:
+def test_a_run_without_images_or_environment_still_has_a_report(run: RunFolder) -> None:
     run.write_evaluation(evaluation())
     (run.path / "env.json").unlink()
     page = Page(render_report(run))
-    assert "The run has no pictures." in page.text
+    assert "The run has no images." in page.text
     assert "Not recorded." in page.text
 
 
-def test_large_pictures_are_reduced(run: RunFolder) -> None:
+def test_large_images_are_reduced(run: RunFolder) -> None:
     finish(run, size=512)
     stored = sum(path.stat().st_size for path in run.samples.rglob("*seed*.png"))
     assert len(render_report(run)) < stored / 3
@@ -201,12 +204,12 @@ def test_a_gap_breaks_the_curve() -> None:
     assert "L" not in path
 
 
-def test_a_dot_is_inside_the_band_exactly_if_its_picture_is_on_target() -> None:
+def test_a_dot_is_inside_the_band_exactly_if_its_image_is_on_target() -> None:
     values = tuple(0.030 + 0.0005 * step + 0.0002 for step in range(50))
     figure = dot_plot(score((0.01,)), score(values))
     assert figure is not None
     left, width = (float(value) for value in re.findall(r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)"', figure)[0])
-    dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"[^>]*class="dot taught"', figure)]
+    dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"[^>]*class="dot trained"', figure)]
     assert len(dots) == 50
     assert sum(left < x < left + width for x in dots) == sum(abs(value - 0.042) <= 0.006 for value in values)
 
@@ -221,9 +224,9 @@ def test_a_dot_on_the_edge_of_what_is_accepted_is_inside_and_no_target_is_drawn_
             left < float(x) < left + width
             for x in re.findall(rf'<circle cx="([\d.]+)"[^>]*class="dot {style}"', figure)
         ]
-        for style in ("base", "taught")
+        for style in ("base", "trained")
     }
-    assert inside == {"base": [False, False], "taught": [True] * 3}
+    assert inside == {"base": [False, False], "trained": [True] * 3}
     assert "target-line" not in figure
     assert "within 0.25 to 1" in figure
 
@@ -235,7 +238,7 @@ def test_scores_that_nobody_could_measure_have_no_plot() -> None:
 # --- the model card -------------------------------------------------------------------------------------------------
 
 
-def test_the_card_has_front_matter_numbers_picture_and_usage(run: RunFolder) -> None:
+def test_the_card_has_front_matter_numbers_image_and_usage(run: RunFolder) -> None:
     finish(run)
     text = write_card(run, Recipe("black-forest-labs/FLUX.1-schnell", "bfloat16")).read_text()
     _, matter, body = text.split("---\n", 2)

@@ -8,9 +8,9 @@ import math
 import pytest
 from run_examples import evaluation, measurement, score
 
-from dualproc.run import alarms, headline, summary_rows
-from dualproc.run.numeric import mean_and_spread, number, percent, share_above, spread, times
-from dualproc.run.summary import NO_PROOF, judge_against_measurement
+from dualproc.report import alarms, headline, summary_rows
+from dualproc.report.numeric import mean_and_spread, number, percent, share_above, spread, times
+from dualproc.report.summary import NO_PROOF, judge_against_measurement
 
 
 def test_the_rows_have_every_number_once() -> None:
@@ -18,10 +18,10 @@ def test_the_rows_have_every_number_once() -> None:
     assert rows == {
         "line weight": ("0.0300 ± 0.0071", "0.0420 ± 0.00082", "target 0.042, of the height"),
         "line weight on target": ("25%", "75%", "within 0.036 to 0.048"),
-        "line weight not measurable": ("0", "1", "of 4 pictures"),
-        "judge's P(wanted answer)": ("0.300 ± 0.071", "0.750 ± 0.050", "it taught, so it is no proof"),
-        "referee's P(wanted answer)": ("0.200 ± 0.071", "0.700 ± 0.071", "it never taught"),
-        "subjects kept": ("100%", "100%", "pictures where the referee's P is over 0.5"),
+        "line weight not measurable": ("0", "1", "of 4 images"),
+        "judge's P(wanted answer)": ("0.300 ± 0.071", "0.750 ± 0.050", "it trained, so it is no proof"),
+        "referee's P(wanted answer)": ("0.200 ± 0.071", "0.700 ± 0.071", "it never trained"),
+        "subjects kept": ("100%", "100%", "images where the referee's P is over 0.5"),
         "hack meter": ("0.0300", "0.0330", "1.1x the base's"),
         "diversity": ("0.200", "0.190", "0.9x the base's"),
     }
@@ -29,7 +29,7 @@ def test_the_rows_have_every_number_once() -> None:
 
 def test_the_headline_puts_the_independent_measurement_first() -> None:
     assert headline(evaluation()) == (
-        "Measured line weight: 0.0300 -> 0.0420 (target 0.042); pictures on target 25% -> 75%; "
+        "Measured line weight: 0.0300 -> 0.0420 (target 0.042); images on target 25% -> 75%; "
         "subjects kept 100% -> 100%; hack meter 1.1x the base's"
     )
     plain = {"scores": (), "preserved": None}
@@ -87,7 +87,7 @@ def test_a_judge_that_is_not_content_is_not_called_so() -> None:
 def test_a_fit_that_hardly_learnt_says_so() -> None:
     same = measurement().scores
     (alarm,) = alarms(evaluation(judge=(0.3,) * 4, scores=same))
-    assert "Little was learnt, pictures on target: 25% -> 25%" in alarm
+    assert "Little was learnt, images on target: 25% -> 25%" in alarm
     (alarm,) = alarms(evaluation(measurement(scores=()), scores=(), judge=(0.3,) * 4, referee=(0.25,) * 4))
     assert "the referee's P(wanted answer): 20% -> 25%" in alarm
 

@@ -1,4 +1,4 @@
-"""The horizon scorer, on drawn and nearly photographic pictures whose horizon is known."""
+"""The horizon scorer, on drawn and nearly photographic images whose horizon is known."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_gradients_texture_and_slope(row: float, slope: float) -> None:
     assert row_of(tensor(landscape(row, slope=slope, texture=15))) == pytest.approx(row, abs=0.02)
 
 
-def test_a_picture_wider_than_high() -> None:
+def test_a_image_wider_than_high() -> None:
     assert row_of(tensor(landscape(0.4, width=2 * SIZE))) == pytest.approx(0.4, abs=0.02)
 
 

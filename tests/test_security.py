@@ -1,4 +1,4 @@
-"""What strangers hand over is data: nothing in a spec, a model, a LoRA, a run or a picture is run. See SECURITY.md."""
+"""What strangers hand over is data: nothing in a spec, a model, a LoRA, a run or an image is run. See SECURITY.md."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ def test_nor_can_python_or_the_command_line(tmp_path: Path, capsys: pytest.Captu
     assert "never runs code" in capsys.readouterr().err
 
 
-def test_the_arguments_of_loading_are_no_arguments_of_pictures() -> None:
+def test_the_arguments_of_loading_are_no_arguments_of_images() -> None:
     found = refusal("judges", type="tiny", images={"cache_dir": "/somewhere", "do_rescale": False})
     assert "images: cache_dir cannot be set" in found
 
@@ -293,11 +293,11 @@ def test_a_chat_template_stays_in_its_sandbox(template: str, marker: Path) -> No
     assert not marker.exists()
 
 
-# --- pictures
+# --- images
 
 
 def png(width: int, height: int) -> bytes:
-    """A black picture that says it has that size; larger ones have no pixels in them."""
+    """A black image that says it has that size; larger ones have no pixels in them."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -319,7 +319,7 @@ def test_a_decompression_bomb_is_not_opened(tmp_path: Path, capsys: pytest.Captu
             main(arguments)
         err = capsys.readouterr().err
         assert ended.value.code == 2
-        assert "bomb.png cannot be read as a picture" in err
+        assert "bomb.png cannot be read as an image" in err
         assert "3600000000 pixels" in err
         assert "Traceback" not in err
 
@@ -327,19 +327,19 @@ def test_a_decompression_bomb_is_not_opened(tmp_path: Path, capsys: pytest.Captu
 def test_a_bomb_as_a_visual_prompt_is_not_opened_either(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(png(60_000, 60_000))
     found = refusal("visual_prompts", type="image", path=str(tmp_path / "bomb.png"))
-    assert "is not a picture that can be read" in found
+    assert "is not an image that can be read" in found
     assert "3600000000 pixels" in found
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\x89PNG\r\n\x1a\n", png(64, 64)[:60], b"%!PS-Adobe\n", b"<svg/>", b"GIF89a"]
 )
-def test_a_damaged_picture_is_a_mistake(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_image_is_a_mistake(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(SystemExit) as ended:
         main(["ask", str(tmp_path / "a.png"), "Is it a cat?"])
     assert ended.value.code == 2
-    assert "cannot be read as a picture" in capsys.readouterr().err
+    assert "cannot be read as an image" in capsys.readouterr().err
     assert "a.png" in refusal("visual_prompts", type="image", path=str(tmp_path / "a.png"))
 
 

@@ -519,7 +519,7 @@ def test_specs_that_extend_each_other_are_a_mistake(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path", ["https://host/a.png", "file:///etc/passwd", "data:image/png;base64,AAAA", "/dev/zero"]
 )
-def test_an_address_or_a_device_is_no_picture(path: str, tmp_path: Path) -> None:
+def test_an_address_or_a_device_is_no_image(path: str, tmp_path: Path) -> None:
     assert "visual_prompt.layers.0.path" in report(
         tmp_path, PLAIN + f'visual_prompt: {{layers: [{{type: image, path: "{path}"}}]}}\n'
     )

@@ -26,7 +26,7 @@ def text(path: str) -> str:
     return PLAIN + LAYER.replace("PATH", path)
 
 
-def picture(file: Path, color: str = "red") -> Path:
+def image(file: Path, color: str = "red") -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (4, 4), color).save(file)
     return file
@@ -43,7 +43,7 @@ def path_of(loaded: LoadedSpec | TaskSpec) -> str:
 
 
 def test_a_path_is_relative_to_its_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "specs" / "images" / "a.png")
+    image(tmp_path / "specs" / "images" / "a.png")
     write(tmp_path / "specs", text("images/a.png"))
     monkeypatch.chdir(tmp_path)
     assert path_of(read_spec("specs/spec.yaml")) == "specs/images/a.png"
@@ -53,7 +53,7 @@ def test_a_path_is_relative_to_its_spec(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_path_of_an_extended_spec_is_relative_to_that_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(tmp_path / "base" / "a.png")
+    image(tmp_path / "base" / "a.png")
     write(tmp_path / "base", text("a.png"), "base.yaml")
     write(tmp_path, "extends: base/base.yaml\nname: other\n", "spec.yaml")
     monkeypatch.chdir(tmp_path)
@@ -64,8 +64,8 @@ def test_a_path_of_an_override_is_relative_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    picture(tmp_path / "specs" / "a.png")
-    picture(tmp_path / "mine.png")
+    image(tmp_path / "specs" / "a.png")
+    image(tmp_path / "mine.png")
     write(tmp_path / "specs", text("a.png"))
     override = "visual_prompt.layers.0.path=mine.png"
     assert path_of(read_spec("specs/spec.yaml", overrides=[override])) == "mine.png"
@@ -73,7 +73,7 @@ def test_a_path_of_an_override_is_relative_to_the_current_folder(
 
 def test_a_variant_may_fill_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    picture(tmp_path / "specs" / "images" / "one.png")
+    image(tmp_path / "specs" / "images" / "one.png")
     variants = "variants: {one: {which: one}, two: {which: two}, up: {which: ../../one}}\n"
     write(tmp_path / "specs", text("images/{which}.png") + variants)
     assert path_of(read_spec("specs/spec.yaml", variant="one")) == "specs/images/one.png"
@@ -87,7 +87,7 @@ def test_a_spec_from_python_data_names_files_of_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    picture(tmp_path / "a.png")
+    image(tmp_path / "a.png")
     data = read_spec(write(tmp_path, text("a.png"))).document.plain()
     assert path_of(spec_from_dict(data)) == path_of(TaskSpec.model_validate(data)) == "a.png"
     data["visual_prompt"]["layers"][0]["path"] = "/etc/hostname"
@@ -109,9 +109,9 @@ def test_a_path_that_may_lead_anywhere_is_refused_with_its_place(path: str, tmp_
 
 
 def test_a_link_may_lead_to_a_file_beside_the_spec_and_no_further(tmp_path: Path) -> None:
-    secret = picture(tmp_path / "secret.png")
+    secret = image(tmp_path / "secret.png")
     folder = tmp_path / "specs"
-    picture(folder / "a.png")
+    image(folder / "a.png")
     (folder / "near.png").symlink_to("a.png")
     (folder / "far.png").symlink_to(secret)
     (folder / "up").symlink_to(tmp_path)
@@ -136,9 +136,9 @@ def test_a_missing_file_is_a_mistake_among_the_others(tmp_path: Path) -> None:
 
 
 def test_a_resolved_spec_names_files_by_their_content_and_says_nothing_of_the_machine(tmp_path: Path) -> None:
-    picture(tmp_path / "one" / "a.PNG")
-    picture(tmp_path / "two" / "b.png")
-    picture(tmp_path / "three" / "a.png", "blue")
+    image(tmp_path / "one" / "a.PNG")
+    image(tmp_path / "two" / "b.png")
+    image(tmp_path / "three" / "a.png", "blue")
     one = portable(load(tmp_path / "one", text("a.PNG")).require())
     two = portable(load(tmp_path / "two", text("b.png")).require())
     three = portable(load(tmp_path / "three", text("a.png")).require())
@@ -157,12 +157,12 @@ def test_a_run_is_used_and_continued_without_the_files_of_its_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    kept = picture(tmp_path / "specs" / "images" / "a.png")
+    kept = image(tmp_path / "specs" / "images" / "a.png")
     spec = load_spec(write(tmp_path / "specs", text("images/a.png") + LITTLE))
     run = Engine(spec).fit(tmp_path / "run").run
     assert str(tmp_path) not in (run / RESOLVED).read_text() + (run / "README.md").read_text()
     RunFolder.refuse(run, portable(spec).text, resume=True, overwrite=False)
-    picture(kept, "blue")
+    image(kept, "blue")
     with pytest.raises(RunError, match=r"another spec; different: visual_prompt.layers"):
         RunFolder.refuse(run, portable(spec).text, resume=True, overwrite=False)
 
@@ -170,7 +170,7 @@ def test_a_run_is_used_and_continued_without_the_files_of_its_spec(
     moved = run.rename(tmp_path / "moved")
     monkeypatch.chdir("/")
     _, engine = load_engine(moved)
-    assert engine.overlaid(torch.zeros(1, 3, 32, 32))[0, :, 9, 9].tolist() == [1, 0, 0]
+    assert engine.judge_view(torch.zeros(1, 3, 32, 32))[0, :, 9, 9].tolist() == [1, 0, 0]
     again = open_run(moved)[1]
     assert portable(again).text == (moved / RESOLVED).read_text()
     RunFolder.refuse(moved, portable(again).text, resume=True, overwrite=False)

@@ -26,7 +26,7 @@ def test_every_task_of_the_paper_has_a_spec() -> None:
 
 
 @pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)
-def test_the_comment_says_what_it_teaches_how_and_what_to_expect(file: Path) -> None:
+def test_the_comment_says_what_it_trains_how_and_what_to_expect(file: Path) -> None:
     comment = re.match(r"(#.*\n)+", file.read_text(encoding="utf-8"))
     assert comment is not None
     assert f"dp run specs/{file.name}" in comment[0]
@@ -34,7 +34,7 @@ def test_the_comment_says_what_it_teaches_how_and_what_to_expect(file: Path) -> 
 
 
 @pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)
-def test_held_out_pictures_are_at_least_64_and_measured_by_a_scorer(file: Path) -> None:
+def test_held_out_images_are_at_least_64_and_measured_by_a_scorer(file: Path) -> None:
     for spec in variants(file):
         assert len(spec.prompts.eval) * spec.evaluation.seeds >= 64
         assert spec.scorers

@@ -47,7 +47,7 @@ def seeds(**changes: object) -> float:
     return diversity(torch.stack([drawing(place, **changes) for place in PLACES]), ["a"] * 3)  # type: ignore[arg-type]
 
 
-def test_identical_pictures_have_no_diversity() -> None:
+def test_identical_images_have_no_diversity() -> None:
     one = drawing(PLACES[0])
     assert apart(one, one) == pytest.approx(0, abs=1e-5)
     plain = torch.full((3, 64, 64), 0.4)
@@ -55,7 +55,7 @@ def test_identical_pictures_have_no_diversity() -> None:
     assert apart(plain, one) > 0.9
 
 
-def test_only_pictures_of_one_prompt_are_compared() -> None:
+def test_only_images_of_one_prompt_are_compared() -> None:
     one, two = drawing(PLACES[0]), drawing(PLACES[1])
     images = torch.stack([one, two, one, one])
     assert diversity(images, ["a", "a", "b", "b"]) == pytest.approx(apart(one, two) / 2, rel=1e-3)
@@ -65,12 +65,12 @@ def test_only_pictures_of_one_prompt_are_compared() -> None:
 
 def test_unrelated_layouts_are_far_apart() -> None:
     rng = random.Random(0)
-    pictures = torch.full((8, 3, 64, 64), 0.5)
-    for picture in pictures:
+    squares = torch.full((8, 3, 64, 64), 0.5)
+    for image in squares:
         for _ in range(6):
             x, y, side = rng.randrange(54), rng.randrange(54), rng.randrange(4, 20)
-            picture[:, y : y + side, x : x + side] = torch.tensor([rng.random() for _ in "rgb"]).view(3, 1, 1)
-    assert diversity(pictures, ["a"] * 8) == pytest.approx(1, abs=0.1)
+            image[:, y : y + side, x : x + side] = torch.tensor([rng.random() for _ in "rgb"]).view(3, 1, 1)
+    assert diversity(squares, ["a"] * 8) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("size", [64, 200])
@@ -82,12 +82,12 @@ def test_other_colours_and_lines_are_no_diversity(size: int) -> None:
     assert apart(one, drawing(PLACES[1], size=size)) > 0.5
 
 
-def test_teaching_a_palette_or_a_line_weight_leaves_the_diversity_between_seeds() -> None:
-    for taught in (seeds(colors=("#f9cfe0", "#f4b6c4")), seeds(width=0.015), seeds(width=0.045)):
-        assert taught == pytest.approx(seeds(), rel=0.1)
+def test_training_a_palette_or_a_line_weight_leaves_the_diversity_between_seeds() -> None:
+    for trained in (seeds(colors=("#f9cfe0", "#f4b6c4")), seeds(width=0.015), seeds(width=0.045)):
+        assert trained == pytest.approx(seeds(), rel=0.1)
 
 
-def test_the_shipped_generators_pictures_differ_in_structure_whatever_their_tone() -> None:
+def test_the_shipped_generators_images_differ_in_structure_whatever_their_tone() -> None:
     generator = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
     prompts = ["a cartoon of a cat"] * 4
     images = generator.sample(prompts, [1, 2, 3, 4]).images

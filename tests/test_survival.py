@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from found_pictures import dp
+from found_images import dp
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -40,7 +40,7 @@ reward: {type: small}
 referee: {type: small-referee}
 scorers: [{type: small}]
 anchor: {type: small}
-train: {steps: 4, batch: 1, lr: 1e-3, checkpoint_every: 1, lora: {rank: 2}, watch: {every: 1, pictures: 1}}
+train: {steps: 4, batch: 1, lr: 1e-3, checkpoint_every: 1, lora: {rank: 2}, watch: {every: 1, images: 1}}
 evaluation: {seeds: 1}
 """
 SHIPPED = """\
@@ -52,7 +52,7 @@ referee: {type: tiny-referee}
 scorers: [{type: line_weight, target: 0.04}]
 anchor: {type: base_denoise}
 train:
-  {steps: 6, batch: 1, lr: 1e-3, checkpoint_every: 2, lora: {rank: 2}, watch: {every: 2, pictures: 1},
+  {steps: 6, batch: 1, lr: 1e-3, checkpoint_every: 2, lora: {rank: 2}, watch: {every: 2, images: 1},
    stop: {patience: 9}}
 evaluation: {seeds: 1}
 """
@@ -308,11 +308,11 @@ class Signals:
 
     def ending(self) -> None: ...
 
-    def pictures(self, done: int, total: int) -> None: ...
+    def images(self, done: int, total: int) -> None: ...
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_first_signal_ends_the_teaching_and_keeps_the_rest(
+def test_a_first_signal_ends_the_training_and_keeps_the_rest(
     server: Server, small: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -472,7 +472,7 @@ def test_a_broken_measurement_is_made_up_for_by_dp_score(
     found, wanted = (RunFolder.open(run).read_evaluation() for run in (tmp_path / "run", server.whole))
     assert found is not None
     assert wanted is not None
-    assert found.taught.judge == pytest.approx(wanted.taught.judge, rel=1e-5)
+    assert found.trained.judge == pytest.approx(wanted.trained.judge, rel=1e-5)
 
 
 def test_too_little_memory_is_said_to_be_that(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

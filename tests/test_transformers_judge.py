@@ -91,16 +91,16 @@ def stretched(image: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("how", "told"),
     [
-        (stretched, r"gives other pixels for a tensor than for the same 8-bit picture: they differ by up to [01]\.\d"),
-        (Tensor.detach, "lets no gradient through to the picture"),
-        (lambda image: image.round(decimals=4), "lets no gradient through to the picture"),
+        (stretched, r"gives other pixels for a tensor than for the same 8-bit image: they differ by up to [01]\.\d"),
+        (Tensor.detach, "lets no gradient through to the image"),
+        (lambda image: image.round(decimals=4), "lets no gradient through to the image"),
     ],
     ids=["stretches", "detaches", "rounds"],
 )
-def test_a_processor_that_cannot_teach_is_refused(
+def test_a_processor_that_cannot_train_is_refused(
     monkeypatch: pytest.MonkeyPatch, how: Callable[[Tensor], Tensor], told: str
 ) -> None:
-    """Its image processor does something else to pictures in [0, 1] than to those of 8 bits."""
+    """Its image processor does something else to images in [0, 1] than to those of 8 bits."""
     real = CLIPImageProcessor._preprocess
 
     def preprocess(self: Any, images: list[Tensor], *, do_rescale: bool, **kwargs: Any) -> Any:

@@ -115,7 +115,7 @@ def test_half_transparent_text_stays_so() -> None:
 
 
 @pytest.mark.parametrize("at", [[0, 0], [1, 0], [0, 1], [1, 1], [0.9, 0.5]])
-def test_a_label_never_leaves_the_picture(at: list[float]) -> None:
+def test_a_label_never_leaves_the_image(at: list[float]) -> None:
     label = {"points": [{"at": at, "label": "Point B"}], "radius": 0.02}
     inside = drawn(Points, {**label, "points": [{"at": [0.4, 0.5], "label": "Point B"}]})
     pixels = drawn(Points, label)
@@ -199,7 +199,7 @@ def test_soft_edges_of_a_text_keep_its_colour() -> None:
 
 def test_a_text_that_is_too_large_says_what_would_fit() -> None:
     params = {"text": "this region is a large expanse", "at": [0.5, 0.5]}
-    with pytest.raises(PluginError, match="as large as the picture") as caught:
+    with pytest.raises(PluginError, match="as large as the image") as caught:
         drawn(Text, {**params, "size": 0.5})
     fitting = float((caught.value.hint or "").split("at most ")[1].split(",")[0])
     drawn(Text, {**params, "size": fitting * 0.98})
@@ -218,8 +218,8 @@ def test_an_image_is_laid_over_its_place(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_image_file_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("notes.png").write_text("not a picture")
-    for path, message in (("missing.png", "there is no file"), ("notes.png", "not a picture"), (".", "not a picture")):
+    Path("notes.png").write_text("not an image")
+    for path, message in (("missing.png", "there is no file"), ("notes.png", "not an image"), (".", "not an image")):
         with pytest.raises(PluginError, match=message):
             ImageLayer(ImageLayer.Params(path=path))
 
@@ -240,7 +240,7 @@ def test_an_image_file_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest
         (Points, {"points": []}, "at least 1"),
         (Points, {"points": [{"at": [0, 0], "name": "A"}]}, "Extra inputs"),
         (Swatches, {"colors": ["red", "nocolour"]}, "is no colour"),
-        (Swatches, {"colors": ["red"], "top": 0.9, "height": 0.2}, "ends below the picture"),
+        (Swatches, {"colors": ["red"], "top": 0.9, "height": 0.2}, "ends below the image"),
         (Box, {"from": [0.5, 0.5], "to": [0.4, 0.9]}, "above and to the left"),
         (Box, {"from": [0, 0], "to": [1, 1], "width": 0}, "nothing would be drawn"),
         (Text, {"text": "  ", "at": [0, 0]}, "pattern"),

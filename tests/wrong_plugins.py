@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dualproc.adapters import lora_off
 from dualproc.errors import PluginError
+from dualproc.kit.adapters import lora_off
 from dualproc.types import Answers, Question, Recipe, Sample
 
 
@@ -83,7 +83,7 @@ def stuck(value: Tensor) -> Tensor:
 
 
 class Redness(Plugin):
-    """Share of the picture's light that is red."""
+    """Share of the image's light that is red."""
 
     unit = "of the light"
     better = "target"
@@ -197,9 +197,9 @@ class TooFewArguments(Redness):
         return super().score(images, None)
 
 
-@wrong("scorers", r"score gives float32 \[3, 1\] for 3 pictures; wanted is float \[3\]")
+@wrong("scorers", r"score gives float32 \[3, 1\] for 3 images; wanted is float \[3\]")
 class Column(Redness):
-    """One column instead of one number a picture."""
+    """One column instead of one number per image."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         return super().score(images, context)[:, None]
@@ -213,7 +213,7 @@ class Whole(Redness):
         return (super().score(images, context) * 100).long()
 
 
-@wrong("scorers", "score is infinite for a picture")
+@wrong("scorers", "score is infinite for an image")
 class Infinite(Redness):
     """Divides by zero."""
 
@@ -221,7 +221,7 @@ class Infinite(Redness):
         return super().score(images, context) / 0
 
 
-@wrong("scorers", r"score is nan for all \d pictures; give the check pictures that it can measure")
+@wrong("scorers", r"score is nan for all \d images; give the check images that it can measure")
 class Blind(Redness):
     """Never sees anything."""
 
@@ -229,7 +229,7 @@ class Blind(Redness):
         return super().score(images, context) * float("nan")
 
 
-@wrong("scorers", "the same pictures, scored again, get other values: they differ by up to")
+@wrong("scorers", "the same images, scored again, get other values: they differ by up to")
 class Wavering(Redness):
     """Takes a sample of the pixels."""
 
@@ -237,18 +237,18 @@ class Wavering(Redness):
         return super().score(images, context) + torch.rand(())
 
 
-@wrong("scorers", "picture 0 gets another value alone than in a batch of")
+@wrong("scorers", "image 0 gets another value alone than in a batch of")
 class Relative(Redness):
-    """Measures a picture by the others of its batch."""
+    """Measures an image by the others of its batch."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         values = super().score(images, context)
         return values / values.mean()
 
 
-@wrong("scorers", "score changes the pictures that it is given")
+@wrong("scorers", "score changes the images that it is given")
 class Painter(Redness):
-    """Works on the pictures themselves."""
+    """Works on the images themselves."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         images.mul_(0.5)
@@ -257,7 +257,7 @@ class Painter(Redness):
 
 @wrong("scorers", r"score of images \[2, 3, 96, 128\] raised ValueError: 64 x 64 pixels only")
 class OneSize(Redness):
-    """Knows the pictures of one generator only."""
+    """Knows the images of one generator only."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         if images.shape[-2:] != (64, 64):
@@ -391,10 +391,10 @@ class Odds(LogLikelihood):
 
 
 @wrong(
-    "rewards", "the reward of one picture has a gradient in the answers about another", also="another reward alone than"
+    "rewards", "the reward of one image has a gradient in the answers about another", also="another reward alone than"
 )
 class Ranked(LogLikelihood):
-    """Measures a picture by the others of its batch."""
+    """Measures an image by the others of its batch."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         values = super().__call__(answers, wanted)
@@ -423,7 +423,7 @@ class Sharpened(LogLikelihood):
 
 
 class Bar(Plugin):
-    """A red bar across the picture."""
+    """A red bar across the image."""
 
     color: ClassVar[tuple[int, int, int, int]] = (255, 0, 0, 255)
 
@@ -493,12 +493,12 @@ class Greedy(Bar):
 
 
 class Stamp(Bar):
-    """A picture from a file, of which only the existence counts."""
+    """An image from a file, of which only the existence counts."""
 
     class Params(BaseModel, extra="forbid"):
-        """Which picture."""
+        """Which image."""
 
-        path: str = Field(description="The picture's file.")
+        path: str = Field(description="The image's file.")
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
@@ -531,7 +531,7 @@ def words(texts: Sequence[str], size: int) -> Tensor:
 
 
 class Sketcher(Plugin):
-    """A flow model of 48 numbers, taught nothing yet, that paints pictures of 16 x 16 pixels in one step."""
+    """A flow model of 48 numbers, trained nothing yet, that paints images of 16 x 16 pixels in one step."""
 
     lora_targets: Sequence[str] = ("up", "down")
 
@@ -585,7 +585,7 @@ class Sketcher(Plugin):
 
 @wrong("generators", r"sample gives images float32 \[2, 16, 16, 3\] for 2 prompts; wanted is float \[B, 3, H, W\]")
 class ChannelsLast(Sketcher):
-    """Pictures as they are saved."""
+    """Images as they are saved."""
 
     def decode(self, latents: Tensor) -> Tensor:
         return super().decode(latents).permute(0, 2, 3, 1)
@@ -593,7 +593,7 @@ class ChannelsLast(Sketcher):
 
 @wrong("generators", r"images are from -0\.\d+ to 0\.\d+; wanted is \[0, 1\]")
 class Signed(Sketcher):
-    """Pictures from -1 to 1."""
+    """Images from -1 to 1."""
 
     def decode(self, latents: Tensor) -> Tensor:
         return 2 * super().decode(latents) - 1
@@ -606,7 +606,7 @@ class Misspelt(Sketcher):
     lora_targets = ("upp", "down")
 
 
-@wrong("generators", "the same prompts and seeds give other pictures: they differ by up to")
+@wrong("generators", "the same prompts and seeds give other images: they differ by up to")
 class Unseeded(Sketcher):
     """Does not use the seeds."""
 
@@ -615,9 +615,7 @@ class Unseeded(Sketcher):
         return replace(sample, images=0.7 * sample.images + 0.3 * torch.rand(sample.images.shape))
 
 
-@wrong(
-    "generators", "a prompt and seed give another picture alone than in a batch of 2", also="other latents alone than"
-)
+@wrong("generators", "a prompt and seed give another image alone than in a batch of 2", also="other latents alone than")
 class OneSeed(Sketcher):
     """Draws the noise of a whole batch from its first seed."""
 
@@ -625,7 +623,7 @@ class OneSeed(Sketcher):
         return randn(seeds[0], len(seeds), 3, 4, 4)
 
 
-@wrong("generators", "the seeds 3 and 4294967303 give the same picture of 'a cartoon of a cat'")
+@wrong("generators", "the seeds 3 and 4294967303 give the same image of 'a cartoon of a cat'")
 class Monotonous(Sketcher):
     """Always begins with the same noise."""
 
@@ -633,7 +631,7 @@ class Monotonous(Sketcher):
         return super().noise([0] * len(seeds))
 
 
-@wrong("generators", "the prompts 'a cartoon of a cat' and 'a dog' give exactly the same picture from one seed")
+@wrong("generators", "the prompts 'a cartoon of a cat' and 'a dog' give exactly the same image from one seed")
 class Deaf(Sketcher):
     """Does not read the prompts."""
 
@@ -667,7 +665,7 @@ class Thawed(Sketcher):
     r"reaches other weights than the LoRA's \(Linear.weight\)",
     also="has a graph, although the LoRA is off",
 )
-class TeachesItsDecoder(Sketcher):
+class TrainsItsDecoder(Sketcher):
     """Lets a part learn that it unfreezes only when it draws."""
 
     def __init__(self, params: Any) -> None:
@@ -746,7 +744,7 @@ class LatentsCutOff(Sketcher):
 
 @wrong(
     "generators",
-    r"sample\(base=True\) draws other pictures than the generator did before it had a LoRA",
+    r"sample\(base=True\) draws other images than the generator did before it had a LoRA",
     also="LoRA is off",
 )
 class NeverTheBase(Sketcher):
@@ -756,7 +754,7 @@ class NeverTheBase(Sketcher):
         return super().sample(prompts, seeds, grad=grad)
 
 
-@wrong("generators", r"the LoRA changes no picture")
+@wrong("generators", r"the LoRA changes no image")
 class AlwaysTheBase(Sketcher):
     """Leaves the LoRA off, but for the gradient."""
 
@@ -765,7 +763,7 @@ class AlwaysTheBase(Sketcher):
 
 
 @wrong("generators", r"denoise comes no nearer to the latents from noise level 0.02 .* than from 0.7")
-class OneLevel(Sketcher):
+class SingleNoiseLevel(Sketcher):
     """Does not look at the noise level."""
 
     def denoise(self, latents: Tensor, noise_level: float, *of: Any, base: bool = True) -> Tensor:
@@ -773,7 +771,7 @@ class OneLevel(Sketcher):
 
 
 @wrong("generators", "denoise does not leave the LoRA out by default: they differ by up to")
-class DenoisesTaught(Sketcher):
+class DenoisesTrained(Sketcher):
     """Has the LoRA on where the anchor wants the base."""
 
     def denoise(
@@ -841,7 +839,7 @@ class Leash(Plugin):
         return (sample.latents - target).square().flatten(1).mean(1)
 
 
-@wrong("anchors", r"penalty gives float32 \[\] for a sample of 2 pictures; wanted is float \[2\]")
+@wrong("anchors", r"penalty gives float32 \[\] for a sample of 2 images; wanted is float \[2\]")
 class MeanLeash(Leash):
     """One number for the whole batch."""
 
@@ -881,9 +879,9 @@ class StuckLeash(Leash):
         return stuck(super().penalty(*given))
 
 
-@wrong("anchors", "the penalty of one picture has a gradient in another")
+@wrong("anchors", "the penalty of one image has a gradient in another")
 class Herd(Leash):
-    """Keeps the pictures of a batch together."""
+    """Keeps the images of a batch together."""
 
     def penalty(self, sample: Sample, *given: Any) -> Tensor:
         return super().penalty(sample, *given) + sample.latents.mean().square()
@@ -891,7 +889,7 @@ class Herd(Leash):
 
 @wrong("anchors", "penalty has a gradient in the generator's own computation, not only in the sample")
 class Mirror(Leash):
-    """Compares with what the generator itself draws, and teaches it through that."""
+    """Compares with what the generator itself draws, and trains it through that."""
 
     def penalty(self, sample: Sample, generator: Any, prompts: Sequence[str], seeds: Sequence[int], rng: Any) -> Tensor:
         drawn = generator.sample(prompts, seeds, grad=True)
@@ -920,7 +918,7 @@ class Tug(Leash):
 
 
 class Oracle(Plugin):
-    """A small random network over coarse pictures and the words of the question, with 64 answers to choose from."""
+    """A small random network over coarse images and the words of the question, with 64 answers to choose from."""
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
@@ -952,7 +950,7 @@ class Oracle(Plugin):
         return [f"word {place}" for place in self.read(images, questions).argmax(-1).tolist()]
 
 
-@wrong("judges", r"log_likelihoods are float32 \[2, 1, 2\] for 2 pictures, 2 questions and 2 candidates")
+@wrong("judges", r"log_likelihoods are float32 \[2, 1, 2\] for 2 images, 2 questions and 2 candidates")
 class OneQuestion(Oracle):
     """Forgets the other questions."""
 
@@ -982,7 +980,7 @@ class Probabilities(Oracle):
         return replace(answers, log_likelihoods=answers.log_likelihoods.exp())
 
 
-@wrong("judges", r"the probabilities of Yes, No add up to 1\.\d+; P\(candidate \| picture, question\) is a share")
+@wrong("judges", r"the probabilities of Yes, No add up to 1\.\d+; P\(candidate \| image, question\) is a share")
 class Halved(Oracle):
     """The mean over two tokens instead of the sum, and so no probability of the whole answer."""
 
@@ -1020,7 +1018,7 @@ class Graphless(Oracle):
     "judges", r"no gradient of log_likelihoods reaches the pixels of images \[2, 3, 64, 64\]", also=r"\[2, 3, 48, 80\]"
 )
 class EightBit(Oracle):
-    """Rounds the pictures to 8 bits, which has no slope."""
+    """Rounds the images to 8 bits, which has no slope."""
 
     def see(self, images: Tensor) -> Tensor:
         return super().see((images * 255).round() / 255)
@@ -1060,9 +1058,9 @@ class Dropout(Oracle):
         return F.dropout(super().see(images), 0.1)
 
 
-@wrong("judges", "picture 0 has other scores alone than in a batch of 2", also="picture 1 has|pixels of another")
+@wrong("judges", "image 0 has other scores alone than in a batch of 2", also="image 1 has|pixels of another")
 class Comparing(Oracle):
-    """Normalises the pictures of a batch together."""
+    """Normalises the images of a batch together."""
 
     def see(self, images: Tensor) -> Tensor:
         seen = super().see(images)
@@ -1080,7 +1078,7 @@ class Chatty(Oracle):
 
 @wrong("judges", "answer_log_likelihoods changes the images that it is given", also="generate changes the images")
 class Eraser(Oracle):
-    """Normalises the pictures themselves."""
+    """Normalises the images themselves."""
 
     def see(self, images: Tensor) -> Tensor:
         images.data.sub_(0.001)
@@ -1089,15 +1087,15 @@ class Eraser(Oracle):
 
 @wrong("judges", r"answer_log_likelihoods of images \[2, 3, 48, 80\] raised RuntimeError")
 class Square(Oracle):
-    """Takes pictures of one shape only."""
+    """Takes images of one shape only."""
 
     def see(self, images: Tensor) -> Tensor:
         return super().see(images.view(len(images), 3, 64, 64))
 
 
-@wrong("judges", "generate gives str 'word .*' for 2 pictures; wanted is a list of 2 texts")
+@wrong("judges", "generate gives str 'word .*' for 2 images; wanted is a list of 2 texts")
 class OneWord(Oracle):
-    """One answer for all pictures."""
+    """One answer for all images."""
 
     def generate(self, images: Tensor, questions: Sequence[str], *, max_new_tokens: int = 32) -> Any:
         return super().generate(images, questions)[0]

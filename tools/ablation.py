@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dualproc.cli.fits import Fit, Job
+from dualproc.cli.processes import Job, TrainingProcess
+from dualproc.report.bench import HEADINGS, BenchRow, Result, cells, is_finished, read_result, result_of
 from dualproc.resolve import check_plugins
 from dualproc.run import RunFolder, portable
-from dualproc.run.bench import HEADINGS, BenchRow, Result, cells, is_finished, read_result, result_of
 from dualproc.run.files import read_text, write_atomically
 from dualproc.run.records import from_json, to_json
 from dualproc.spec import QuestionSpec, TaskSpec, read_spec
@@ -28,10 +28,10 @@ from dualproc.types import Evaluation
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = ("specs/line_weight.yaml:thick", "specs/horizon.yaml:high")
 VALIDATION_EVERY = 4
-"""Every fourth training prompt is measured on, instead of taught."""
+"""Every fourth training prompt is measured on, instead of trained."""
 STILL = {"template": "Is this still a drawing of {subject}?", "answer": "Yes"}
 BASE_IMAGE = {"type": "base_image", "weight": 10.0}
-"""A share of 0.2 of the loss where a taught picture is 0.14 (RMS) from the base's."""
+"""A share of 0.2 of the loss where a trained image is 0.14 (RMS) from the base's."""
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 BASE = "base generator"
 COLUMNS = ("on target", "judge", "judge - on target", "referee", "kept", "diversity", "hack meter", "seconds")
@@ -45,17 +45,17 @@ numbers. Subjects that were left out of the fits are measured, and none of the s
 
 * **anchor**: `base_denoise` with the spec's weight, `base_image`, both, or none.
 * **asked for the subject**: one more question is trained on, whether the subject is still there.
-* **batch**: pictures a step, with as many pictures in all.
+* **batch**: images a step, with as many images in all.
 * **stopped by the referee**: `train.stop`, also with twice the steps.
 * **strength**: drawn with the LoRA of *as it is*, weaker; nothing is trained for it.
 
 `python -m tools.ablation --jobs 2` makes the table anew.
 """
 LEGEND = """\
-*on target*: share of the pictures that the spec's scorer accepts. *judge*, *referee*: mean P(wanted answer) to the
-task's own questions; the judge taught, the referee did not. *judge - on target*: far above 0, the judge is content with
-pictures that miss the target. *kept*: subjects that the referee still recognises. *diversity*, *hack meter*: as a share
-and a multiple of the base generator's. *seconds*: all training steps."""
+*on target*: share of the images that the spec's scorer accepts. *judge*, *referee*: mean P(wanted answer) to the
+task's own questions; the judge trains, the referee does not. *judge - on target*: far above 0, the judge accepts images
+that miss the target. *kept*: share of images whose subject the referee recognises. *diversity*, *hack meter*: as a
+share and a multiple of the base generator's. *seconds*: all training steps."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def settings(spec: TaskSpec) -> Iterator[Setting]:
     yield Setting("asked for the subject", "no", (_set("question", _one_or_list(bare)),))
     yield Setting("asked for the subject", "yes", (_set("question", [*bare, STILL]),))
     for batch in (1, 4, 8):
-        yield Setting("batch", str(batch), _equal_pictures(spec, batch))
+        yield Setting("batch", str(batch), _equal_images(spec, batch))
     doubled = f"train.steps={2 * spec.train.steps}"
     for name, stop in (("no", "train.stop=null"), ("yes", "train.stop={patience: 2}")):
         yield Setting("stopped by the referee", name, (stop,))
@@ -131,12 +131,12 @@ def _validation(file: str, variant: str | None) -> tuple[str, ...]:
     """Overrides that split the training prompts and leave the held-out ones alone."""
     prompts = read_spec(file, variant=variant).require().prompts.model_dump()["train"]
     measured = prompts[VALIDATION_EVERY - 1 :: VALIDATION_EVERY]
-    taught = [prompt for prompt in prompts if prompt not in measured]
-    return _set("prompts.train", taught), _set("prompts.eval", measured)
+    trained = [prompt for prompt in prompts if prompt not in measured]
+    return _set("prompts.train", trained), _set("prompts.eval", measured)
 
 
-def _equal_pictures(spec: TaskSpec, batch: int) -> tuple[str, ...]:
-    """Another batch, with as many pictures in all, and between two looks."""
+def _equal_images(spec: TaskSpec, batch: int) -> tuple[str, ...]:
+    """Another batch, with as many images in all, and between two looks."""
     train = spec.train
     steps = max(1, round(train.steps * train.batch / batch))
     every = max(1, round(train.watch.every * train.batch / batch))
@@ -161,12 +161,12 @@ def run_all(jobs: Sequence[Job], at_a_time: int) -> dict[Job, str]:
         RunFolder.refuse(job.folder, portable(job.spec).text, resume=True, overwrite=False)
     waiting = [job for job in jobs if not is_finished(job.folder)]
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} fits are finished already", flush=True)
-    running: list[Fit] = []
+    running: list[TrainingProcess] = []
     failed = {}
     try:
         while waiting or running:
             while waiting and len(running) < at_a_time:
-                running.append(Fit(waiting.pop(0), threads=1))
+                running.append(TrainingProcess(waiting.pop(0), threads=1))
             for fit in [fit for fit in running if fit.poll() is not None]:
                 running.remove(fit)
                 if not is_finished(fit.job.folder):
@@ -249,12 +249,12 @@ def write(doc: Path, lines: Sequence[str], footer: str) -> None:
 
 
 def main() -> None:
-    """Fit, measure, write."""
+    """TrainingProcess, measure, write."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("tasks", nargs="*", default=TASKS, metavar="FILE:VARIANT", help=f"default: {' '.join(TASKS)}")
     parser.add_argument("--jobs", type=int, default=1, help="fits at a time, each on one thread")
     parser.add_argument("--steps", type=int, help="instead of the specs' own")
-    parser.add_argument("--seeds", type=int, help="pictures a validation prompt, instead of the specs' own")
+    parser.add_argument("--seeds", type=int, help="images a validation prompt, instead of the specs' own")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ablation", help="where the runs go")
     parser.add_argument("--doc", type=Path, default=ROOT / "docs" / "ablation.md", help="where the table goes")
     options = parser.parse_args()
@@ -263,8 +263,8 @@ def main() -> None:
     planned = [plan(task, options.out, given=given) for task in options.tasks]
     jobs = list(dict.fromkeys(one.job for task in planned for one in task))
     failed = run_all(jobs, options.jobs)
-    pictures = len(planned[0][0].job.spec.prompts.eval_prompts()) * planned[0][0].job.spec.evaluation.seeds
-    write(options.doc, [line for task in planned for line in table(task, failed)], f"{pictures} pictures a line.")
+    images = len(planned[0][0].job.spec.prompts.eval_prompts()) * planned[0][0].job.spec.evaluation.seeds
+    write(options.doc, [line for task in planned for line in table(task, failed)], f"{images} images a line.")
     print(options.doc)
 
 

@@ -7,12 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from dualproc.run.bench import GALLERY, TABLE_JSON, TABLE_MARKDOWN, BenchRow, read_result
-from dualproc.run.gallery import write_gallery
+from dualproc.report.bench import GALLERY, TABLE_JSON, TABLE_MARKDOWN, BenchRow, read_result
+from dualproc.report.gallery import write_gallery
 
 ROOT = Path(__file__).resolve().parents[1]
 FIRST = ("horizon", "line_weight", "palette", "relative_depth")
-"""Whose last variants are shown at the top; the picture of all is too long for there."""
+"""Whose last variants are shown at the top; the image of all is too long for there."""
 BEGIN, END = "<!-- table: make table -->", "<!-- end table -->"
 
 
@@ -36,7 +36,7 @@ def why_not(bench: Path) -> str | None:
 
 
 def publish(bench: Path, root: Path) -> None:
-    """Fill in `root/README.md`, and put the gallery and the picture at the top into `root/docs/images`."""
+    """Fill in `root/README.md`, and put the gallery and the image at the top into `root/docs/images`."""
     readme, images = root / "README.md", root / "docs" / "images"
     table = (bench / TABLE_MARKDOWN).read_text(encoding="utf-8")
     readme.write_text(fill(readme.read_text(encoding="utf-8"), table), encoding="utf-8")

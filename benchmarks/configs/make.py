@@ -80,7 +80,7 @@ def taef1() -> None:
 
 
 def chat(image: str, *, before: str, after: str, answer: str) -> str:
-    """A chat template of one question about a picture."""
+    """A chat template of one question about an image."""
     return (
         f"{{{{ {before!r} }}}}{{% for message in messages %}}{{% for part in message['content'] %}}"
         f"{{% if part['type'] == 'image' %}}{{{{ {image!r} }}}}{{% else %}}{{{{ part['text'] }}}}{{% endif %}}"

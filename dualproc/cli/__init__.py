@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -28,14 +30,14 @@ def _root(
         False
     ),
 ) -> None:
-    """Teach an image generator anything you can ask a vision-language model about a picture, from one YAML file.
+    """Train an image generator anything you can ask a vision-language model about an image, from one YAML file.
 
     \b
-    dp run specs/line_weight.yaml                  teach it, measure it, write runs/line_weight/*
+    dp run specs/line_weight.yaml                  train it, measure it, write runs/line_weight/*
     dp plan specs/line_weight.yaml                 what memory and time it will take
     dp bench specs/                                every variant of every spec, and one table
-    dp ask cat.png "Is this a drawing of a cat?"   ask a judge about a picture
-    dp score pictures/ --spec specs/horizon.yaml --variant high
+    dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
+    dp score images/ --spec specs/horizon.yaml --variant high
     dp plugins                                     what is installed
     dp plugins show visual_prompts/line            what a plugin takes
     dp spec check specs/line_weight.yaml           is the file right?
@@ -57,18 +59,27 @@ def _app() -> typer.Typer:
 app = _app()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors of users and plugins go to stderr without a traceback, exit code 2."""
+def main(arguments: Sequence[str] | None = None, *, error_file: str | None = None) -> None:
+    """Run the command line. Errors in the user's input and in plugins go to stderr, without a traceback; exit code 2.
+
+    With `error_file`, the message of such an error is also written there: `dp bench` reads it from its processes.
+    """
     try:
         app(arguments, prog_name="dp")
     except DualprocError as error:
-        print_error(error)
-        sys.exit(2)
-    except Exception as error:  # of a plugin, say
-        from dualproc.engine.failures import of_a_plugin
+        _end_with(error, error_file)
+    except Exception as error:  # raised by a plugin, for example
+        from dualproc.engine.failures import plugin_failure
 
-        told = of_a_plugin(error)
-        if told is None:
+        failure = plugin_failure(error)
+        if failure is None:
             raise
-        print_error(told)
-        sys.exit(2)
+        _end_with(failure, error_file)
+
+
+def _end_with(error: DualprocError, error_file: str | None) -> NoReturn:
+    print_error(error)
+    if error_file is not None:
+        with suppress(OSError):
+            Path(error_file).write_text(str(error), encoding="utf-8")
+    sys.exit(2)

@@ -24,7 +24,7 @@ SpecFile = Annotated[str | None, typer.Option("--spec", metavar="SPEC", help="Th
 Fields = Annotated[
     list[str] | None,
     typer.Option(
-        "--field", metavar="NAME=VALUE", help="What the spec's questions call the picture: --field subject='a cat'."
+        "--field", metavar="NAME=VALUE", help="What the spec's questions call the image: --field subject='a cat'."
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""`dp ask`: what a judge says of pictures, the judge alone."""
+"""`dp ask`: what a judge says of images, the judge alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .output import print_table, print_warning
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dualproc.engine.found import Reply
+    from dualproc.engine.ask import Reply
     from dualproc.spec import PluginRef, TaskSpec
     from dualproc.types import Question
 
@@ -27,7 +27,7 @@ DEFAULT_JUDGE = "tiny"
 SAYABLE = 0.01
 """Candidates that are together less probable than this are not what the judge answers."""
 BATCH = 8
-"""Pictures of one size that are asked about in one go."""
+"""Images of one size that are asked about in one go."""
 
 
 def register(app: typer.Typer) -> None:
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 def ask(
     words: Annotated[
-        list[str], typer.Argument(metavar="PICTURE|QUESTION", help="Pictures and folders, then the question.")
+        list[str], typer.Argument(metavar="IMAGE|QUESTION", help="Images and folders, then the question.")
     ],
     judge: Annotated[str | None, typer.Option(metavar="NAME", help="An installed judge; tiny if not given.")] = None,
     candidates: Annotated[str, typer.Option(metavar="A,B,...", help="The answers whose probability is told.")] = (
@@ -59,21 +59,21 @@ def ask(
     fields: Fields = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a judge about pictures.
+    """Ask a judge about images.
 
     It tells the answer in words, and how probable each candidate answer is.
 
-    With --spec, the judge and the questions are the spec's, and its visual prompt is laid over the pictures as in
+    With --spec, the judge and the questions are the spec's, and its visual prompt is laid over the images as in
     training (without jitter). A question of your own is then asked instead of the spec's.
 
     \b
     dp ask cat.png "Is this a drawing of a cat?"
-    dp ask pictures/ "Is this a cat or a dog?" --candidates cat,dog --json
+    dp ask images/ "Is this a cat or a dog?" --candidates cat,dog --json
     dp ask cat.png "Is the sky blue?" --judge transformers --set model=path/to/a/judge
-    dp ask cat.png "What is in the picture?" --suffix "" --tokens 30 --judge qwen2.5-vl
-    dp ask pictures/ --spec specs/horizon.yaml --variant high --field subject="a cat"
+    dp ask cat.png "What is in the image?" --suffix "" --tokens 30 --judge qwen2.5-vl
+    dp ask images/ --spec specs/horizon.yaml --variant high --field subject="a cat"
     """
-    from dualproc.engine.pictures import picture_files
+    from dualproc.kit.image_files import image_files
 
     places, text = _split(words)
     if text is None and spec is None:
@@ -86,7 +86,7 @@ def ask(
     else:
         asked = _spec(spec, variant, judge, overrides or ())
         questions = questions or _questions(asked, named_values(fields or ()))
-    files = picture_files(places)
+    files = image_files(places)
     replies = _replies(asked, files, questions, tokens)
     _warn_of_other_answers(questions, replies)
     if as_json:
@@ -96,14 +96,14 @@ def ask(
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """Pictures, and the question if the last word is one: with a space or a `?`, and neither a file nor named so."""
-    from dualproc.engine.pictures import is_picture_name
+    """Images, and the question if the last word is one: with a space or a `?`, and neither a file nor named so."""
+    from dualproc.kit.image_files import is_image_name
 
     last = words[-1].strip()
-    if not (" " in last or last.endswith("?")) or Path(words[-1]).exists() or is_picture_name(last):
+    if not (" " in last or last.endswith("?")) or Path(words[-1]).exists() or is_image_name(last):
         return list(words), None
     if len(words) == 1:
-        raise DualprocError("no picture is given: pictures come first, then the question", hint=FORMS)
+        raise DualprocError("no image is given: images come first, then the question", hint=FORMS)
     return list(words[:-1]), last
 
 
@@ -138,11 +138,11 @@ def _spec(file: str, variant: str | None, judge: str | None, overrides: Sequence
 
 
 def _questions(spec: TaskSpec, fields: dict[str, str]) -> list[Question]:
-    """The spec's questions, but for those that need to know something of the pictures that nobody said."""
-    from dualproc.engine.found import lacking, prompt_for
+    """The spec's questions, but for those that need to know something of the images that nobody said."""
+    from dualproc.engine.ask import missing_fields, prompt_for
 
     prompt = prompt_for(spec, fields)
-    unknown = {question.template: lacking(question, prompt) for question in spec.questions}
+    unknown = {question.template: missing_fields(question, prompt) for question in spec.questions}
     asked = [question.for_prompt(prompt) for question in spec.questions if not unknown[question.template]]
     for template, names in unknown.items():
         told, hint = f"not asked: {template}", f"add {field_options(names)}"
@@ -160,17 +160,17 @@ def _replies(
     from .progress import quiet
 
     quiet()
+    from dualproc.engine.ask import ask as ask_judge
     from dualproc.engine.ensemble import build_judge
-    from dualproc.engine.found import ask as ask_judge
-    from dualproc.engine.instruments import Instruments
-    from dualproc.engine.pictures import batches
+    from dualproc.engine.evaluators import Evaluators
+    from dualproc.kit.image_files import batches
     from dualproc.spec import PluginRef
 
-    pictures = batches(files, BATCH)
+    images = batches(files, BATCH)
     if isinstance(asked, PluginRef):
-        return ask_judge(build_judge([(1.0, asked)]), pictures, questions, tokens=tokens)
-    looking = Instruments(asked.model_copy(update={"referee": None, "scorers": ()}))  # neither is asked here
-    return ask_judge(looking.judge, map(looking.overlaid, pictures), questions, tokens=tokens)
+        return ask_judge(build_judge([(1.0, asked)]), images, questions, tokens=tokens)
+    evaluators = Evaluators(asked.model_copy(update={"referee": None, "scorers": ()}))  # neither is asked here
+    return ask_judge(evaluators.judge, map(evaluators.judge_view, images), questions, tokens=tokens)
 
 
 def _warn_of_other_answers(questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> None:
@@ -186,10 +186,10 @@ def _warn_of_other_answers(questions: Sequence[Question], replies: Sequence[Sequ
 
 
 def _plain(files: Sequence[Path], questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> list[Any]:
-    """One mapping for each picture and question."""
+    """One mapping for each image and question."""
     return [
         {
-            "picture": str(file),
+            "image": str(file),
             "question": question.text,
             "answer": reply.words,
             "probabilities": dict(zip(question.candidates, reply.probabilities, strict=True)),
@@ -200,8 +200,8 @@ def _plain(files: Sequence[Path], questions: Sequence[Question], replies: Sequen
 
 
 def _print(files: Sequence[Path], questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> None:
-    """One table a question, one row a picture."""
-    from dualproc.run.numeric import number
+    """One table a question, one row per image."""
+    from dualproc.report.numeric import number
 
     for index, question in enumerate(questions):
         typer.echo(("\n" if index else "") + question.text)
@@ -209,4 +209,4 @@ def _print(files: Sequence[Path], questions: Sequence[Question], replies: Sequen
             (str(file), row[index].words, *map(number, row[index].probabilities))
             for file, row in zip(files, replies, strict=True)
         ]
-        print_table(("picture", "answer", *(f"P({answer})" for answer in question.candidates)), rows)
+        print_table(("image", "answer", *(f"P({answer})" for answer in question.candidates)), rows)

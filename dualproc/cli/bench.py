@@ -15,11 +15,11 @@ from dualproc.errors import DualprocError, Problem, RunError, SpecError
 
 from .arguments import Overrides, given_folder
 from .bench_bars import BenchBars
-from .fits import Fit, Job, interrupts, threads_each
 from .output import print_folded_table, print_warning
+from .processes import Job, TrainingProcess, interrupts, threads_each
 
 if TYPE_CHECKING:
-    from dualproc.run.bench import BenchRow
+    from dualproc.report.bench import BenchRow
 
 DEFAULT_PATHS, DEFAULT_OUT = ("specs",), "runs/bench"
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -46,9 +46,9 @@ def bench(
     ] = False,
     jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Fits at a time; they share the CPU cores.")] = 1,
 ) -> None:
-    """Teach and measure every variant of many specs, and put the results into one table.
+    """Train and measure every variant of many specs, and put the results into one table.
 
-    Runs go to DIR/NAME/VARIANT, the table to DIR/bench.md and DIR/bench.json, pictures of all to DIR/gallery.png. The
+    Runs go to DIR/NAME/VARIANT, the table to DIR/bench.md and DIR/bench.json, images of all to DIR/gallery.png. The
     table is written anew after each fit.
 
     What is finished is not run again, what was interrupted goes on from its checkpoint: after Ctrl+C, give the same
@@ -177,36 +177,36 @@ def _work(table: _Table, at_a_time: int) -> bool:
     if table.rows:
         typer.echo(f"{len(table.rows)} of {len(table.planned)} variants are finished already")
     table.write()
-    running: list[Fit] = []
+    running: list[TrainingProcess] = []
     try:
         with interrupts() as asked, BenchBars(waiting) as bars:
             while running or (waiting and not asked()):
                 while waiting and len(running) < at_a_time and not asked():
-                    running.append(Fit(waiting.pop(0), threads=threads_each(at_a_time)))
-                for fit in [fit for fit in running if fit.poll() is not None]:
-                    running.remove(fit)
-                    table.take(fit, interrupted=asked() > 0)
+                    running.append(TrainingProcess(waiting.pop(0), threads=threads_each(at_a_time)))
+                for process in [each for each in running if each.poll() is not None]:
+                    running.remove(process)
+                    table.take(process, interrupted=asked() > 0)
                     table.write()
-                    bars.done(fit.job, table.sentence(fit.job) if fit.job in table.rows else None)
-                for fit in running:
-                    bars.show(fit, ending=asked() > 0)
+                    bars.done(process.job, table.sentence(process.job) if process.job in table.rows else None)
+                for process in running:
+                    bars.show(process, ending=asked() > 0)
                     if asked():
-                        fit.end(at_once=asked() > 1)
+                        process.end(at_once=asked() > 1)
                 time.sleep(_POLL)
             return asked() > 0
     finally:  # also when the disk is full, say: no fit goes on unwatched
         _end_all(running)
 
 
-def _end_all(fits: Sequence[Fit]) -> None:
+def _end_all(processes: Sequence[TrainingProcess]) -> None:
     """Return when none of them goes on: each is asked, twice if need be, and then killed."""
     deadline = time.monotonic() + _GRACE
-    while going := [fit for fit in fits if fit.poll() is None]:
-        for fit in going:
+    while going := [each for each in processes if each.poll() is None]:
+        for process in going:
             if time.monotonic() < deadline:
-                fit.end(at_once=True)
+                process.end(at_once=True)
             else:
-                fit.kill()
+                process.kill()
         time.sleep(_POLL)
 
 
@@ -221,22 +221,22 @@ class _Table:
 
     def take_finished(self, job: Job) -> bool:
         """Add the row of a run if it is finished; whether it is."""
-        from dualproc.run.bench import is_finished, read_result
+        from dualproc.report.bench import is_finished, read_result
 
         if not is_finished(job.folder):
             return False
         self.rows[job] = replace(self._empty(job), result=read_result(job.folder))
         return True
 
-    def take(self, fit: Fit, *, interrupted: bool) -> None:
+    def take(self, process: TrainingProcess, *, interrupted: bool) -> None:
         """Add the row of a fit that has ended: its numbers, or why it failed; none if it was interrupted."""
         try:
-            if (fit.poll() == 0 and self.take_finished(fit.job)) or interrupted:
+            if (process.poll() == 0 and self.take_finished(process.job)) or interrupted:
                 return
-            reason = fit.failure()
+            reason = process.failure()
         except RunError as error:  # it left damaged files
             reason = str(error)
-        self.rows[fit.job] = replace(self._empty(fit.job), error=reason)
+        self.rows[process.job] = replace(self._empty(process.job), error=reason)
 
     def sorted_rows(self) -> list[BenchRow]:
         """In the order of the plan, whichever was finished first."""
@@ -244,8 +244,8 @@ class _Table:
 
     def write(self) -> None:
         """Write table and gallery, as far as they go."""
-        from dualproc.run.bench import GALLERY, write_table
-        from dualproc.run.gallery import write_gallery
+        from dualproc.report.bench import GALLERY, write_table
+        from dualproc.report.gallery import write_gallery
 
         rows = self.sorted_rows()
         write_table(self.out, rows, planned=len(self.planned), command=self.command)
@@ -253,7 +253,7 @@ class _Table:
 
     def sentence(self, job: Job) -> str:
         """What came of a job, in a line."""
-        from dualproc.run.bench import HEADINGS, cells
+        from dualproc.report.bench import HEADINGS, cells
 
         cell = dict(zip(HEADINGS, cells(self.rows[job]), strict=True))
         if self.rows[job].error:
@@ -262,7 +262,7 @@ class _Table:
 
     def show(self) -> None:
         """Print the table, what failed, and where the files are."""
-        from dualproc.run.bench import GALLERY, HEADINGS, TABLE_JSON, TABLE_MARKDOWN, cells, footer
+        from dualproc.report.bench import GALLERY, HEADINGS, TABLE_JSON, TABLE_MARKDOWN, cells, footer
 
         rows = self.sorted_rows()
         typer.echo()
@@ -277,7 +277,7 @@ class _Table:
         typer.echo("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
 
     def _empty(self, job: Job) -> BenchRow:
-        from dualproc.run.bench import BenchRow
+        from dualproc.report.bench import BenchRow
 
         folder = job.folder.relative_to(self.out).as_posix()
         return BenchRow(job.spec.name, job.spec.variant, folder)

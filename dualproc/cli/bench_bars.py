@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from dualproc.wording import duration
+
 if TYPE_CHECKING:
     from rich.progress import TaskID
 
-    from .fits import Fit, Job
+    from .processes import Job, TrainingProcess
 
 _MEASURING = 0.25
 """Loading and measuring take about this much of the time of the steps: all that the time left is guessed from."""
@@ -45,15 +47,15 @@ class BenchBars:
     ) -> None:
         self._progress.stop()
 
-    def show(self, fit: Fit, *, ending: bool) -> None:
+    def show(self, process: TrainingProcess, *, ending: bool) -> None:
         """Where a fit stands; `ending` if it was asked to end."""
-        job, steps, total = fit.job, fit.steps_done(), fit.job.spec.train.steps
+        job, steps, total = process.job, process.steps_done(), process.job.spec.train.steps
         if job not in self._running:
             self._running[job] = self._progress.add_task(job.label, total=total, note="")
             self._before += steps  # of an earlier sitting: no time of this one
         self._steps[job] = steps
-        stage = fit.stage()
-        note = f"step {steps} of {total}" if stage == "teaching" else stage
+        stage = process.stage()
+        note = f"step {steps} of {total}" if stage == "training" else stage
         note = "ending after this step; Ctrl+C again: at once" if ending else note
         self._progress.update(self._running[job], completed=steps, note=note)
         self._show_all()
@@ -79,10 +81,4 @@ class BenchBars:
         if share < 0.01 or self._done == self._jobs:
             return note
         left = (time.monotonic() - self._started) * (1 - share) / share
-        return f"{note}, about {_duration(left)} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f"{note}, about {duration(left)} left"

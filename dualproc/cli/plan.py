@@ -1,4 +1,4 @@
-"""`dp plan`: what teaching a spec will take, and what makes it fit, before any weights are loaded."""
+"""`dp plan`: what training a spec will take, and what makes it fit, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualproc.errors import DualprocError
+from dualproc.wording import plural
 
 from .arguments import AsJson, File, Overrides, Variant
 from .output import print_table, print_warning
 
 if TYPE_CHECKING:
-    from dualproc.engine.fitting import Search, Trial
-    from dualproc.engine.plan import Memory, Observed, Plan
+    from dualproc.plan.dry_run import Memory, Observed, Plan
+    from dualproc.plan.switches import Search, Trial
     from dualproc.spec import TaskSpec
 
 GB = 1e9
@@ -39,7 +40,7 @@ def plan(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what memory and time a spec's teaching will take.
+    """Say what memory and time a spec's training will take.
 
     No weights are loaded: the models are built from their configurations, without memory, and the engine takes one step
     on shapes alone. Of models of a hub, only configurations and tokenizers are fetched. Of a spec with variants, the
@@ -62,11 +63,11 @@ def plan(
     quiet()
     import torch
 
-    from dualproc.engine import fitting
-    from dualproc.engine.devices import known, seconds
-    from dualproc.engine.plan import dry_run
+    from dualproc.plan import switches
+    from dualproc.plan.dry_run import dry_run
+    from dualproc.plan.hardware import gpu_named, seconds
 
-    card = known(device) if device else None
+    card = gpu_named(device) if device else None
     limit = limit or (card.memory * GB if card else None)
     gpu = limit is not None or torch.cuda.is_available()
     _tell("building the models without their weights, and taking a step")
@@ -74,7 +75,7 @@ def plan(
     found = dry_run(spec, gpu=gpu, known=observed)
     search = None
     if limit is not None and found.peak > limit:
-        search = fitting.fit(spec, found, limit, gpu=gpu, known=observed, progress=_tell)
+        search = switches.search(spec, found, limit, gpu=gpu, known=observed, progress=_tell)
     # This machine's own speed says nothing of a GPU that it does not have.
     guess = seconds(found.operations, card) if card or not gpu or torch.cuda.is_available() else None
     if as_json:
@@ -101,21 +102,20 @@ def _bytes(text: str) -> float:
 
 
 def _size(count: float) -> str:
-    from dualproc.run.numeric import number
+    from dualproc.report.numeric import number
 
     return f"{number(count / GB)} GB" if abs(count) >= 1e8 else f"{number(count / 1e6)} MB"
 
 
 def _count(count: float) -> str:
-    from dualproc.run.numeric import number
+    from dualproc.report.numeric import number
 
     return f"{number(count / 1e9)} B" if count >= 1e9 else f"{number(count / 1e6)} M"
 
 
 def _print_parts(spec: TaskSpec, found: Plan) -> None:
-    counts = ((spec.train.batch, "picture"), (len(spec.questions), "question"))
-    asked = ", ".join(f"{count} {word}{'s' if count > 1 else ''}" for count, word in counts)
-    typer.secho(f"{spec.label}: {asked} a step", bold=True)
+    asked = f"{plural(spec.train.batch, 'image')}, {plural(len(spec.questions), 'question')} per training step"
+    typer.secho(f"{spec.label}: {asked}", bold=True)
     rows = [
         (
             part.role, part.name, part.kind, _count(part.parameters), part.precision, _size(part.bytes),
@@ -137,14 +137,14 @@ def _memory_rows(memory: Memory) -> list[tuple[str, str]]:
         ("LoRA, its gradients and moments", _size(memory.lora)),
         ("activations, kept for the backward pass", _size(memory.activations)),
         ("temporaries at the highest moment", _size(memory.temporaries)),
-        ("at most, in a step", _size(memory.teaching)),
+        ("at most, in a step", _size(memory.training)),
         ("at most, while loading", _size(memory.loading)),
     ]
 
 
 def _print_time(found: Plan, guess: float | None, basis: str) -> None:
-    from dualproc.engine.devices import SHARE
-    from dualproc.run.numeric import number, percent
+    from dualproc.plan.hardware import SHARE
+    from dualproc.report.numeric import number, percent
 
     total = f"\na step: {number(sum(found.operations.values()) / 1e12)} x 10^12 operations"
     if guess is None:
@@ -174,7 +174,7 @@ def _trial_row(trial: Trial) -> tuple[str, str, str]:
     if trial.plan is None:
         return trial.flags, "not tried", ""
     memories = trial.plan.devices.values()
-    return trial.flags, _size(max(m.teaching for m in memories)), _size(max(m.loading for m in memories))
+    return trial.flags, _size(max(m.training for m in memories)), _size(max(m.loading for m in memories))
 
 
 def _plain(spec: TaskSpec, found: Plan, guess: float | None, limit: float | None, search: Search | None) -> Any:
@@ -183,7 +183,7 @@ def _plain(spec: TaskSpec, found: Plan, guess: float | None, limit: float | None
 
     def memory(plan: Plan) -> dict[str, dict[str, int]]:
         return {
-            place: {**asdict(each), "teaching": each.teaching, "peak": each.peak} for place, each in plan.memory.items()
+            place: {**asdict(each), "training": each.training, "peak": each.peak} for place, each in plan.memory.items()
         }
 
     def trial(one: Trial) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def quiet() -> None:
 
 
 class Bars:
-    """One bar for the steps and one for the held-out pictures: an `engine.Progress`."""
+    """One bar for the steps and one for the held-out images: an `engine.Progress`."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -43,8 +43,8 @@ class Bars:
             TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
             TimeRemainingColumn(compact=True), TextColumn("left  {task.fields[note]}"),
         )  # fmt: skip
-        self._steps = self._progress.add_task("teaching ", total=None, note="", visible=False)
-        self._pictures = self._progress.add_task("measuring", total=None, note="", visible=False)
+        self._steps = self._progress.add_task("training ", total=None, note="", visible=False)
+        self._images = self._progress.add_task("evaluating", total=None, note="", visible=False)
         self._referee = ""
 
     def __enter__(self) -> Bars:
@@ -69,6 +69,6 @@ class Bars:
         """Say that Ctrl+C was heard."""
         self._progress.console.print("Ending here; what was learnt is being saved and measured (Ctrl+C again: at once)")
 
-    def pictures(self, done: int, total: int) -> None:
-        """Show how many held-out pictures are made."""
-        self._progress.update(self._pictures, completed=done, total=total, visible=True)
+    def images(self, done: int, total: int) -> None:
+        """Show how many held-out images are made."""
+        self._progress.update(self._images, completed=done, total=total, visible=True)

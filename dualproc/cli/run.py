@@ -1,4 +1,4 @@
-"""`dp run`, `dp generate`: teach and use."""
+"""`dp run`, `dp generate`: train and use."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dualproc.errors import DualprocError
+from dualproc.wording import plural
 
 from .arguments import File, Overrides, Variant, given_folder
 from .output import print_table, print_warning
@@ -38,9 +39,9 @@ def run(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the same folder.")] = False,
 ) -> None:
-    """Teach what a spec says, and measure what was learnt.
+    """Train what a spec says, and measure what was learnt.
 
-    Without --variant, every variant of the spec is run. Ctrl+C ends the teaching after the current step: the LoRA, the
+    Without --variant, every variant of the spec is run. Ctrl+C ends the training after the current step: the LoRA, the
     measurement and the report are still made; a second Ctrl+C ends at once (go on later with --resume). SIGTERM does
     the same.
 
@@ -48,9 +49,9 @@ def run(
     dp run specs/line_weight.yaml
     dp run specs/line_weight.yaml --variant thick --set train.steps=50 --out runs/short
     """
+    from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
     from dualproc.run import RunFolder, portable
-    from dualproc.run.bench import is_finished
 
     loaded = read_checked(file, overrides=overrides or (), variant=variant)
     text = Path(file).read_text(encoding="utf-8")
@@ -61,7 +62,7 @@ def run(
     for spec, folder in zip(specs, targets, strict=True):
         if resume and is_finished(folder):
             typer.echo(f"{spec.label}: finished already, in {folder} (`dp score {folder}` measures it again)")
-        elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).interrupted:
+        elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).outcome.interrupted:
             raise typer.Exit(130)
 
 
@@ -93,19 +94,19 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
             result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
     except KeyboardInterrupt:
         begun = (out / METRICS).exists()
-        further = "go on from its last checkpoint with --resume" if begun else "nothing was taught yet"
+        further = "go on from its last checkpoint with --resume" if begun else "nothing was trained yet"
         typer.secho(f"\ninterrupted: {further}", fg="yellow", err=True)
         raise typer.Exit(130) from None
-    if result.stopped:
-        further = " (go on with --resume)" if result.interrupted else ""
-        typer.secho(f"{result.stopped}; saved what is there{further}", fg="yellow")
-    if result.skipped:
-        steps = "1 step was" if result.skipped == 1 else f"{result.skipped} steps were"
-        print_warning(f"{steps} skipped: loss or gradient was not finite")
-    if result.lora_step != result.steps:
-        typer.echo(f"the LoRA is that of step {result.lora_step}, which the referee liked best")
+    outcome = result.outcome
+    if outcome.stopped:
+        further = " (continue with --resume)" if outcome.interrupted else ""
+        typer.secho(f"{outcome.stopped}; the LoRA so far is saved{further}", fg="yellow")
+    if outcome.skipped:
+        print_warning(f"{plural(outcome.skipped, 'training step')} skipped: loss or gradient was not finite")
+    if outcome.lora_step != outcome.steps:
+        typer.echo(f"the LoRA is from step {outcome.lora_step}, where the referee's score was highest")
     print_evaluation(result.evaluation)
-    typer.echo(f"  pictures  {result.run / 'samples' / 'before_after.png'}")
+    typer.echo(f"  images  {result.run / 'samples' / 'before_after.png'}")
     typer.echo(f"  report    {result.run / 'report.html'}")
     typer.echo(f'  use it    dp generate {result.run} "{result.evaluation.prompts[0].text}" --seed 3 -n 4\n')
     return result
@@ -114,12 +115,12 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 def generate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/line_weight/thick.")],
     prompt: Annotated[str, typer.Argument(help="What to draw, such as 'a cartoon of an owl'.")],
-    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first picture; the others follow.")] = 0,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many pictures.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first image; the others follow.")] = 0,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many images.")] = 1,
     strength: Annotated[float, typer.Option(help="Strength of the LoRA: 1 as trained, 0 the base.")] = 1.0,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; RUN/generated if not given.")] = None,
 ) -> None:
-    """Draw pictures with what a run has learnt.
+    """Draw images with what a run has learnt.
 
     \b
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
@@ -134,26 +135,26 @@ def generate(
     quiet()
     from dualproc.engine.reload import generate as draw
     from dualproc.engine.reload import load_generator
-    from dualproc.run import write_pictures
+    from dualproc.run import write_images
     from dualproc.run.folder import GENERATED
-    from dualproc.run.pictures import picture_names
+    from dualproc.run.images import image_names
 
     seeds = range(seed, seed + count)
     generator = load_generator(run, strength=strength)
     generator.prepare([prompt])
     images = draw(generator, prompt, seeds)
     folder = Path(run, GENERATED) if out is None else given_folder(out)
-    ending = "" if strength == 1 else f"-strength{strength:g}"  # beside the pictures as trained, not in their place
-    for path in write_pictures(folder, images, picture_names([prompt] * count, seeds, ending=ending)):
+    ending = "" if strength == 1 else f"-strength{strength:g}"  # beside the images as trained, not in their place
+    for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
         typer.echo(str(path))
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
     """Write the table of results and, to stderr, what should make one look closer."""
-    from dualproc.run import alarms, summary_rows
+    from dualproc.report import alarms, summary_rows
 
-    typer.echo(f"\nMeasured on {len(evaluation.seeds)} held-out pictures (prompts and seeds never trained on):")
+    typer.echo(f"\nMeasured on {len(evaluation.seeds)} held-out images (prompts and seeds never trained on):")
     rows: Sequence[Sequence[str]] = [tuple(row) for row in summary_rows(evaluation)]
-    print_table(("", "base", "taught", ""), rows)
+    print_table(("", "base", "trained", ""), rows)
     for alarm in alarms(evaluation):
         print_warning(alarm)

@@ -1,4 +1,4 @@
-"""`dp score`: measure a run again, or pictures of any origin."""
+"""`dp score`: measure a run again, or images of any origin."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dualproc.errors import DualprocError, RunError
+from dualproc.wording import plural
 
 from .arguments import AsJson, Fields, Overrides, SpecFile, Variant, field_options, named_values
 from .output import print_table, print_warning
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 FORMS = """\
 a run:         dp score runs/horizon/high
-  any pictures:  dp score PICTURES --spec specs/horizon.yaml --variant high"""
+  any images:  dp score IMAGES --spec specs/horizon.yaml --variant high"""
 
 
 def register(app: typer.Typer) -> None:
@@ -32,32 +33,32 @@ def register(app: typer.Typer) -> None:
 
 def score(
     places: Annotated[
-        list[str], typer.Argument(metavar="RUN|PICTURE", help="A run; or, with --spec, pictures and folders.")
+        list[str], typer.Argument(metavar="RUN|IMAGE", help="A run; or, with --spec, images and folders.")
     ],
     spec: SpecFile = None,
     variant: Variant = None,
     overrides: Overrides = None,
     fields: Fields = None,
     as_json: AsJson = False,
-    csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write every picture's numbers as CSV, too.")] = None,
+    csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write every image's numbers as CSV, too.")] = None,
 ) -> None:
-    """Measure a run again, or any pictures by a spec.
+    """Measure a run again, or any images by a spec.
 
-    A run: on its held-out prompts and seeds; its pictures and report are made anew.
+    A run: on its held-out prompts and seeds; its images and report are made anew.
 
-    Pictures, with --spec: scorers, judge and referee of the spec measure them, whoever drew them; nothing is generated.
-    What the spec's questions call {subject} is not known of them: --field says it, for all pictures.
+    Images, with --spec: scorers, judge and referee of the spec measure them, whoever drew them; nothing is generated.
+    What the spec's questions call {subject} is not known of them: --field says it, for all images.
 
     \b
     dp score runs/line_weight/thick
-    dp score pictures/ --spec specs/horizon.yaml --variant high --csv numbers.csv
+    dp score images/ --spec specs/horizon.yaml --variant high --csv numbers.csv
     dp score cat.png --spec specs/horizon.yaml --variant high --field subject="a cat" --json
     """
     if spec is not None:
-        _score_pictures(places, spec, variant, overrides or (), fields or (), as_json=as_json, csv=csv)
+        _score_images(places, spec, variant, overrides or (), fields or (), as_json=as_json, csv=csv)
         return
     if variant or overrides or fields or as_json or csv:
-        raise DualprocError("--variant, --set, --field, --json and --csv are for pictures, with --spec", hint=FORMS)
+        raise DualprocError("--variant, --set, --field, --json and --csv are for images, with --spec", hint=FORMS)
     _score_run(places)
 
 
@@ -66,7 +67,7 @@ def _score_run(places: Sequence[str]) -> None:
     from dualproc.run.lock import refuse_locked
 
     if len(places) > 1:
-        raise DualprocError("one run at a time is measured, and pictures only with --spec", hint=FORMS)
+        raise DualprocError("one run at a time is measured, and images only with --spec", hint=FORMS)
     try:
         RunFolder.open(places[0])
     except RunError as error:
@@ -85,7 +86,7 @@ def _score_run(places: Sequence[str]) -> None:
     typer.echo(f"  report    {folder.path / 'report.html'}")
 
 
-def _score_pictures(
+def _score_images(
     places: Sequence[str],
     file: str,
     variant: str | None,
@@ -95,74 +96,74 @@ def _score_pictures(
     as_json: bool,
     csv: str | None,
 ) -> None:
-    from dualproc.engine.found import measure_found, prompt_for
-    from dualproc.engine.pictures import batches, picture_files
+    from dualproc.engine.ask import prompt_for
+    from dualproc.kit.image_files import batches, image_files
+    from dualproc.report import image_columns
     from dualproc.resolve import load_spec
-    from dualproc.run import picture_columns
 
     spec = load_spec(file, overrides=overrides, variant=variant)
     prompt = prompt_for(spec, named_values(fields))
     spec = _without_unknown(spec, prompt)
-    files = picture_files(places)
+    files = image_files(places)
     from .progress import Bars, quiet
 
     quiet()
-    from dualproc.engine.instruments import Instruments
+    from dualproc.engine.evaluate import measure_batches
+    from dualproc.engine.evaluators import Evaluators
 
-    instruments, done = Instruments(spec), 0
+    evaluators, done = Evaluators(spec), 0
     with nullcontext() if as_json else Bars() as bars:
 
         def advance(count: int) -> None:
             nonlocal done
             done += count
             if bars is not None:
-                bars.pictures(done, len(files))
+                bars.images(done, len(files))
 
-        measured = measure_found(instruments, batches(files, spec.evaluation.batch), prompt, advance)
+        measured = measure_batches(evaluators, batches(files, spec.evaluation.batch), prompt, advance)
     if as_json:
         typer.echo(_json(spec, files, measured))
     else:
-        _print_pictures(spec, files, measured)
+        _print_images(spec, files, measured)
     if csv is not None:
-        _write_csv(Path(csv), files, picture_columns(measured))
+        _write_csv(Path(csv), files, image_columns(measured))
 
 
 def _without_unknown(spec: TaskSpec, prompt: Prompt) -> TaskSpec:
     """The spec without a `preserve` question that needs unknown fields; without them, the task itself is refused."""
-    from dualproc.engine.found import lacking
+    from dualproc.engine.ask import missing_fields
 
-    names = sorted({name for question in spec.measured_questions for name in lacking(question, prompt)})
+    names = sorted({name for question in spec.measured_questions for name in missing_fields(question, prompt)})
     if names:
         asked = " / ".join(question.template for question in spec.measured_questions)
-        raise DualprocError(f"the question needs to know of the pictures: {asked}", hint=f"add {field_options(names)}")
-    if spec.preserve is not None and spec.referee is not None and (names := lacking(spec.preserve, prompt)):
+        raise DualprocError(f"the question needs to know of the images: {asked}", hint=f"add {field_options(names)}")
+    if spec.preserve is not None and spec.referee is not None and (names := missing_fields(spec.preserve, prompt)):
         print_warning(f"not asked: {spec.preserve.template} (add {field_options(names)})")
         return spec.model_copy(update={"question": spec.measured_questions, "preserve": None})
     return spec
 
 
-def _print_pictures(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> None:
-    from dualproc.run import picture_columns, picture_rows
-    from dualproc.run.numeric import number
+def _print_images(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> None:
+    from dualproc.report import image_columns, image_rows
+    from dualproc.report.numeric import number
 
-    pictures = "1 picture" if len(files) == 1 else f"{len(files)} pictures"
-    typer.echo(f"\nMeasured {pictures} by {spec.label}:")
-    print_table(("", "mean", "on target", ""), picture_rows(measured))
-    columns = picture_columns(measured)
+    typer.echo(f"\nMeasured {plural(len(files), 'image')} by {spec.label}:")
+    print_table(("", "mean", "on target", ""), image_rows(measured))
+    columns = image_columns(measured)
     rows = [(str(path), *(number(values[index]) for _, values in columns)) for index, path in enumerate(files)]
     typer.echo()
-    print_table(("picture", *(heading.replace("_", " ") for heading, _ in columns)), rows)
+    print_table(("image", *(heading.replace("_", " ") for heading, _ in columns)), rows)
 
 
 def _json(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> str:
-    """The numbers laid out as in a run's evaluation.json: lists of one number a picture."""
+    """The numbers laid out as in a run's evaluation.json: lists of one number per image."""
     from dualproc.run.records import to_json
 
     return to_json(
         {
             "spec": spec.name,
             "variant": spec.variant,
-            "pictures": [str(path) for path in files],
+            "images": [str(path) for path in files],
             "scores": measured.scores,
             "judge": measured.judge,
             "referee": measured.referee,
@@ -173,14 +174,14 @@ def _json(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> str:
 
 
 def _write_csv(target: Path, files: Sequence[Path], columns: Sequence[tuple[str, Sequence[float]]]) -> None:
-    """One row a picture; what could not be measured is empty."""
+    """One row per image; what could not be measured is empty."""
     import csv
     import io
     import math
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["picture", *(heading for heading, _ in columns)])
+    writer.writerow(["image", *(heading for heading, _ in columns)])
     for index, path in enumerate(files):
         numbers = (values[index] for _, values in columns)
         writer.writerow([str(path), *(value if math.isfinite(value) else "" for value in numbers)])

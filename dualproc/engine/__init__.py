@@ -1,9 +1,9 @@
-"""The engine: the loop that distils, the proof of what was learnt, and what is left behind."""
+"""The method: the training loop, the LoRA, the evaluation, and the fit that runs them from start to run folder."""
 
 from __future__ import annotations
 
+from .engine import Engine
 from .evaluate import evaluate
 from .fit import FitResult, Progress
-from .loop import Engine
 
 __all__ = ["Engine", "FitResult", "Progress", "evaluate"]

@@ -1,4 +1,4 @@
-"""Several judges that are asked as one."""
+"""Several judges that answer as one."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 class Ensemble:
-    """Several judges with weights, as one judge: it believes an answer as much as they do on average.
+    """Several judges with weights, as one judge: P(answer) is the weighted mean of the members' probabilities.
 
-    P(answer) = sum_m w_m P_m(answer), the weights made to add up to 1. Such a mixture is a probability again, so that
-    P(wanted answer) means what it means for one judge, and stays comparable with a share on target or with a referee;
-    the product of the members' probabilities, or their mean logarithm, would not be one.
+    P(answer) = sum_m w_m P_m(answer), with the weights normalised to 1. The mixture is again a probability, so
+    P(wanted answer) means the same as for one judge and stays comparable with a share on target or with a referee. The
+    product of the members' probabilities, or their mean logarithm, would not be a probability.
 
-    With p = P(wanted) among two candidates, the gradient of the log-odds is sum_m w_m dp_m / (p (1 - p)): it is that of
-    the members' mean opinion. A member counts most while it is undecided; one that is certain, either way, hardly
-    pulls. To lift the mean, pleasing one member is worth no more than its weight, so that a weakness of that one alone
-    ends there. (The log-likelihood of one answer, without its alternatives, rather follows the members that believe it
-    already: with `answer_likelihood`, a member that finds it impossible is hardly listened to.)
+    With p = P(wanted) among two candidates, the gradient of the log-odds is sum_m w_m dp_m / (p (1 - p)), that of the
+    members' mean opinion. A member counts most while it is undecided; one that is certain, either way, has hardly any
+    gradient. Pleasing one member alone raises the mean by no more than its weight, so a weakness of one judge pays
+    little. (The log-likelihood of one answer, without its alternatives, follows the members that already believe it:
+    with `answer_likelihood`, a member that finds the answer impossible has hardly any influence.)
     """
 
     api_version: ClassVar[int] = API_VERSION
     Params: ClassVar[type[BaseModel]] = BaseModel
-    """None: an ensemble is made of judges, not of parameters."""
+    """Unused: an ensemble is made of judges, not of parameters."""
 
     def __init__(self, members: Sequence[tuple[float, Judge]]) -> None:
         """`members` are weights and judges. Raises DualprocError if there is none, or a weight is not above 0."""
@@ -45,9 +45,9 @@ class Ensemble:
         self.weights = [weight / sum(weights) for weight in weights]
 
     def answer_log_likelihoods(self, images: Tensor, questions: Sequence[Sequence[Question]]) -> Answers:
-        """Log of the members' mean probability [B, Q, K] of every candidate, by `images` [B, 3, H, W] in [0, 1].
+        """Log of the members' mean probability [B, Q, K] of every candidate, for `images` [B, 3, H, W] in [0, 1].
 
-        A candidate's token count [Q, K] is the largest of the members': 1 says that it is one token for all of them.
+        A candidate's token count [Q, K] is the largest among the members: 1 means one token for all of them.
         """
         import torch
 
@@ -59,15 +59,15 @@ class Ensemble:
         )
 
     def generate(self, images: Tensor, questions: Sequence[str], *, max_new_tokens: int = 32) -> list[str]:
-        """Answer one question a picture in the words of the member with the largest weight: words have no mean."""
+        """Answer one question per image in the words of the member with the largest weight."""
         first = self.weights.index(max(self.weights))
         return self.judges[first].generate(images, questions, max_new_tokens=max_new_tokens)
 
 
-def build_judge(named: Sequence[tuple[float, PluginRef]]) -> Judge:
-    """The judge that a spec names (`TaskSpec.judges`, `TaskSpec.referees`): itself, or an ensemble of several.
+def build_judge(refs: Sequence[tuple[float, PluginRef]], *, build: resolve.Builder = resolve.build) -> Judge:
+    """The judge for what a spec names (`TaskSpec.judges`, `TaskSpec.referees`): one judge, or an ensemble of several.
 
     Raises PluginError if one cannot be loaded, SpecError if its parameters are wrong.
     """
-    members: list[tuple[float, Judge]] = [(weight, resolve.build("judges", ref)) for weight, ref in named]
+    members: list[tuple[float, Judge]] = [(weight, build("judges", ref)) for weight, ref in refs]
     return members[0][1] if len(members) == 1 else Ensemble(members)

@@ -1,107 +1,134 @@
-"""The proof: base and taught generator on held-out prompts and seeds, measured by what took no part in teaching."""
+"""The proof: the base and the trained generator on held-out prompts and seeds, measured by what never trained it."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from dualproc.kit.structure import structure
 from dualproc.protocols import Judge, Scorer
 from dualproc.spec import QuestionSpec
-from dualproc.structure import structure
 from dualproc.types import Evaluation, Measurement, Prompt, Sample, Score, ScoreContext
 
-from .instruments import Instruments
-from .loop import SEEDS, Engine, wanted_probability
+from .evaluators import Evaluators
+from .loop import Loop
+from .seeds import held_out_seeds, monitoring_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HACK_LEVEL = 0.3
-"""The noise level at which the hack meter is read; fixed, so that runs can be compared."""
+"""The noise level of the hack meter; fixed, so that runs can be compared."""
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Held-out pictures [B, 3, H, W] in [0, 1]; `overlaid` are the taught ones as the judge sees them."""
+class Images:
+    """Held-out images [B, 3, H, W] in [0, 1]; `judge_view` are the trained ones as the judge sees them."""
 
     base: Tensor
-    taught: Tensor
-    overlaid: Tensor
+    trained: Tensor
+    judge_view: Tensor
 
 
-def held_out(engine: Engine) -> tuple[list[Prompt], list[int]]:
-    """Prompt and seed of every held-out picture: no two from the same seed, none from a seed that may be trained on."""
-    prompts = [p for p in engine.spec.prompts.eval_prompts() for _ in range(engine.spec.evaluation.seeds)]
-    return prompts, [SEEDS + index for index in range(len(prompts))]
+def held_out(loop: Loop) -> tuple[list[Prompt], list[int]]:
+    """Prompt and seed of every held-out image: each seed is used once, and none of them in training."""
+    prompts = [p for p in loop.spec.prompts.eval_prompts() for _ in range(loop.spec.evaluation.seeds)]
+    return prompts, held_out_seeds(len(prompts))
 
 
-def evaluate(engine: Engine, advance: Callable[[int], None] = lambda _: None) -> tuple[Evaluation, Pictures]:
-    """Measure the generator with the LoRA off and on; `advance` is told of every picture made."""
+def evaluate(loop: Loop, advance: Callable[[int], None] = lambda _: None) -> tuple[Evaluation, Images]:
+    """Measure the generator with the LoRA off and on; `advance` is told the number of images just generated."""
     import torch
 
-    prompts, seeds = held_out(engine)
+    prompts, seeds = held_out(loop)
     with torch.no_grad():
-        base = _sample(engine, prompts, seeds, base=True, advance=advance)
-        taught = _sample(engine, prompts, seeds, base=False, advance=advance)
+        base = _sample(loop, prompts, seeds, base=True, advance=advance)
+        trained = _sample(loop, prompts, seeds, base=False, advance=advance)
         evaluation = Evaluation(
             prompts=tuple(prompts),
             seeds=tuple(seeds),
-            base=measure(engine, base, prompts, seeds, base.images),
-            taught=measure(engine, taught, prompts, seeds, base.images),
+            base=measure(loop, base, prompts, seeds, base.images),
+            trained=measure(loop, trained, prompts, seeds, base.images),
         )
-        return evaluation, Pictures(base.images, taught.images, engine.overlaid(taught.images))
+        return evaluation, Images(base.images, trained.images, loop.judge_view(trained.images))
 
 
 def measure(
-    engine: Engine, sample: Sample, prompts: Sequence[Prompt], seeds: Sequence[int], base_images: Tensor | None
+    loop: Loop, sample: Sample, prompts: Sequence[Prompt], seeds: Sequence[int], base_images: Tensor | None
 ) -> Measurement:
-    """Everything that is measured on one set of pictures that the engine's generator has drawn."""
-    measured = measure_pictures(engine.instruments, sample.images, prompts, seeds, base_images)
-    return replace(measured, hack_meter=hack_meter(engine, sample, prompts, seeds))
+    """Everything that is measured on images of the loop's own generator."""
+    measured = measure_images(loop.evaluators, sample.images, prompts, seeds, base_images)
+    return replace(measured, hack_meter=hack_meter(loop, sample, prompts, seeds))
 
 
-def measure_pictures(
-    instruments: Instruments,
+def measure_images(
+    evaluators: Evaluators,
     images: Tensor,
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     base_images: Tensor | None = None,
 ) -> Measurement:
-    """What can be measured on pictures [B, 3, H, W], whoever drew them: all but the hack meter, which is nan."""
-    spec, seen = instruments.spec, instruments.overlaid
+    """What can be measured on images [B, 3, H, W] of any origin: all but the hack meter, which is nan."""
+    spec, referee = evaluators.spec, evaluators.referee
     context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
     questions, preserve, size = spec.measured_questions, spec.preserve, spec.evaluation.batch
-    referee = instruments.referee
-    judges = [instruments.judge, *([referee] if referee else [])]
-    judged, *refereed = _asked(judges, images, prompts, questions, size, seen)
+    judges = [evaluators.judge, *([referee] if referee else [])]
+    judged, *refereed = _p_wanted(judges, images, prompts, questions, size, evaluators.judge_view)
     return Measurement(
-        scores=tuple(_score(name, scorer, images, context) for name, scorer in instruments.scorers),
+        scores=tuple(_score(name, scorer, images, context) for name, scorer in evaluators.scorers),
         judge=judged,
         referee=refereed[0] if refereed else None,
-        preserved=_asked([referee], images, prompts, [preserve], size)[0] if referee and preserve else None,
+        preserved=_p_wanted([referee], images, prompts, [preserve], size)[0] if referee and preserve else None,
         hack_meter=float("nan"),
         diversity=diversity(images, [prompt.text for prompt in prompts]),
     )
 
 
-def hack_meter(engine: Engine, sample: Sample, prompts: Sequence[Prompt], seeds: Sequence[int]) -> float:
-    """Mean squared distance of the latents to what the base makes of them, re-noised to `HACK_LEVEL`."""
+def measure_batches(
+    evaluators: Evaluators, batches: Iterable[Tensor], prompt: Prompt, advance: Callable[[int], None] = lambda _: None
+) -> Measurement:
+    """What scorers, judge and referee measure on images of any origin, one number per image, in order.
+
+    `batches` are [B, 3, H, W] in [0, 1], at least one image; each batch may have a size of its own. Hack meter and
+    diversity are nan, because the generator is unknown; scorers that compare with base images give nan. `prompt` fills
+    the questions' fields; `advance` is told the number of images just measured.
+    """
+    import torch
+
+    parts = []
+    with torch.no_grad():
+        for images in batches:
+            count = len(images)
+            parts.append(measure_images(evaluators, images, [prompt] * count, [0] * count))
+            advance(count)
+    return Measurement(
+        scores=tuple(_joined_scores(scores) for scores in zip(*(part.scores for part in parts), strict=True)),
+        judge=_joined(part.judge for part in parts) or (),
+        referee=_joined(part.referee for part in parts),
+        preserved=_joined(part.preserved for part in parts),
+        hack_meter=float("nan"),
+        diversity=float("nan"),
+    )
+
+
+def hack_meter(loop: Loop, sample: Sample, prompts: Sequence[Prompt], seeds: Sequence[int]) -> float:
+    """Mean squared distance between latents and what the base model denoises them to from noise level `HACK_LEVEL`."""
     total = 0.0
-    for part in _batches(len(seeds), engine.spec.evaluation.batch):
+    for part in _batches(len(seeds), loop.spec.evaluation.batch):
         latents, texts = sample.latents[part], [prompt.text for prompt in prompts[part]]
-        again = engine.generator.denoise(latents, HACK_LEVEL, texts, seeds[part], base=True)
+        again = loop.generator.denoise(latents, HACK_LEVEL, texts, seeds[part], base=True)
         total += (latents - again).square().flatten(1).mean(1).sum().item()
     return total / len(seeds)
 
 
 def diversity(images: Tensor, prompts: Sequence[str]) -> float:
-    """How much the structure of pictures [B, 3, H, W] of the same prompt differs; nan if no prompt has two.
+    """How much the layout of images [B, 3, H, W] of the same prompt differs; nan if no prompt has two images.
 
-    The mean, over all pairs of pictures of one prompt, of 1 - the correlation of their blurred maps of edges
-    (`dualproc.structure`): 0 for identical pictures, about 1 for unrelated layouts. Colours and the weight of lines
-    change it little, so that teaching these does not lower it.
+    The mean, over all pairs of images of one prompt, of 1 - the correlation of their blurred edge maps
+    (`dualproc.kit.structure`): 0 for identical images, about 1 for unrelated layouts. Colours and line weight change it
+    little, so a LoRA that changes only these does not lower it.
     """
     import torch
 
@@ -115,64 +142,64 @@ def diversity(images: Tensor, prompts: Sequence[str]) -> float:
     return together.mean().item() if len(together) else float("nan")
 
 
-def glance(engine: Engine) -> tuple[float | None, float]:
-    """A look at a fit that goes on: the referee's mean P(wanted answer), if there is one, and the hack meter.
+def monitor(loop: Loop) -> tuple[float | None, float]:
+    """The referee's mean P(wanted answer), if there is a referee, and the hack meter, in the middle of a fit.
 
-    At training prompts, with seeds of their own: looking at the held-out pictures would tune the fit on them.
+    On training prompts with seeds of their own: held-out images must not decide when to stop.
     """
     import torch
 
-    count = engine.spec.train.watch.pictures
-    rng = random.Random(f"{engine.spec.train.seed}/watch")
-    prompts = rng.choices(engine.prompts, k=count)
-    seeds = [2 * SEEDS + rng.randrange(SEEDS) for _ in prompts]
+    count = loop.spec.train.watch.images
+    rng = random.Random(f"{loop.spec.train.seed}/watch")
+    prompts = rng.choices(loop.prompts, k=count)
+    seeds = [monitoring_seed(rng) for _ in prompts]
     with torch.no_grad():
-        sample = _sample(engine, prompts, seeds, base=False)
-        hacked = hack_meter(engine, sample, prompts, seeds)
-        referee = engine.instruments.referee
+        sample = _sample(loop, prompts, seeds, base=False)
+        hacked = hack_meter(loop, sample, prompts, seeds)
+        referee = loop.evaluators.referee
         if referee is None:
             return None, hacked
-        questions, size = engine.spec.measured_questions, engine.spec.evaluation.batch
-        (scores,) = _asked([referee], sample.images, prompts, questions, size, engine.overlaid)
+        questions, size = loop.spec.measured_questions, loop.spec.evaluation.batch
+        (scores,) = _p_wanted([referee], sample.images, prompts, questions, size, loop.judge_view)
     return sum(scores) / count, hacked
 
 
 def _sample(
-    engine: Engine,
+    loop: Loop,
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     *,
     base: bool,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Sample:
-    """The pictures in main memory, where there is room for all of them; the latents, far smaller, where they are."""
+    """The images in main memory, where all of them fit; the latents, far smaller, on their device."""
     import torch
 
     made = []
-    for part in _batches(len(seeds), engine.spec.evaluation.batch):
+    for part in _batches(len(seeds), loop.spec.evaluation.batch):
         texts = [prompt.text for prompt in prompts[part]]
-        sample = engine.generator.sample(texts, seeds[part], base=base)
+        sample = loop.generator.sample(texts, seeds[part], base=base)
         made.append(replace(sample, images=sample.images.cpu()))
         advance(len(texts))
     return Sample(torch.cat([s.images for s in made]), torch.cat([s.latents for s in made]))
 
 
-def _asked(
+def _p_wanted(
     judges: Sequence[Judge],
     images: Tensor,
     prompts: Sequence[Prompt],
     questions: Sequence[QuestionSpec],
     size: int,
-    seen: Callable[[Tensor], Tensor] = lambda images: images,
+    view: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> list[tuple[float, ...]]:
-    """Of each judge: P(wanted answer), mean over the questions, one a picture. `seen` makes what it is shown."""
+    """For each judge: P(wanted answer), mean over the questions, one per image. `view` makes what the judges see."""
     wanted = [question.candidates.index(question.answer) for question in questions]
     out: list[list[float]] = [[] for _ in judges]
     for part in _batches(len(prompts), size):
         asked = [[question.for_prompt(prompt) for question in questions] for prompt in prompts[part]]
-        shown = seen(images[part])
+        seen = view(images[part])
         for judge, found in zip(judges, out, strict=True):
-            found += wanted_probability(judge.answer_log_likelihoods(shown, asked).log_likelihoods, wanted).tolist()
+            found += judge.answer_log_likelihoods(seen, asked).p_wanted(wanted).tolist()
     return [tuple(found) for found in out]
 
 
@@ -191,11 +218,27 @@ def _score(name: str, scorer: Scorer, images: Tensor, context: ScoreContext) -> 
 
 
 def share_on_target(values: Sequence[float], accepted: tuple[float, float] | None) -> float | None:
-    """Share of the values that are accepted; None where no range is."""
+    """Share of the values that are accepted; None if the scorer accepts no range."""
     if accepted is None:
         return None
-    low, high = accepted  # a nan compares false: what cannot be measured is missed
+    low, high = accepted  # nan compares false: an image without a value counts as missed
     return sum(low <= value <= high for value in values) / len(values)
+
+
+def _joined_scores(scores: Sequence[Score]) -> Score:
+    """One scorer's measurements of several batches as one."""
+    values = tuple(value for score in scores for value in score.values)
+    return replace(scores[0], values=values, on_target=share_on_target(values, scores[0].accepted))
+
+
+def _joined(parts: Iterable[tuple[float, ...] | None]) -> tuple[float, ...] | None:
+    """The numbers of several batches in a row; None if they were not measured."""
+    joined: list[float] = []
+    for part in parts:
+        if part is None:
+            return None
+        joined += part
+    return tuple(joined)
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:

@@ -1,12 +1,13 @@
-"""Plugins that fail in the middle of a fit: whose exception it was, said in one message."""
+"""Plugins that fail in the middle of a fit: one message that names the plugin and says how to continue."""
 
 from __future__ import annotations
 
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from dualproc import registry
 from dualproc.errors import DualprocError, RunError
@@ -16,47 +17,56 @@ from dualproc.run.folder import TRACEBACK
 from dualproc.spec import PluginRef
 
 from .ensemble import Ensemble
+from .loop import Loop
 
-if TYPE_CHECKING:
-    from .loop import Engine
-
-_LESS_MEMORY = "too little memory (`dp plan` says what takes less)"
+_LESS_MEMORY = "not enough memory: `dp plan` shows settings that need less"
 _LENGTH = 400
-"""Of an exception's text, no more is shown: some libraries raise pages."""
+"""Characters shown of an exception's text: some libraries raise pages."""
+
+
+@dataclass
+class Stage:
+    """What a fit is doing, for the message if it fails."""
+
+    doing: str
+    """Such as `in training step 7`."""
+    remedy: str
+    """How to continue once the plugin is fixed."""
 
 
 @contextmanager
-def explained(engine: Engine, run: RunFolder, doing: Callable[[], str], remedy: Callable[[], str]) -> Iterator[None]:
-    """Turn any exception but a DualprocError into one that names the plugin, what it raised and when (`doing`).
+def explained(loop: Loop, run: RunFolder, doing: str, remedy: str) -> Iterator[Stage]:
+    """Turn any exception but a DualprocError into one that names the plugin, what it raised, and at which stage.
 
-    `remedy` says how to go on once the plugin is mended. The traceback goes into the run folder.
+    Update the Stage that it yields as the work proceeds. The traceback goes into the run folder.
     """
+    stage = Stage(doing, remedy)
     try:
-        yield
+        yield stage
     except DualprocError:
         raise
-    except Exception as error:  # a stranger's plugin may raise anything
-        with suppress(RunError):  # on a full disk, say: the message matters more
+    except Exception as error:  # a third-party plugin may raise anything
+        with suppress(RunError):  # on a full disk, for example: the message matters more
             run.write(TRACEBACK, "".join(traceback.format_exception(error)))
-        memory = f"{_LESS_MEMORY}; " if _is_of_memory(error) else ""
+        memory = f"{_LESS_MEMORY}; " if _is_out_of_memory(error) else ""
         raise DualprocError(
-            f"{_what_was_raised(_owner(engine, error), error)}, {doing()}",
-            hint=f"{memory}{remedy()} (traceback: {run.path / TRACEBACK})",
+            f"{_what_was_raised(_owner(loop, error), error)}, {stage.doing}",
+            hint=f"{memory}{stage.remedy} (traceback: {run.path / TRACEBACK})",
         ) from error
 
 
-def of_a_plugin(error: Exception) -> DualprocError | None:
+def plugin_failure(error: Exception) -> DualprocError | None:
     """An exception outside a fit as one message, its traceback in a temporary file.
 
-    None if it is neither a plugin's nor one of memory: then it is a mistake of dualproc, and its traceback is wanted.
+    None if neither a plugin raised it nor memory ran out: then it is a bug in dualproc, and its traceback is useful.
     """
     classes = {entry.target: entry for kind in KINDS for entry in registry.discover(kind).entries}
     owner = next((found for one in _selves(error) if (found := classes.get(registry.target_of(type(one))))), None)
-    if owner is None and not _is_of_memory(error):
+    if owner is None and not _is_out_of_memory(error):
         return None
     with tempfile.NamedTemporaryFile("w", prefix="dp-", suffix=f"-{TRACEBACK}", delete=False, encoding="utf-8") as file:
         file.write("".join(traceback.format_exception(error)))
-    remedy = _LESS_MEMORY if _is_of_memory(error) else "the plugin's author can mend it"
+    remedy = _LESS_MEMORY if _is_out_of_memory(error) else "report this to the plugin's author"
     return DualprocError(_what_was_raised(owner, error), hint=f"{remedy} (traceback: {file.name})")
 
 
@@ -65,34 +75,34 @@ def _what_was_raised(owner: registry.Entry | None, error: Exception) -> str:
     return f"{f'{owner} raised ' if owner else ''}{cause[:_LENGTH]}"
 
 
-def _is_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
 
 
-def _owner(engine: Engine, error: Exception) -> registry.Entry | None:
-    """The plugin in whose code an exception was raised: the innermost one whose method is in the traceback."""
-    named = {id(plugin): (kind, ref.type) for kind, ref, plugin in _plugins(engine)}
-    return next((registry.find(*named[id(one)]) for one in _selves(error) if id(one) in named), None)
+def _owner(loop: Loop, error: Exception) -> registry.Entry | None:
+    """The plugin that raised an exception: the innermost one with a method in the traceback."""
+    known = {id(plugin): (kind, ref.type) for kind, ref, plugin in _plugins(loop)}
+    return next((registry.find(*known[id(one)]) for one in _selves(error) if id(one) in known), None)
 
 
 def _selves(error: Exception) -> Iterator[Any]:
-    """The first argument of every function in the traceback, innermost first: of a method, its object."""
+    """The first argument of every function in the traceback, innermost first; for a method, its object."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         yield frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
 
 
-def _plugins(engine: Engine) -> Iterator[tuple[str, PluginRef, Any]]:
-    """Every live plugin: its kind, what the spec says of it, itself."""
-    spec, looking = engine.spec, engine.instruments
-    yield "generators", spec.generator, engine.generator
-    yield "rewards", spec.reward, engine.reward
-    for refs, judge in ((spec.judges, looking.judge), (spec.referees, looking.referee)):
+def _plugins(loop: Loop) -> Iterator[tuple[str, PluginRef, Any]]:
+    """Every live plugin: its kind, how the spec names it, the plugin itself."""
+    spec, evaluators = loop.spec, loop.evaluators
+    yield "generators", spec.generator, loop.generator
+    yield "rewards", spec.reward, loop.reward
+    for refs, judge in ((spec.judges, evaluators.judge), (spec.referees, evaluators.referee)):
         members = judge.judges if isinstance(judge, Ensemble) else [judge]
         yield from (("judges", ref, member) for (_, ref), member in zip(refs, members, strict=False))
     layers = spec.visual_prompt.layers if spec.visual_prompt else ()
-    for kind, named, plugins in (
-        ("anchors", [ref for ref in spec.anchors if ref.weight > 0], [anchor for _, anchor in engine.anchors]),
-        ("visual_prompts", layers, looking.layers),
-        ("scorers", spec.scorers, [scorer for _, scorer in looking.scorers]),
+    for kind, refs_of_kind, plugins in (
+        ("anchors", [ref for ref in spec.anchors if ref.weight > 0], [anchor for _, anchor in loop.anchors]),
+        ("visual_prompts", layers, evaluators.layers),
+        ("scorers", spec.scorers, [scorer for _, scorer in evaluators.scorers]),
     ):
-        yield from ((kind, ref, plugin) for ref, plugin in zip(named, plugins, strict=True))
+        yield from ((kind, ref, plugin) for ref, plugin in zip(refs_of_kind, plugins, strict=True))

@@ -1,4 +1,4 @@
-"""One fit from start to run folder: steps, checkpoints, the referee's looks, the measurement, the files."""
+"""One fit, from start to run folder: training steps, checkpoints, monitoring, the evaluation, the files."""
 
 from __future__ import annotations
 
@@ -12,58 +12,49 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from dualproc.errors import DualprocError
+from dualproc.errors import DualprocError, NotFiniteError
 from dualproc.protocols import Generator
-from dualproc.run import Outcome, RunFolder, peak_memory, portable, write_card, write_report, write_samples
+from dualproc.report import write_card, write_report, write_samples
+from dualproc.run import Outcome, RunFolder, peak_memory, portable
 from dualproc.run.folder import default_folder
 from dualproc.types import Evaluation, StepRecord
 
 from . import lora
-from .evaluate import evaluate, glance, held_out
+from .evaluate import evaluate, held_out, monitor
 from .failures import explained
-from .loop import NotANumberError
+from .loop import Loop
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .loop import Engine
-
 _ENDING = (signal.SIGINT, signal.SIGTERM)
-"""What ends a fit after the current step: Ctrl+C, and what batch systems send when the time is up."""
+"""Signals that end the training after the current step: Ctrl+C, and what batch systems send when time is up."""
 
 
 class Progress(Protocol):
-    """What a fit tells whoever watches it; the command line draws bars from it."""
+    """Receives the progress of a fit; the command line draws bars from it."""
 
     def step(self, record: StepRecord, total: int) -> None:
-        """A step is done, of `total`."""
+        """A training step is done, out of `total`."""
 
     def ending(self) -> None:
-        """Ctrl+C or SIGTERM was heard: no further step is done."""
+        """Ctrl+C or SIGTERM was received: no further training step follows."""
 
-    def pictures(self, done: int, total: int) -> None:
-        """`done` of `total` held-out pictures are made."""
+    def images(self, done: int, total: int) -> None:
+        """`done` of `total` held-out images are generated."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit gives back."""
+    """The result of a fit."""
 
     run: Path
     """The run folder."""
     evaluation: Evaluation
-    steps: int
-    """Steps done."""
-    skipped: int
-    """Those of them that taught nothing: their loss or gradient was not finite."""
-    lora_step: int
-    """The step whose LoRA this is: the last one, or with `train.stop` the one that the referee liked best."""
-    stopped: str | None
-    """Why the fit ended before its last step; None if it did not."""
-    interrupted: bool
-    """Whether that was Ctrl+C, or SIGTERM."""
+    outcome: Outcome
+    """Training steps, seconds, memory, and why the fit ended early if it did."""
     generator: Generator
-    """The generator that was taught."""
+    """The trained generator."""
 
     @property
     def pipeline(self) -> Any:
@@ -72,7 +63,7 @@ class FitResult:
 
 
 def fit(
-    engine: Engine,
+    loop: Loop,
     out: str | PathLike[str] | None = None,
     *,
     spec_text: str | None = None,
@@ -80,13 +71,15 @@ def fit(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> FitResult:
-    """Teach, measure and write the run folder; Ctrl+C ends the teaching after the current step, and keeps the rest.
+    """Train, evaluate and write the run folder.
 
-    SIGTERM does the same. Raises RunError if the folder cannot be used (see `RunFolder.create`) or written. Raises
-    DualprocError if loss or gradient was not finite in several steps in a row: then the LoRA as it was before them is
-    saved and measured; and if a plugin raises anything: then the last checkpoint is in the folder, to go on from.
+    Ctrl+C or SIGTERM ends the training after the current step; the LoRA is still saved and evaluated.
+
+    Raises RunError if the folder cannot be used (see `RunFolder.create`) or written. Raises DualprocError if loss or
+    gradient was not finite in several steps in a row, after saving and evaluating the LoRA as it was before them, and
+    if a plugin raises anything: then the folder has the last checkpoint, for `resume`.
     """
-    started, spec = time.perf_counter(), engine.spec
+    started, spec = time.perf_counter(), loop.spec
     resolved = portable(spec)
     folder = Path(out) if out is not None else default_folder(spec.name, spec.variant)
     with RunFolder.create(
@@ -97,183 +90,162 @@ def fit(
         resume=resume,
         overwrite=overwrite,
     ) as run:
-        watch = _Watch(engine)
+        monitoring = _Monitoring(loop)
         checkpoint = run.latest_checkpoint() if resume else None
         if checkpoint is not None:
-            with explained(engine, run, lambda: "when its checkpoint was read", lambda: "start anew (`--overwrite`)"):
-                engine.restore(checkpoint.tensors, checkpoint.state)
-                watch.restore(checkpoint.tensors, checkpoint.state)
-        end = _teach(engine, run, watch, progress)
-        watch.take_best()
-        with explained(engine, run, lambda: "when the LoRA was saved", lambda: "once that is mended, use `--resume`"):
-            layers = lora.folded(engine.generator.adapter_module, spec.train.lora)
-            run.write_lora(lambda folder: engine.generator.save_lora(folder, layers))
+            with explained(loop, run, "while its checkpoint was read", "start again with `--overwrite`"):
+                loop.restore(checkpoint.tensors, checkpoint.state)
+                monitoring.restore(checkpoint.tensors, checkpoint.state)
+        end = _train(loop, run, monitoring, progress)
+        monitoring.take_best()
+        with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `--resume`"):
+            layers = lora.folded(loop.generator.adapter_module, spec.train.lora)
+            run.write_lora(lambda folder: loop.generator.save_lora(folder, layers))
         try:
-            evaluation = finish(engine, run, progress)
+            evaluation = finish(loop, run, progress)
         finally:
             if end.error is not None:
                 raise end.error
-        records, lora_step = run.metrics(), watch.best_step or engine.done
-        run.write_outcome(
-            Outcome(
-                steps=engine.done,
-                lora_step=lora_step,
-                stopped=end.stopped,
-                interrupted=end.interrupted,
-                seconds=sum(record.seconds for record in records),
-                wall_seconds=time.perf_counter() - started,
-                peak_memory=peak_memory(),
-            )
-        )
-        return FitResult(
-            run=run.path,
-            evaluation=evaluation,
-            steps=engine.done,
+        records = run.metrics()
+        outcome = Outcome(
+            steps=loop.done,
             skipped=sum(record.skipped for record in records),
-            lora_step=lora_step,
+            lora_step=monitoring.best_step or loop.done,
             stopped=end.stopped,
             interrupted=end.interrupted,
-            generator=engine.generator,
+            seconds=sum(record.seconds for record in records),
+            wall_seconds=time.perf_counter() - started,
+            peak_memory=peak_memory(),
         )
+        run.write_outcome(outcome)
+        return FitResult(run=run.path, evaluation=evaluation, outcome=outcome, generator=loop.generator)
 
 
-def finish(engine: Engine, run: RunFolder, progress: Progress | None = None) -> Evaluation:
-    """Measure the generator on the held-out pictures, and write samples, numbers, model card and report.
+def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Evaluation:
+    """Evaluate the generator on the held-out images, and write samples, numbers, model card and report.
 
     Raises RunError if another process is writing the run, DualprocError if a plugin raises anything.
     """
-    made, total = 0, 2 * len(held_out(engine)[1])
+    made, total = 0, 2 * len(held_out(loop)[1])
 
     def advance(count: int) -> None:
         nonlocal made
         made += count
         if progress is not None:
-            progress.pictures(made, total)
+            progress.images(made, total)
 
-    with (
-        run.writing(),
-        explained(
-            engine,
-            run,
-            lambda: "in the measurement",
-            lambda: f"the LoRA is saved: once that is mended, use `--resume`, or `dp score {run.path}`",
-        ),
-    ):
-        evaluation, pictures = evaluate(engine, advance)
+    remedy = f"the LoRA is saved: fix the cause, then continue with `--resume`, or run `dp score {run.path}`"
+    with run.writing(), explained(loop, run, "during the evaluation", remedy):
+        evaluation, images = evaluate(loop, advance)
         write_samples(
             run.samples,
-            pictures.base,
-            pictures.taught,
+            images.base,
+            images.trained,
             prompts=[prompt.text for prompt in evaluation.prompts],
             seeds=evaluation.seeds,
-            overlaid=pictures.overlaid if engine.spec.visual_prompt else None,
+            judge_view=images.judge_view if loop.spec.visual_prompt else None,
         )
         run.write_evaluation(evaluation)
-        write_card(run, engine.generator.recipe())
+        write_card(run, loop.generator.recipe())
         write_report(run)
         return evaluation
 
 
 class _End(NamedTuple):
-    """How the teaching ended."""
+    """How the training ended."""
 
     stopped: str | None = None
-    """Why before its last step; None if it did not."""
+    """Why it ended before its last step; None if it did not."""
     interrupted: bool = False
     error: DualprocError | None = None
-    """To be raised when what there is has been saved."""
+    """Raised after the LoRA so far has been saved."""
 
 
-def _teach(engine: Engine, run: RunFolder, watch: _Watch, progress: Progress | None) -> _End:
-    """Run the steps, with checkpoints."""
-    train, step = engine.spec.train, engine.done + 1
+def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, progress: Progress | None) -> _End:
+    """Run the training steps, with checkpoints."""
+    train = loop.spec.train
 
     def save() -> None:
-        if run.saved_step != engine.done:
-            (tensors, state), (more_tensors, more_state) = engine.state(), watch.state()
-            run.save_checkpoint(engine.done, tensors | more_tensors, state | more_state)
+        if run.saved_step != loop.done:
+            (tensors, state), (more_tensors, more_state) = loop.state(), monitoring.state()
+            run.save_checkpoint(loop.done, tensors | more_tensors, state | more_state)
 
-    def doing() -> str:
-        return f"in step {step}"
-
-    def remedy() -> str:
-        saved = run.saved_step
-        return (
-            f"once that is mended, `--resume` goes on from step {saved}"
-            if saved
-            else "nothing is saved yet: once that is mended, `--resume` starts again"
-        )
-
-    with _interruptible() as interrupted, explained(engine, run, doing, remedy):
+    with _interruptible() as interrupted, explained(loop, run, *_stage(loop, run)) as stage:
         try:
-            for record in engine.steps() if not watch.over else ():
-                record = watch.look(record)
+            for record in loop.steps() if not monitoring.over else ():
+                record = monitoring.measured(record)
                 run.log(record)
-                step = record.step + 1
                 if progress is not None:
                     progress.step(record, train.steps)
-                last = watch.over or interrupted()
+                last = monitoring.over or interrupted()
                 if interrupted() and progress is not None:
                     progress.ending()
-                if last or engine.done == train.steps or engine.done % train.checkpoint_every == 0:
+                if last or loop.done == train.steps or loop.done % train.checkpoint_every == 0:
                     save()
+                stage.doing, stage.remedy = _stage(loop, run)
                 if last:
                     break
-        except NotANumberError as error:  # the skipped steps left the LoRA as it was: what was learnt is kept
+        except NotFiniteError as error:  # the skipped steps did not change the LoRA: save what it had learned
             save()
             message = f"{error.message}; the LoRA as it was before them is in {run.path}"
             return _End(error=DualprocError(message, hint=error.hint))
-        if interrupted() and engine.done < train.steps:
-            return _End(f"interrupted after step {engine.done}", interrupted=True)
-        if watch.over:
-            return _End(
-                f"stopped after step {engine.done}: the referee saw no improvement since step {watch.best_step}"
-            )
+        if interrupted() and loop.done < train.steps:
+            return _End(f"interrupted after step {loop.done}", interrupted=True)
+        if monitoring.over:
+            best = monitoring.best_step
+            return _End(f"stopped after step {loop.done}: no improvement by the referee since step {best}")
         return _End()
 
 
-class _Watch:
-    """Looks at a fit that goes on; where the spec has a `stop`, keeps the best LoRA so far and says when it is over."""
+def _stage(loop: Loop, run: RunFolder) -> tuple[str, str]:
+    """The next training step, and how to continue if it fails."""
+    saved = run.saved_step
+    resumed = f"resumes from step {saved}" if saved else "starts again, because there is no checkpoint yet"
+    return f"in training step {loop.done + 1}", f"fix the cause; then `--resume` {resumed}"
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine, self.stop = engine, engine.spec.train.stop
-        self.best, self.best_step, self.looks_since = float("-inf"), 0, 0
+
+class _Monitoring:
+    """Referee and hack meter during training; with the spec's `stop`, keeps the best LoRA and says when to end."""
+
+    def __init__(self, loop: Loop) -> None:
+        self.loop, self.stop = loop, loop.spec.train.stop
+        self.best, self.best_step, self.checks_since = float("-inf"), 0, 0
         self.kept: dict[str, Tensor] = {}
 
     @property
     def over(self) -> bool:
-        return self.stop is not None and self.looks_since >= self.stop.patience
+        return self.stop is not None and self.checks_since >= self.stop.patience
 
-    def look(self, record: StepRecord) -> StepRecord:
-        """The record, with referee and hack meter at the steps where they are read."""
-        if record.step % self.engine.spec.train.watch.every:
+    def measured(self, record: StepRecord) -> StepRecord:
+        """The record, with referee and hack meter at monitored steps."""
+        if record.step % self.loop.spec.train.watch.every:
             return record
-        score, hacked = glance(self.engine)
+        score, hacked = monitor(self.loop)
         if self.stop is not None and score is not None:
             if math.isfinite(score) and score > self.best + self.stop.min_delta:
-                adapter = lora.state(self.engine.generator.adapter_module)
+                adapter = lora.state(self.loop.generator.adapter_module)
                 self.kept = {name: value.clone() for name, value in adapter.items()}
-                self.best, self.best_step, self.looks_since = score, record.step, 0
+                self.best, self.best_step, self.checks_since = score, record.step, 0
             else:
-                self.looks_since += 1
+                self.checks_since += 1
         return replace(record, referee=score, hack_meter=hacked)
 
     def take_best(self) -> None:
-        """Set the LoRA to the best one seen, if any was kept."""
+        """Set the LoRA to the best one, if one was kept."""
         if self.kept:
-            lora.restore(self.engine.generator.adapter_module, self.kept)
+            lora.restore(self.loop.generator.adapter_module, self.kept)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """What a checkpoint keeps of it."""
+        """Its part of a checkpoint."""
         best = self.best if self.kept else None  # JSON has no infinity
         tensors = {f"best/{name}": value for name, value in self.kept.items()}
-        return tensors, {"best": best, "best_step": self.best_step, "looks_since": self.looks_since}
+        return tensors, {"best": best, "best_step": self.best_step, "looks_since": self.checks_since}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Go on from what `state` returned."""
+        """Continue from what `state` returned."""
         self.kept = {name.removeprefix("best/"): v for name, v in tensors.items() if name.startswith("best/")}
         self.best = state["best"] if self.kept else self.best
-        self.best_step, self.looks_since = state.get("best_step", 0), state.get("looks_since", 0)
+        self.best_step, self.checks_since = state.get("best_step", 0), state.get("looks_since", 0)
 
 
 @contextmanager
@@ -294,7 +266,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     try:
         for number in _ENDING:
             before[number] = signal.signal(number, handle)
-    except ValueError:  # not the main thread: no handler of ours, and no Ctrl+C either
+    except ValueError:  # not the main thread: no handler, and no Ctrl+C either
         yield lambda: False
         return
     try:

@@ -1,4 +1,4 @@
-"""The LoRA: attached to the generator's backbone, read out with its scale folded in."""
+"""The LoRA: attached to the generator's backbone, and exported with its scale folded in."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ ADAPTER = "dualproc"
 
 
 def attach(module: nn.Module, spec: Lora, targets: Sequence[str], *, seed: int) -> list[nn.Parameter]:
-    """Put a fresh LoRA on the `targets` of a module, and return its weights: all that is trained, in float32.
+    """Put a fresh LoRA on the `targets` of a module, and return its weights, in float32: all that is trained.
 
-    A target is the ending of layers' names (`to_q`, `attn.to_q`), in which `*` stands for one part of a name, such as
-    a block's number. It begins where a part begins: `blocks.*.to_q` does not name `single_blocks.0.to_q`.
-    The effective scale is strength * alpha / rank (the authors' 5 * 8 / 16 = 2.5). A fresh LoRA changes nothing, for
-    its second factor is zero.
+    A target is the end of layer names (`to_q`, `attn.to_q`); `*` stands for one part of a name, such as a block's
+    number. It matches whole parts only: `blocks.*.to_q` does not match `single_blocks.0.to_q`. The effective scale is
+    strength * alpha / rank (paper: 5 * 8 / 16 = 2.5). A fresh LoRA changes nothing, because its second factor is zero.
+
+    Raises DualprocError if no layer matches.
     """
     import torch
     from peft import LoraConfig, inject_adapter_in_model
@@ -43,14 +44,14 @@ def attach(module: nn.Module, spec: Lora, targets: Sequence[str], *, seed: int) 
             {name.split(".", 2)[-1] for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
         )
         raise DualprocError(
-            f"the LoRA's targets {', '.join(wanted)} name no layer of {type(module).__name__}",
-            hint=f"set train.lora.targets to name endings of its linear layers, such as {', '.join(linear[:8])}",
+            f"no layer of {type(module).__name__} matches the LoRA's targets {', '.join(wanted)}",
+            hint=f"set train.lora.targets to the ends of names of its linear layers, such as {', '.join(linear[:8])}",
         ) from error
     for layer in module.modules():
         if isinstance(layer, LoraLayer):
             layer.set_scale(ADAPTER, spec.strength)
-    # An offloaded module computes on another device than its weights lie on, and says so as accelerate's do. The LoRA
-    # has to be there before the optimiser keeps moments for it.
+    # An offloaded module computes on another device than its weights are on; it names that device as accelerate does.
+    # The LoRA must be there before the optimiser keeps moments for it.
     device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     for name, part in module.named_modules():
         if name.endswith(f".{ADAPTER}"):
@@ -59,13 +60,13 @@ def attach(module: nn.Module, spec: Lora, targets: Sequence[str], *, seed: int) 
 
 
 def _pattern(targets: Sequence[str]) -> str:
-    """A regular expression for the whole names of the layers that `targets` name."""
+    """A regular expression for the full names of the layers that `targets` match."""
     endings = "|".join(re.escape(target).replace(r"\*", r"[^.]+") for target in targets)
     return rf"(?:.*\.)?(?:{endings})"
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
-    """The LoRA's own weights by PEFT's names, as they are trained: what a checkpoint keeps."""
+    """The LoRA's weights by PEFT's names, as they are trained: what a checkpoint keeps."""
     return {name: value.detach() for name, value in module.named_parameters() if f".{ADAPTER}." in name}
 
 
@@ -79,9 +80,9 @@ def restore(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_export(module: nn.Module, spec: Lora, file: Path, *, strength: float = 1.0) -> None:
-    """Set the attached LoRA to what `folded` wrote to a run's file, at `strength` times what was trained.
+    """Set the attached LoRA to the weights that `folded` wrote to a run's file, at `strength` (1 as trained).
 
-    Raises RunError if the file is not the LoRA of this module.
+    Raises RunError if the file is damaged, or is not a LoRA of this module.
     """
     from peft.tuners.lora import LoraLayer
     from safetensors import SafetensorError
@@ -92,7 +93,7 @@ def load_export(module: nn.Module, spec: Lora, file: Path, *, strength: float = 
         saved = {name.partition(".")[2]: value for name, value in load_file(file).items()}  # without "transformer."
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"{file} is damaged: {error}", hint="copy it anew, or go on with the run from its checkpoint (`--resume`)"
+            f"{file} is damaged: {error}", hint="copy it again, or continue the run from its checkpoint with `--resume`"
         ) from error
     tensors = {}
     for name, own in state(module).items():
@@ -110,7 +111,7 @@ def load_export(module: nn.Module, spec: Lora, file: Path, *, strength: float = 
 
 
 def folded(module: nn.Module, spec: Lora) -> dict[str, Tensor]:
-    """The LoRA as tools load it: PEFT's names without the adapter's, scale folded into lora_B, so alpha == rank."""
+    """The LoRA as other tools load it: PEFT's names without the adapter's, scale folded into lora_B (alpha == rank)."""
     scale = spec.strength * spec.alpha / spec.rank
     out = {}
     for name, value in state(module).items():

@@ -1,4 +1,4 @@
-"""The visual prompt: drawn with Pillow, laid over the pictures differentiably."""
+"""The visual prompt: drawn with Pillow, composited over the images differentiably."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dualproc.kit.image_files import to_tensor
 from dualproc.protocols import VisualPrompt
 from dualproc.spec import VisualPromptSpec
 
@@ -20,16 +21,16 @@ CANVAS = 512
 def overlay(
     images: Tensor, spec: VisualPromptSpec, layers: Sequence[VisualPrompt], rng: random.Random | None = None
 ) -> Tensor:
-    """Lay the visual prompt over images [B, 3, H, W] in [0, 1]; differentiable in the images.
+    """Composite the visual prompt over images [B, 3, H, W] in [0, 1]; differentiable with respect to the images.
 
-    With `rng`, every picture's prompt is shifted by its own draw from `spec.jitter`; without, it stays in its place.
+    With `rng`, each image's visual prompt is shifted by its own draw from `spec.jitter`; without, it stays in place.
     """
     import torch
 
     height, width = images.shape[-2:]
     drawn = _draw(layers, width, height)
     shifts = [_shift(spec, rng) for _ in range(len(images))]
-    placed = {shift: _to_tensor(_place(drawn, shift, width, height)) for shift in set(shifts)}
+    placed = {shift: to_tensor(_place(drawn, shift, width, height)) for shift in set(shifts)}
     rgba = torch.stack([placed[shift] for shift in shifts]).to(images)
     alpha = rgba[:, 3:] * (spec.opacity if spec.blend == "alpha" else 1.0)
     return images * (1 - alpha) + rgba[:, :3] * alpha
@@ -40,7 +41,7 @@ def _shift(spec: VisualPromptSpec, rng: random.Random | None) -> tuple[float, fl
 
 
 def _draw(layers: Sequence[VisualPrompt], width: int, height: int) -> Image:
-    """All layers on one transparent canvas, a whole number of times as large as the picture."""
+    """All layers on one transparent canvas, an integer number of times as large as the image."""
     from PIL import Image
 
     times = max(1, -(-CANVAS // min(width, height)))
@@ -51,7 +52,7 @@ def _draw(layers: Sequence[VisualPrompt], width: int, height: int) -> Image:
 
 
 def _place(canvas: Image, shift: tuple[float, float], width: int, height: int) -> Image:
-    """The canvas shifted (what leaves the picture is lost) and reduced to the picture's size."""
+    """The canvas shifted (what leaves it is cut off) and downscaled to the image's size."""
     from PIL import Image
 
     moved = canvas
@@ -60,11 +61,3 @@ def _place(canvas: Image, shift: tuple[float, float], width: int, height: int) -
         moved.paste(canvas, (round(shift[0] * canvas.width), round(shift[1] * canvas.height)))
     # Premultiplied, or the transparent black around a red line would darken its edge.
     return moved.convert("RGBa").resize((width, height), Image.Resampling.BOX).convert("RGBA")
-
-
-def _to_tensor(canvas: Image) -> Tensor:
-    """[4, H, W] in [0, 1]."""
-    import torch
-
-    data = torch.frombuffer(bytearray(canvas.tobytes()), dtype=torch.uint8)
-    return data.view(canvas.height, canvas.width, 4).permute(2, 0, 1).float() / 255

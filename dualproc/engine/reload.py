@@ -1,4 +1,4 @@
-"""Runs read back: the generator as a run taught it, alone or with everything that measured it."""
+"""Runs read back: the trained generator of a run, alone or with everything that evaluated it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dualproc.run import RunFolder
 from dualproc.run.folder import RESOLVED, WEIGHTS
 
 from . import lora
-from .loop import Engine
+from .engine import Engine
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def open_run(path: str | PathLike[str]) -> tuple[RunFolder, TaskSpec]:
-    """A finished run and its spec. Raises RunError if it is none, SpecError if its spec no longer holds."""
+    """A finished run and its spec. Raises RunError if it is not finished, SpecError if its spec is no longer valid."""
     run = RunFolder.open(path, needs=[WEIGHTS])
     return run, resolve.load_spec(run.path / RESOLVED, variant=run.resolved.get("variant"))
 
 
 def load_engine(path: str | PathLike[str]) -> tuple[RunFolder, Engine]:
-    """A run's engine with its LoRA as trained: to measure again, or to go on from in Python."""
+    """A run's engine with its trained LoRA, to evaluate it again or to continue in Python."""
     run, spec = open_run(path)
     engine = Engine(spec)
     lora.load_export(engine.generator.adapter_module, spec.train.lora, run.path / WEIGHTS)
@@ -45,7 +45,7 @@ def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Gener
 
 
 def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int = 8) -> Tensor:
-    """[B, 3, H, W] in [0, 1]: pictures of one prompt, one for each seed."""
+    """[B, 3, H, W] in [0, 1]: images of one prompt, one for each seed."""
     import torch
 
     parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]

@@ -1,4 +1,4 @@
-"""Checkpoints: tensors as safetensors, everything else as JSON, written aside and then renamed. No pickle."""
+"""Checkpoints: tensors as safetensors, everything else as JSON, written to a temporary folder, then renamed."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEPT = 2
-"""How many checkpoints stay: the newest, and one more in case the newest turns out to be damaged."""
+"""Number of checkpoints that are kept: the newest, and one more in case the newest is damaged."""
 
 _PREFIX = "checkpoint-"
 _TENSORS, _STATE = "tensors.safetensors", "state.json"
 
 
 class Checkpoint(NamedTuple):
-    """Where a fit stood after `step` steps."""
+    """The state of a fit after `step` training steps."""
 
     step: int
     tensors: dict[str, Tensor]
     """On the CPU."""
     state: dict[str, Any]
-    """As JSON has it: tuples have become lists."""
+    """From JSON: tuples have become lists."""
 
 
 def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
     """Write `folder/checkpoint-<step>` and delete all but the newest two.
 
-    A crash at any moment leaves the earlier checkpoints whole. Raises RunError if it cannot be written.
+    A crash at any moment leaves the earlier checkpoints intact. Raises RunError if it cannot be written.
     """
     from safetensors.torch import save
 
     aside, final = folder / f"{ASIDE}new-{_PREFIX}{step}", folder / f"{_PREFIX}{step}"
-    # Copies, since safetensors refuses tensors that share memory.
+    # Copies, because safetensors refuses tensors that share memory.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     contents = {_TENSORS: save(copies), _STATE: json.dumps(state).encode()}
     remove(aside)
@@ -53,7 +53,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
             remove(final)
             aside.rename(final)
             sync(folder)
-    except BaseException:  # on a full disk, what is of no use must not take room
+    except BaseException:  # on a full disk, a useless folder must not take space
         with suppress(RunError):
             remove(aside)
         raise
@@ -65,7 +65,7 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
 def latest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest checkpoint, None if there is none.
 
-    Raises RunError if it is damaged: going on silently from an older one would hide that something is wrong.
+    Raises RunError if it is damaged: continuing silently from an older one would hide the problem.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -84,6 +84,6 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def steps(folder: Path) -> list[int]:
-    """The steps there are checkpoints of, in order."""
+    """The steps that have checkpoints, in order."""
     names = [path.name.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*")]
     return sorted(int(name) for name in names if name.isdecimal())

@@ -1,4 +1,4 @@
-"""What a run was made with: versions and machine, but no names of users, hosts or folders."""
+"""The versions and the machine of a run, without names of users, hosts or folders."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PACKAGES = ("dualproc", "torch", "diffusers", "transformers", "peft", "safetenso
 
 
 def environment() -> dict[str, str | int]:
-    """Versions of Python and of the packages that decide a run's result, the platform and the number of CPUs."""
+    """Versions of Python and of the packages that affect a run's result, the platform and the number of CPUs."""
     found: dict[str, str | int] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -23,9 +23,9 @@ def environment() -> dict[str, str | int]:
 
 
 def peak_memory() -> int | None:
-    """The most main memory that this process ever held, in bytes; None where the system does not say."""
+    """Peak main memory of this process, in bytes; None where the system does not tell."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent held when it started this process
+    if status.exists():  # getrusage would include the parent's memory at the time of the fork
         lines = status.read_text(encoding="utf-8").splitlines()
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
     try:

@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk never leaves half of one behind."""
+"""Writing files so that a crash or a full disk never leaves an incomplete one."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from pathlib import Path
 from dualproc.errors import RunError
 
 ASIDE = ".aside-"
-"""How the names of files and folders begin that are being written or deleted; a crash may leave some behind."""
+"""Prefix of files and folders that are being written or deleted; a crash may leave some behind."""
 
 _HINTS = {
     errno.ENOSPC: "free some space on that disk, then continue with `--resume`",
     errno.EDQUOT: "free some space on that disk, then continue with `--resume`",
-    errno.EACCES: "name a folder that you may write to with `--out`",
-    errno.EPERM: "name a folder that you may write to with `--out`",
-    errno.EROFS: "name a folder on a disk that can be written with `--out`",
+    errno.EACCES: "choose a folder that you may write to with `--out`",
+    errno.EPERM: "choose a folder that you may write to with `--out`",
+    errno.EROFS: "choose a folder on a writable disk with `--out`",
 }
 
 
 @contextmanager
 def as_run_error(action: str, path: Path) -> Iterator[None]:
-    """Turn an OSError (disk full, read-only, not allowed) into a RunError: "cannot <action> <path>: <cause>"."""
+    """Turn an OSError (disk full, read-only, not permitted) into a RunError: "cannot <action> <path>: <cause>"."""
     try:
         yield
     except OSError as error:
-        hint = _HINTS.get(error.errno or 0, "name another folder with `--out`")
+        hint = _HINTS.get(error.errno or 0, "choose another folder with `--out`")
         raise RunError(f"cannot {action} {path}: {error.strerror or error}", hint=hint) from error
 
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
-    """Write beside `path`, then rename: readers see the old content or the new, never a part.
+    """Write a temporary file, then rename it to `path`: readers see the old content or the new, never a part.
 
-    With `durable`, it is on the disk when this returns; without, a power cut may lose it, but writing is quicker.
+    With `durable`, the file is on the disk when this returns; without, writing is faster, but a power cut may lose it.
     Raises RunError if it cannot be written; the old content then stays.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
@@ -54,7 +54,7 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
 
 
 def write_plainly(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Write a file whose name says that it is not finished. Raises OSError if that is not possible."""
+    """Write a file under a temporary name. Raises OSError if that is not possible."""
     with path.open("wb") as file:
         file.write(data)
         if durable:
@@ -63,7 +63,7 @@ def write_plainly(path: Path, data: bytes, *, durable: bool = True) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or a rename inside a folder, survive a power cut, where the system can (not Windows)."""
+    """Make a file's content, or a rename in a folder, survive a power cut; does nothing on Windows."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -80,9 +80,9 @@ def make_folder(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with all it holds; nothing happens if there is none.
+    """Delete a file, or a folder with its content; does nothing if it does not exist.
 
-    A folder is renamed first: half of one never stays behind under its name.
+    A folder is renamed first, so that no incomplete one stays under its name.
     """
     with as_run_error("delete", path):
         if not path.is_dir() or path.is_symlink():
@@ -96,7 +96,7 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Delete what a crash left aside in a folder. Only for who holds the run's lock: a writer may be at work there."""
+    """Delete temporary files that a crash left in a folder. Only for the holder of the run's lock."""
     for left in folder.glob(f"{ASIDE}*"):
         remove(left)
 

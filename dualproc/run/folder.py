@@ -1,4 +1,4 @@
-"""The run folder: everything that one fit leaves behind, and the only place that knows what the files are called."""
+"""The run folder: everything that a fit leaves behind. This is the only module that knows the file names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SPEC = "spec.yaml"
 RESOLVED = "spec.resolved.yaml"
-"""Written first and deleted last: a folder that has it is a run."""
+"""Written first and deleted last: a folder with this file is a run."""
 ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
@@ -40,22 +40,22 @@ SAMPLES = "samples"
 CHECKPOINTS = "checkpoints"
 GENERATED = "generated"
 TRACEBACK = "traceback.txt"
-"""Where a plugin went wrong; gone when the run goes on."""
+"""Where a plugin failed; deleted when the run is resumed."""
 
 _OURS = (
     CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WEIGHTS, "adapter_model.safetensors",
     "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, INPUTS, RESOLVED,
 )  # fmt: skip
-"""In the order in which they are deleted: a run that lost only a part of them has no checkpoint and starts anew."""
+"""In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
 
 
 def default_folder(name: str, variant: str | None) -> Path:
-    """Where a run goes if nobody says: `runs/<name>`, or `runs/<name>/<variant>`."""
+    """The default run folder: `runs/<name>`, or `runs/<name>/<variant>`."""
     return Path("runs", name, variant or "")
 
 
 class RunFolder:
-    """A run on disk. `create` one to write (it is locked until `close()` or the end of `with`), `open` one to read."""
+    """A run on disk. `create` one to write (locked until `close()` or the end of `with`), `open` one to read."""
 
     def __init__(self, path: Path, *, lock: FolderLock | None = None) -> None:
         self.path = path
@@ -74,15 +74,15 @@ class RunFolder:
         resume: bool = False,
         overwrite: bool = False,
     ) -> RunFolder:
-        """Start a run in `path`, or go on with the one that is there.
+        """Start a run in `path`, or continue the run that is there.
 
-        `spec_text` is the spec as the user wrote it; `resolved_text` and `files` are what `inputs.portable` makes of
-        it; `env` is `environment()` unless given. With `resume`, an unfinished run of the same spec goes on: what its
-        metrics say about steps after its last checkpoint is dropped, since these steps will be done again. Where there
-        is no run, one is started. With `overwrite`, an earlier run's files are deleted, and no others.
+        `spec_text` is the spec as the user wrote it; `resolved_text` and `files` come from `inputs.portable`; `env` is
+        `environment()` unless given. `resume` continues an unfinished run of the same spec: metrics of steps after its
+        last checkpoint are dropped, because these steps are repeated. If there is no run, a new one starts.
+        `overwrite` deletes an earlier run's files, and no others.
 
-        Raises RunError if the folder cannot be used: not writable, a file, files of the same names that are no run's,
-        a run (without `resume` or `overwrite`), a run of another spec, or one that another process is writing.
+        Raises RunError if the folder cannot be used: it is not writable, is a file, has files of the same names that
+        are not a run's, has a run (without `resume` or `overwrite`) or a run of another spec, or is locked.
         """
         folder = Path(path)
         cls.refuse(folder, resolved_text, resume=resume, overwrite=overwrite)
@@ -106,12 +106,12 @@ class RunFolder:
 
     @classmethod
     def refuse(cls, path: str | PathLike[str], resolved_text: str, *, resume: bool, overwrite: bool) -> None:
-        """Raise what `create` would raise, without writing anything, so that it can be known before models load.
+        """Raise what `create` would raise, without writing anything: for checks before models are loaded.
 
-        What only writing shows (a full disk, say) is left to `create`.
+        Errors that only writing shows, such as a full disk, are left to `create`.
         """
         if resume and overwrite:
-            raise RunError("`--resume` goes on with a run, `--overwrite` deletes it: give one of them")
+            raise RunError("`--resume` continues a run, `--overwrite` deletes it: use one of them")
         folder = Path(path)
         with as_run_error("use", folder):
             _refuse_foreign(folder)
@@ -121,9 +121,9 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: str | PathLike[str], *, needs: Sequence[str] = ()) -> RunFolder:
-        """A run to read from; it may still be going on.
+        """A run to read; it may still be training.
 
-        `needs` names files that must be there, such as `WEIGHTS`. Raises RunError if `path` is no run (the hint lists
+        `needs` names files that must exist, such as `WEIGHTS`. Raises RunError if `path` is not a run (the hint lists
         the runs in its subfolders, if there are any), or says which of the files are missing, or who is still at work.
         """
         folder = Path(path)
@@ -134,13 +134,13 @@ class RunFolder:
             refuse_locked(folder)
             raise RunError(
                 f"the run {folder} is not finished: it has no {' and no '.join(missing)}",
-                hint="go on with it with `dp run ... --resume`",
+                hint="continue it with `dp run ... --resume`",
             )
         return cls(folder)
 
     @classmethod
     def delete(cls, path: str | PathLike[str]) -> None:
-        """Delete the files of a run, and no others; nothing happens where there is no run.
+        """Delete the files of a run, and no others; does nothing if there is no run.
 
         Raises RunError if another process is writing the run, or if a file cannot be deleted.
         """
@@ -150,14 +150,14 @@ class RunFolder:
                 run._make_room(resume=False, overwrite=True)
 
     def close(self) -> None:
-        """Let other processes write to the folder."""
+        """Release the lock."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Within, nobody else writes the run; RunError if another process does. Nested in `create`, it does nothing."""
+        """Within, the run is locked; RunError if another process holds the lock. Does nothing within `create`."""
         if self._lock is not None:
             yield
             return
@@ -178,23 +178,23 @@ class RunFolder:
     # --- what is written during a fit -------------------------------------------------------------------------
 
     def log(self, record: StepRecord) -> None:
-        """Add one step to the metrics; it is in the file when this returns."""
+        """Append one training step to the metrics."""
         path = self.path / METRICS
         with as_run_error("write", path), path.open("a", encoding="utf-8") as file:
             file.write(to_json(record) + "\n")
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Keep where the fit stands: tensors by name, and a JSON-able `state`. The newest two checkpoints stay."""
+        """Write a checkpoint: tensors by name, and a JSON-able `state`. The newest two are kept."""
         metrics = self.path / METRICS
-        if metrics.exists():  # a power cut must not lose lines of steps that are not done again
+        if metrics.exists():  # a power cut must not lose lines of steps that will not be repeated
             with as_run_error("write", metrics):
                 sync(metrics)
         return save_checkpoint(self.path / CHECKPOINTS, step, tensors, state)
 
     def write_lora(self, save: Callable[[Path], None]) -> None:
-        """Have `save` write a LoRA's files into a folder aside, then take them over: each is there whole or not at all.
+        """Let `save` write a LoRA's files into a temporary folder, then move them into the run, each one atomically.
 
-        Raises RunError if they cannot be written, and what else `save` raises; earlier files then stay.
+        Raises RunError if they cannot be written, and whatever else `save` raises; earlier files then stay.
         """
         from safetensors import SafetensorError
 
@@ -207,7 +207,9 @@ class RunFolder:
                     save(aside)
                 except SafetensorError as error:
                     raise _system_error(error) from error
-                for file in sorted(aside.iterdir(), key=lambda file: file.name == WEIGHTS):  # with it, a run has all
+                for file in sorted(
+                    aside.iterdir(), key=lambda file: file.name == WEIGHTS
+                ):  # last: it completes the run
                     sync(file)
                     file.replace(self.path / file.name)
                 sync(self.path)
@@ -215,15 +217,15 @@ class RunFolder:
             remove(aside)
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
-        """Keep what was measured on the held-out pictures."""
+        """Write the measurements on the held-out images."""
         self.write(EVALUATION, to_json(evaluation, indent=1) + "\n")
 
     def write_outcome(self, outcome: Outcome) -> None:
-        """Keep how the fit went; what was written before it counts as unfinished."""
+        """Write the outcome; a run without it counts as unfinished."""
         self.write(OUTCOME, to_json(outcome, indent=1) + "\n")
 
     def write(self, name: str, content: str | bytes) -> Path:
-        """Write one file of the run, whole or not at all, and say where it is."""
+        """Write one file of the run atomically, and return its path."""
         write_atomically(self.path / name, content)
         return self.path / name
 
@@ -241,7 +243,7 @@ class RunFolder:
 
     @property
     def environment(self) -> dict[str, str | int]:
-        """Versions and machine; empty if they were not written."""
+        """Versions and machine; empty if not recorded."""
         import json
 
         path = self.path / ENVIRONMENT
@@ -251,25 +253,25 @@ class RunFolder:
             raise RunError(f"{path} is damaged: {error}") from error
 
     def metrics(self) -> list[StepRecord]:
-        """Every step so far. A last line that a crash cut short is left out; RunError if another line is damaged."""
+        """Every training step so far. Ignores a last line cut short by a crash; RunError if another line is damaged."""
         path = self.path / METRICS
         if not path.exists():
             return []
-        lines = read_text(path).split("\n")[:-1]  # what follows the last line end is empty or cut short
+        lines = read_text(path).split("\n")[:-1]  # what follows the last line break is empty or cut short
         return [from_json(StepRecord, line, source=f"{path}:{number}") for number, line in enumerate(lines, 1)]
 
     def read_evaluation(self) -> Evaluation | None:
-        """What was measured on the held-out pictures; None before the fit is done."""
+        """The measurements on the held-out images; None before the fit is done."""
         path = self.path / EVALUATION
         return from_json(Evaluation, read_text(path), source=path) if path.exists() else None
 
     def read_outcome(self) -> Outcome | None:
-        """How the fit went; None before it ended."""
+        """The outcome; None before the fit has ended."""
         path = self.path / OUTCOME
         return from_json(Outcome, read_text(path), source=path) if path.exists() else None
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        """Where to go on: (step, tensors, state), None if no checkpoint was written. RunError if it is damaged."""
+        """The newest checkpoint: (step, tensors, state); None if there is none. RunError if it is damaged."""
         return latest_checkpoint(self.path / CHECKPOINTS)
 
     @property
@@ -297,8 +299,8 @@ class RunFolder:
             return
         if not resume:
             raise RunError(
-                f"{self.path} already holds a run",
-                hint="go on with it (`--resume`), replace it (`--overwrite`), or name another folder (`--out`)",
+                f"{self.path} already has a run",
+                hint="continue it (`--resume`), replace it (`--overwrite`), or choose another folder (`--out`)",
             )
         self._refuse_other_spec(resolved_text)
 
@@ -306,9 +308,9 @@ class RunFolder:
         keys = differing_keys(self.resolved, plain(resolved_text, "the resolved spec"))
         if keys:
             raise RunError(
-                f"{self.path} holds a run of another spec; different: {', '.join(keys)}",
-                hint=f"go on with the spec it was started with ({self.path / RESOLVED}), "
-                "replace the run (`--overwrite`), or name another folder (`--out`)",
+                f"{self.path} has a run of another spec; different: {', '.join(keys)}",
+                hint=f"continue with the spec that it was started with ({self.path / RESOLVED}), "
+                "replace the run (`--overwrite`), or choose another folder (`--out`)",
             )
 
     def _drop_steps_to_be_repeated(self) -> None:
@@ -318,37 +320,37 @@ class RunFolder:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder whose files a run would overwrite though no run wrote them (a project's README.md, say)."""
+    """Refuse a folder with files of the same names that are not a run's, such as a project's README.md."""
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file, a run needs a folder", hint="name another folder with `--out`")
+        raise RunError(f"{folder} is a file; a run needs a folder", hint="choose another folder with `--out`")
     taken = [name for name in _OURS if (folder / name).exists()]
     if taken and RESOLVED not in taken:
         raise RunError(
             f"{folder} is not a run, but has files that a run would overwrite: {', '.join(taken)}",
-            hint="name another folder with `--out`",
+            hint="choose another folder with `--out`",
         )
 
 
 def _refuse_unwritable(folder: Path) -> None:
-    """Refuse a folder that is seen to be out of reach: below a file, not allowed, on a read-only disk."""
+    """Refuse a folder that cannot be written: below a file, not permitted, on a read-only disk."""
     whole = folder.absolute()
     there = next(place for place in (whole, *whole.parents) if place.exists())
     if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
         return
     action = f"write to {folder}" if there == whole else f"make the folder {folder}"
-    cause = "it is not allowed, or the disk is read-only" if there.is_dir() else f"{there} is a file"
-    raise RunError(f"cannot {action}: {cause}", hint="name a folder that you may write to with `--out`")
+    cause = "permission denied, or the disk is read-only" if there.is_dir() else f"{there} is a file"
+    raise RunError(f"cannot {action}: {cause}", hint="choose a folder that you may write to with `--out`")
 
 
 def _system_error(error: Exception) -> OSError:
-    """What the system said, from an error of safetensors, which writes files by itself and has it as text only."""
+    """The system error in an error of safetensors, which writes files itself and keeps only the text of it."""
     found = re.search(r"os error (\d+)", str(error))
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
 
 
 def _why_no_run(folder: Path) -> str:
     if not folder.exists():
-        return f"there is no folder {folder}"
+        return f"no such folder: {folder}"
     if not folder.is_dir():
         return f"{folder} is a file, not the folder of a run"
     return f"{folder} is not a run: it has no {RESOLVED}"
@@ -360,5 +362,5 @@ def _where_runs_are(folder: Path) -> str:
         return "name one of the runs in it: " + ", ".join(map(str, inside))
     beside = sorted(path.parent for path in folder.parent.glob(f"*/{RESOLVED}"))
     if beside and not folder.exists():
-        return "there are: " + ", ".join(map(str, beside))
+        return "runs beside it: " + ", ".join(map(str, beside))
     return "name a folder that `dp run` wrote"

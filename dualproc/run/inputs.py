@@ -1,7 +1,7 @@
-"""What a run keeps of its spec: every value filled in, and the files that it names, so that the folder needs no other.
+"""The spec as a run keeps it: with every value filled in and with copies of the files it names, so it is portable.
 
-A file is kept under a name made from its content. A resolved spec then says nothing of the machine that it comes from,
-and differs where the content of a file differs.
+A file is kept under a name made from its content. So a resolved spec tells nothing about the machine it comes from, and
+two specs differ if the content of a file differs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INPUTS = "inputs"
 
 
 class Portable(NamedTuple):
-    """A spec as a run folder holds it."""
+    """A spec as a run folder keeps it."""
 
     text: str
     """The resolved spec, YAML; its paths are relative to the run folder."""

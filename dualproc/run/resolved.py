@@ -1,4 +1,4 @@
-"""What a run's resolved spec says, read as plain data: also a run of another version of dualproc can be shown."""
+"""A run's resolved spec as plain data, so that runs of other versions of dualproc can be shown too."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dualproc.spec.reading import read_text
 
 @dataclass(frozen=True)
 class Task:
-    """The part of a spec that people are told about; what the spec does not say is empty."""
+    """The part of a spec that reports show; empty where the spec has no value."""
 
     name: str
     """With the variant: `line_weight, thick`."""
@@ -21,9 +21,9 @@ class Task:
     questions: tuple[tuple[str, str], ...]
     """(template, wanted answer) of each."""
     preserve: str
-    """The question that tells whether the subject is kept."""
+    """The question whether the subject is kept."""
     steps: int
-    """As planned; 0 if unknown."""
+    """Planned training steps; 0 if unknown."""
 
 
 def plain(resolved_text: str, source: Path | str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def plain(resolved_text: str, source: Path | str) -> dict[str, Any]:
 
 
 def task(spec: Mapping[str, Any]) -> Task:
-    """What `plain` gave, in words."""
+    """The task, from what `plain` returned."""
     given = spec.get("question")
     questions = given if isinstance(given, list) else [given]
     steps = _mapping(spec.get("train")).get("steps")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import keyword
 import re
@@ -15,6 +14,7 @@ from dualproc import __version__
 from dualproc.errors import DualprocError, PluginError
 from dualproc.protocols import KINDS
 from dualproc.registry import singular
+from dualproc.wording import suggestion
 
 USES: Mapping[str, str] = {
     "generators": "generator: {type: {{name}}}",
@@ -97,9 +97,9 @@ def _kind(text: str) -> str:
         if plain in (kind, _one(kind)):
             return kind
     singular = [_one(kind) for kind in KINDS]
-    close = difflib.get_close_matches(plain, [*singular, *KINDS], n=1)
-    guess = f"did you mean '{close[0]}'? " if close else ""
-    raise PluginError(f"'{text}' is no kind of plugin", hint=f"{guess}kinds: {', '.join(singular)}")
+    guess = suggestion(plain, [*singular, *KINDS])
+    kinds = f"kinds: {', '.join(singular)}"
+    raise PluginError(f"unknown kind of plugin: '{text}'", hint=f"{guess} {kinds}" if guess else kinds)
 
 
 def _named(name: str) -> _Names:

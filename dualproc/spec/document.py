@@ -11,9 +11,10 @@ from pydantic import BaseModel
 from dualproc.errors import Problem, SpecError
 
 Scalar = str | int | float | bool | None
-Path = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
+"""The keys and indices that lead to a value."""
 At = Literal["value", "key"]
-"""What of a mapping's entry a problem points at."""
+"""The part of a mapping's entry that a problem points at."""
 
 MAX_DEPTH = 32
 """How deep mappings and lists may nest; a spec needs about six."""
@@ -49,7 +50,7 @@ class Node:
             return self.value[index] if 0 <= index < len(self.value) else None
         return None
 
-    def nearest(self, path: Path) -> tuple[Node, bool]:
+    def nearest(self, path: KeyPath) -> tuple[Node, bool]:
         """The node at `path`, or the deepest one on the way to it; True if it is the one asked for."""
         node = self
         for part in path:
@@ -59,7 +60,7 @@ class Node:
             node = child
         return node, True
 
-    def walk(self, path: Path = ()) -> Iterator[tuple[Path, Node]]:
+    def walk(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
         """Every node below this one, with its path, in order."""
         children: Iterator[tuple[str | int, Node]] = iter(())
         if isinstance(self.value, dict):
@@ -101,17 +102,17 @@ def from_data(data: Any, depth: int = 0) -> Node:
     return Node(data)
 
 
-def dotted(path: Path) -> str:
+def dotted(path: KeyPath) -> str:
     """A path as people write it: `visual_prompt.layers.0.width`."""
     return ".".join(str(part) for part in path)
 
 
-def split(path: str | Path) -> Path:
+def split(path: str | KeyPath) -> KeyPath:
     """The parts of a dotted path; a tuple stays as it is."""
     return path if isinstance(path, tuple) else tuple(part for part in path.split(".") if part)
 
 
-def problem_at(node: Node, path: Path, message: str, *, hint: str | None = None, at: At = "value") -> Problem:
+def problem_at(node: Node, path: KeyPath, message: str, *, hint: str | None = None, at: At = "value") -> Problem:
     """A problem placed at the value or the `key` of a path; at the enclosing mapping where the path is missing."""
     target, found = node.nearest(path)
     place = target.key if target.key is not None and (at == "key" or not found) else target.place

@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from dualproc.errors import Problem, SpecError
+from dualproc.wording import nearest
 
 from .document import Node, problem_at
 from .merge import merge
-from .mistakes import nearest, show
+from .mistakes import show
 from .reading import read_text
 
 MAX_BYTES = 1_000_000
@@ -106,7 +107,7 @@ def _bytes(path: Path) -> bytes:
     except (OSError, ValueError) as error:
         raise _RefusedError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > MAX_BYTES:
-        raise _RefusedError(f"the file is larger than {MAX_BYTES // 1000} kB", "a spec holds text, no pictures")
+        raise _RefusedError(f"the file is larger than {MAX_BYTES // 1000} kB", "a spec holds text, no images")
     return data
 
 

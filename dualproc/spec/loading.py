@@ -11,12 +11,12 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dualproc.errors import Problem, SpecError
+from dualproc.wording import nearest
 
 from .document import At, Node, Place, dotted, from_data, problem_at, split
 from .files import read_chain
 from .merge import override
 from .messages import problems_from, tidy
-from .mistakes import nearest
 from .models import MAX_VARIANTS, TaskSpec
 from .paths import located
 from .refs import PluginPlace, plugin_places

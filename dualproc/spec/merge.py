@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from dualproc.errors import Problem
 
-from .document import Node, Path, Place, Scalar, dotted
+from .document import KeyPath, Node, Place, Scalar, dotted
 from .mistakes import show
 from .reading import read_text, scalar
 
@@ -34,7 +34,7 @@ def override(document: Node, texts: Sequence[str]) -> tuple[Node, list[Problem]]
     problems = []
     for text in texts:
         name, equals, written = text.partition("=")
-        path: Path = tuple(name.strip().split("."))
+        path: KeyPath = tuple(name.strip().split("."))
         place = Place(f"{SET}{dotted(path)}", text=text)
         if not equals or "" in path:
             problems.append(_problem(place, f"`{text}` sets nothing", hint="write it as key.key=value"))
@@ -81,7 +81,7 @@ def _placed(node: Node, place: Place) -> Node:
     return Node(value, place, place)
 
 
-def _set(node: Node, path: Path, new: Node) -> Node:
+def _set(node: Node, path: KeyPath, new: Node) -> Node:
     if not path:
         return new
     part, rest = str(path[0]), path[1:]

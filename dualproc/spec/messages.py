@@ -9,10 +9,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from dualproc.errors import Problem
+from dualproc.wording import nearest
 
-from .document import At, Node, Path, dotted, problem_at
+from .document import At, KeyPath, Node, dotted, problem_at
 from .fields import NAME, NOT_BLANK, WORD
-from .mistakes import MAX_PROBLEMS, nearest, show
+from .mistakes import MAX_PROBLEMS, show
 from .template import SECTIONS, whole
 
 _LONGEST = 1000
@@ -58,7 +59,7 @@ _SECTIONS = ", ".join(map(dotted, SECTIONS))
 class _Found:
     """One error on its way to a problem; `expected` may grow when a union reports one error a member."""
 
-    path: Path
+    path: KeyPath
     message: str
     hint: str | None = None
     at: At = "value"
@@ -67,14 +68,14 @@ class _Found:
 
 
 def problems_from(
-    error: ValidationError, model: type[BaseModel], document: Node, *, path: Path = (), names: Collection[str] = ()
+    error: ValidationError, model: type[BaseModel], document: Node, *, path: KeyPath = (), names: Collection[str] = ()
 ) -> list[Problem]:
     """The problems of the value at `path` of a document, which is not a valid `model`.
 
     `names` are the names that variants define, to suggest for a misspelt placeholder.
     """
     part = document.nearest(path)[0]
-    unions: dict[Path, _Found] = {}
+    unions: dict[KeyPath, _Found] = {}
     all_found: list[_Found] = []
     errors = [details for details in error.errors(include_url=False) if not _is_echo(details)]
     for details in errors[: MAX_PROBLEMS + 1]:
@@ -173,9 +174,9 @@ def _hint(kind: str, value: Any, context: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _path(location: Path, part: Node, *, missing: bool) -> Path:
+def _path(location: KeyPath, part: Node, *, missing: bool) -> KeyPath:
     """A location of pydantic without the names of union members, which no key of the document has."""
-    path: Path = ()
+    path: KeyPath = ()
     for index, step in enumerate(location):
         child = part.child(step)
         if child is not None:
@@ -185,7 +186,7 @@ def _path(location: Path, part: Node, *, missing: bool) -> Path:
     return path
 
 
-def _model_at(model: type[BaseModel], location: Path) -> type[BaseModel] | None:
+def _model_at(model: type[BaseModel], location: KeyPath) -> type[BaseModel] | None:
     """The model that validates the mapping at a location, as far as the annotations tell."""
     here: type[BaseModel] | None = model
     for step in location:

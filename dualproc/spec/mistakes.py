@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Collection, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from .document import MAX_DEPTH, Path
+from .document import MAX_DEPTH, KeyPath
 
 MAX_PROBLEMS = 100
 """No more than this are shown at once; nobody need look for many more."""
-_COMPARED, _LISTED, _LONGEST_NAME = 1000, 20, 100
-"""How many known names a word is compared with, how many a hint lists, and how much of each."""
 _HUGE = 10**300
 
 
 class Mistake(NamedTuple):
     """One mistake inside a value: where, relative to the value, and what."""
 
-    path: Path
+    path: KeyPath
     message: str
     hint: str | None = None
 
@@ -45,18 +41,6 @@ def refuse(mistakes: Sequence[Mistake], value: Any) -> None:
         for mistake in mistakes
     ]
     raise ValidationError.from_exception_data("spec", details)
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    """A hint for a word that is not known: the known one that it looks like, or all of them if they are few."""
-    names = [name[:_LONGEST_NAME] for name in islice(known, _COMPARED)]
-    close = difflib.get_close_matches(word[:_LONGEST_NAME], names, n=1, cutoff=0.66)
-    if close:
-        return f"did you mean `{close[0]}`?"
-    if not names:
-        return "none is known here"
-    more = len(known) - _LISTED
-    return f"known: {', '.join(names[:_LISTED])}" + (f" and {more} more" if more > 0 else "")
 
 
 def show(value: Any) -> str:
@@ -88,7 +72,7 @@ def plain_data(data: Any) -> Any:
     return copy
 
 
-def _plain(data: Any, path: Path, mistakes: list[Mistake]) -> Any:
+def _plain(data: Any, path: KeyPath, mistakes: list[Mistake]) -> Any:
     if len(path) > MAX_DEPTH:
         mistakes.append(Mistake(path, f"values are nested more than {MAX_DEPTH} deep"))
         return None

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     Discriminator,
@@ -17,9 +18,11 @@ from pydantic import (
     field_validator,
 )
 
-from .document import Path, Scalar
+from dualproc.wording import nearest
+
+from .document import KeyPath, Scalar
 from .fields import Count, Name, NotNegative, Positive, Share, Shift, SpecModel, Text, Word
-from .mistakes import MAX_PROBLEMS, Mistake, nearest, plain_data, refuse, show
+from .mistakes import MAX_PROBLEMS, Mistake, plain_data, refuse, show
 from .prompts import Prompts, QuestionSpec, variant_names
 from .refs import (
     MAX_LISTED,
@@ -51,18 +54,18 @@ Range = Annotated[tuple[Shift, Shift], AfterValidator(_ordered)]
 
 
 class Jitter(SpecModel):
-    """How far the visual prompt is shifted, drawn anew for every picture of every step: [lowest, highest]."""
+    """How far the visual prompt is shifted, drawn anew for every image of every step: [lowest, highest]."""
 
-    x: Range = Field(default=(0.0, 0.0), description="Shift to the right, as a share of the picture's width.")
-    y: Range = Field(default=(0.0, 0.0), description="Shift downwards, as a share of the picture's height.")
+    x: Range = Field(default=(0.0, 0.0), description="Shift to the right, as a share of the image's width.")
+    y: Range = Field(default=(0.0, 0.0), description="Shift downwards, as a share of the image's height.")
 
 
 class VisualPromptSpec(SpecModel):
-    """The image instruction laid over the picture before the judge sees it."""
+    """The image instruction laid over the image before the judge sees it."""
 
     blend: Literal["solid", "alpha"] = Field(
         default="solid",
-        description="`solid` covers the picture where a layer draws; `alpha` lets it through by `opacity`.",
+        description="`solid` covers the image where a layer draws; `alpha` lets it through by `opacity`.",
     )
     opacity: Share = Field(default=0.5, description="How much of an `alpha` visual prompt is seen, from 0 to 1.")
     jitter: Jitter = Field(default=Jitter(), description="Random shifts; none by default.")
@@ -90,7 +93,11 @@ class Watch(SpecModel):
     """How a fit is watched while it goes on: by the referee, if the spec has one, and by the hack meter."""
 
     every: Count = Field(default=20, description="Steps from one look to the next.")
-    pictures: Count = Field(default=16, description="Pictures to look at: training prompts, seeds of their own.")
+    images: Count = Field(
+        default=16,
+        validation_alias=AliasChoices("images", "pictures"),  # `pictures`: its name until 0.1.0
+        description="Images per check: training prompts, with seeds of their own.",
+    )
 
 
 class Stop(SpecModel):
@@ -106,7 +113,7 @@ class Train(SpecModel):
     """The optimiser, the LoRA, and when to stop."""
 
     steps: Count = Field(default=100, description="Optimiser steps.")
-    batch: Count = Field(default=4, description="Pictures a step, each from a seed of its own.")
+    batch: Count = Field(default=4, description="Images a step, each from a seed of its own.")
     lr: Annotated[Positive, Field(le=1)] = Field(default=1e-4, description="Learning rate of AdamW.")
     weight_decay: Share = Field(default=0.0, description="Weight decay of AdamW.")
     clip: Positive = Field(default=1.0, description="The gradient's norm is clipped to this.")
@@ -114,7 +121,7 @@ class Train(SpecModel):
         default=0, description="Decides every random draw."
     )
     lora: Lora = Field(default=Lora(), description="The weights that learn.")
-    watch: Watch = Field(default=Watch(), description="Looks at the pictures while the LoRA is trained.")
+    watch: Watch = Field(default=Watch(), description="Looks at the images while the LoRA is trained.")
     stop: Stop | None = Field(default=None, description="Ends the training early when the referee sees no improvement.")
     checkpoint_every: Count = Field(default=25, description="Steps from one checkpoint to the next.")
     max_skipped: Count = Field(
@@ -123,10 +130,10 @@ class Train(SpecModel):
 
 
 class EvaluationSpec(SpecModel):
-    """How many pictures are measured, in what portions."""
+    """How many images are measured, in what portions."""
 
-    seeds: Count = Field(default=11, description="Pictures for each held-out prompt.")
-    batch: Count = Field(default=16, description="Pictures generated and looked at in one go.")
+    seeds: Count = Field(default=11, description="Images for each held-out prompt.")
+    batch: Count = Field(default=16, description="Images generated and looked at in one go.")
 
 
 OneOrMoreQuestions = Annotated[
@@ -156,20 +163,20 @@ def _no_truth(value: Any) -> Any:
 
 
 class TaskSpec(SpecModel):
-    """A task: what is asked about which pictures, which answer is wanted, and how a generator learns to earn it."""
+    """A task: what is asked about which images, which answer is wanted, and how a generator learns to earn it."""
 
     schema_version: Annotated[Literal[1], BeforeValidator(_no_truth)] = Field(
         default=1, description="Version of this format."
     )
     name: Name = Field(description="Letters, digits, `_` and `-`; names the run folder.")
-    description: str = Field(default="", max_length=2000, description="What the task teaches, in a sentence or two.")
+    description: str = Field(default="", max_length=2000, description="What the task trains, in a sentence or two.")
     prompts: Prompts = Field(description="What the generator is told.")
     question: OneOrMoreQuestions = Field(
-        description="What the judge is asked about each picture: one question or a list of them."
+        description="What the judge is asked about each image: one question or a list of them."
     )
     preserve: QuestionSpec | None = Field(
         default=None,
-        description="What must stay true of the pictures; asked of the referee in evaluation, never trained on.",
+        description="What must stay true of the images; asked of the referee in evaluation, never trained on.",
     )
     reward: RewardRef = Field(
         default=PluginRef(type="yes_no_gap"), description="Turns the answers' scores into the reward."
@@ -186,17 +193,17 @@ class TaskSpec(SpecModel):
     generator: GeneratorRef = Field(default=PluginRef(type="tiny"), description="The image model that learns.")
     judge: OneOrMoreJudges = Field(
         default=PluginRef(type="tiny"),
-        description="The frozen vision-language model that teaches: one judge, or a list of them that teach as one.",
+        description="The frozen vision-language model that trains: one judge, or a list of them that train as one.",
     )
     referee: OneOrMoreJudges | None = Field(
         default=None,
         description="A second judge that only watches; another family than the judge. One, or a list as in `judge`.",
     )
     scorers: tuple[ScorerRef, ...] = Field(
-        default=(), max_length=MAX_LISTED, description="Independent measurements of the pictures."
+        default=(), max_length=MAX_LISTED, description="Independent measurements of the images."
     )
     anchor: OneOrMoreAnchors | None = Field(
-        default=None, description="What keeps the pictures near the base generator's: one anchor or a list of them."
+        default=None, description="What keeps the images near the base generator's: one anchor or a list of them."
     )
     train: Train = Field(default=Train(), description="How the LoRA is trained.")
     evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is measured.")
@@ -252,7 +259,7 @@ class TaskSpec(SpecModel):
         prompts = info.data.get("prompts")
         several = isinstance(value, tuple)
         for index, question in enumerate(value if several else [value] if value else []):
-            path: Path = (index,) if several else ()
+            path: KeyPath = (index,) if several else ()
             mistakes += _unfilled(question.model_dump(exclude={"template"}), info, path)
             if prompts:
                 names = variant_names(info)
@@ -306,7 +313,7 @@ def _data(value: Any) -> Any:
     return [_data(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _unfilled(data: Any, info: ValidationInfo, path: Path = ()) -> list[Mistake]:
+def _unfilled(data: Any, info: ValidationInfo, path: KeyPath = ()) -> list[Mistake]:
     """Placeholders that no variant has filled."""
     names = variant_names(info)
     # one that only this variant lacks is reported where it is missing

@@ -14,7 +14,7 @@ from typing import Any
 
 from dualproc.errors import Problem
 
-from .document import Node, Path, from_data, problem_at, split
+from .document import KeyPath, Node, from_data, problem_at, split
 from .merge import SET
 from .models import TaskSpec
 from .refs import plugin_places
@@ -59,7 +59,7 @@ class _RefusedError(Exception):
     """A path that is not to be opened: message and hint."""
 
 
-def _paths(data: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+def _paths(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
     """Where plain data name files, and what they say there."""
     for place in plugin_places(data):
         if isinstance(file := place.params.get(FILE), str):
@@ -89,7 +89,7 @@ def _file(written: str, folder: pathlib.Path) -> pathlib.Path:
     return file
 
 
-def _with(node: Node, texts: Mapping[Path, str], path: Path = ()) -> Node:
+def _with(node: Node, texts: Mapping[KeyPath, str], path: KeyPath = ()) -> Node:
     """The tree with other texts at some paths, whose parts are all written as text."""
     if path in texts:
         return replace(node, value=texts[path])

@@ -10,10 +10,11 @@ from typing_extensions import Self
 
 from dualproc.errors import Problem, SpecError
 from dualproc.types import Prompt, Question
+from dualproc.wording import nearest
 
-from .document import Path
+from .document import KeyPath
 from .fields import SpecModel, Text, Word
-from .mistakes import MAX_PROBLEMS, Mistake, nearest, refuse
+from .mistakes import MAX_PROBLEMS, Mistake, refuse
 from .template import fill_text, placeholders
 
 
@@ -92,7 +93,7 @@ class Prompts(SpecModel):
         return [self._prompt(entry) for entry in self.eval]
 
     def unknown(
-        self, template: str, path: Path, *, also: Collection[str] = (), suggested: Collection[str] = ()
+        self, template: str, path: KeyPath, *, also: Collection[str] = (), suggested: Collection[str] = ()
     ) -> list[Mistake]:
         """One mistake, placed at `path`, for each placeholder of a template that not every entry can fill.
 
@@ -127,7 +128,7 @@ def variant_names(info: ValidationInfo) -> frozenset[str]:
 
 
 class QuestionSpec(SpecModel):
-    """A question about a picture, and the answers that are compared."""
+    """A question about an image, and the answers that are compared."""
 
     template: Text = Field(description="The question; it may use the prompt's fields and `{prompt}`.")
     suffix: str = Field(
@@ -162,7 +163,7 @@ class QuestionSpec(SpecModel):
         return candidates
 
     def for_prompt(self, prompt: Prompt) -> Question:
-        """The question about a picture of `prompt`.
+        """The question about an image of `prompt`.
 
         Raises:
             SpecError: the template uses a field that the prompt does not have.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
-from .document import Path, dotted
+from .document import KeyPath, dotted
 from .fields import NotNegative, Positive, SpecModel, Text
 from .mistakes import plain_data
 
@@ -69,7 +69,7 @@ class PluginPlace(NamedTuple):
 MAX_LISTED = 100
 """Layers, scorers; more than that in a list are not looked at, for they are a mistake in any case."""
 
-_PLACES: tuple[tuple[Path, str, type[PluginRef]], ...] = (
+_PLACES: tuple[tuple[KeyPath, str, type[PluginRef]], ...] = (
     (("reward",), "rewards", PluginRef),
     (("visual_prompt", "layers", "*"), "visual_prompts", PluginRef),
     (("generator",), "generators", PluginRef),
@@ -92,7 +92,7 @@ def plugin_places(data: Mapping[str, Any]) -> Iterator[PluginPlace]:
                 yield PluginPlace(dotted(path), kind, ref["type"], params)
 
 
-def _matches(data: Any, pattern: Path, path: Path) -> Iterator[tuple[Path, Any]]:
+def _matches(data: Any, pattern: KeyPath, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
     if not pattern:
         yield path, data
     elif pattern[0] == "*":

@@ -12,13 +12,13 @@ from typing import Any
 
 from dualproc.errors import SpecError
 
-from .document import Node, Path, problem_at
+from .document import KeyPath, Node, problem_at
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 MAX_FILLED = 1_000_000
 """Most characters and list items that a variant may put into a spec."""
 
-SECTIONS: tuple[Path, ...] = (
+SECTIONS: tuple[KeyPath, ...] = (
     ("description",), ("prompts", "template"), ("question",), ("preserve",), ("reward",), ("visual_prompt",),
     ("anchor",), ("scorers",),
 )  # fmt: skip
@@ -36,7 +36,7 @@ def whole(text: str) -> str | None:
     return match.group(1) if match else None
 
 
-def leftover(data: Any, path: Path = ()) -> Iterator[tuple[Path, str]]:
+def leftover(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
     """Every placeholder in plain data, with the path of its text."""
     if isinstance(data, str):
         yield from ((path, name) for name in placeholders(data))
@@ -74,7 +74,7 @@ class _Filler:
         self.sizes = {name: len(repr(value)) for name, value in self.plain.items()}
         self.room = MAX_FILLED
 
-    def section(self, node: Node, path: Path) -> Node:
+    def section(self, node: Node, path: KeyPath) -> Node:
         if not path:
             return self.filled(node)
         child = node.child(path[0])

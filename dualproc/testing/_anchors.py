@@ -70,7 +70,7 @@ def _penalty(anchor: Any, generator: Generator, sample: Sample, prompts: Sequenc
 
 
 def _moved(sample: Sample) -> Sample:
-    """Other pictures and latents than the generator drew, of which both are differentiable by themselves."""
+    """Other images and latents than the generator drew, of which both are differentiable by themselves."""
     import torch
 
     rng = torch.Generator().manual_seed(0)
@@ -87,8 +87,8 @@ def _form(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[st
     value = _penalty(anchor, generator, given, prompts)
     if not has_form(value, [len(prompts)]):
         yield (
-            f"penalty gives {described(value)} for a sample of {len(prompts)} pictures; wanted is float"
-            f" [{len(prompts)}], one number a picture"
+            f"penalty gives {described(value)} for a sample of {len(prompts)} images; wanted is float"
+            f" [{len(prompts)}], one number per image"
         )
         return
     for penalty in (value, _penalty(anchor, generator, _moved(drawn), prompts)):
@@ -103,7 +103,7 @@ def _form(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[st
 
 
 def _gradient(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[str]) -> Iterator[str]:
-    """Each penalty in its own picture or latents, and in nothing else."""
+    """Each penalty in its own image or latents, and in nothing else."""
     weights = weights_of([*networks(generator), generator.adapter_module])
     sample = _moved(drawn)
     penalty = _penalty(anchor, generator, sample, prompts)
@@ -119,7 +119,7 @@ def _gradient(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequenc
             yield "the gradient of penalty in the sample is 0: nothing would hold the generator"
             return
         if any(slope[other].any() for slope in slopes for other in range(len(prompts)) if other != b):
-            yield "the penalty of one picture has a gradient in another"
+            yield "the penalty of one image has a gradient in another"
             return
     backward(penalty.sum())
     if touched := [name for name, weight in weights.items() if weight.grad is not None]:

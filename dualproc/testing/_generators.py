@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualproc.engine import lora
-from dualproc.errors import DualprocError, named
+from dualproc.errors import DualprocError
 from dualproc.types import Recipe, Sample
+from dualproc.wording import listed
 
 from . import _lora
 from ._conform import Finding, apart, backward, call, conform, described, differ
@@ -56,7 +57,7 @@ def check_generator(
         params: its parameters, as a spec gives them.
         prompts: two different ones that it can draw, best of different lengths.
         seeds: two different ones.
-        tolerance: how far apart the pixels of two pictures of the same may be; of latents, as a share of their spread.
+        tolerance: how far apart the pixels of two images of the same may be; of latents, as a share of their spread.
 
     Raises:
         ConformanceError: it does not; with a sentence for each thing that is wrong.
@@ -131,7 +132,7 @@ def _form(generator: Any, prompts: list[str], seeds: list[int], tolerance: float
     if low < 0 or high > 1:
         yield f"images are from {low:.3g} to {high:.3g}; wanted is [0, 1]"
     again = _sample(generator, prompts, seeds)
-    yield from differ("the same prompts and seeds give other pictures:", sample.images, again.images, tolerance)
+    yield from differ("the same prompts and seeds give other images:", sample.images, again.images, tolerance)
 
 
 def _targets(generator: Any) -> Iterator[str]:
@@ -148,7 +149,7 @@ def _targets(generator: Any) -> Iterator[str]:
     if lost:
         yield (
             f"lora_targets name no linear layer of {type(module).__name__}: {', '.join(lost)}; its layers are"
-            f" {named(linear)}"
+            f" {listed(linear)}"
         )
 
 
@@ -159,17 +160,17 @@ def _ends_in(name: str, target: str) -> bool:
 
 
 def _each_alone(generator: Any, prompts: list[str], seeds: list[int], first: Sample, tolerance: float) -> Iterator[str]:
-    """A prompt and seed give the same picture, whatever stands beside them; others give others."""
+    """A prompt and seed give the same image, whatever stands beside them; others give others."""
     alone = _sample(generator, prompts[1:2], seeds[1:2])
-    what = f"a prompt and seed give another picture alone than in a batch of {len(prompts)}:"
+    what = f"a prompt and seed give another image alone than in a batch of {len(prompts)}:"
     yield from differ(what, first.images[1:2], alone.images, tolerance)
     what = f"a prompt and seed give other latents alone than in a batch of {len(prompts)}:"
     yield from differ(what, first.latents[1:2], alone.latents, tolerance * _spread(first.latents))
     crossed = _sample(generator, prompts[:1], seeds[1:2])
     if apart(crossed.images, first.images[:1]) <= tolerance:
-        yield f"the seeds {seeds[0]} and {seeds[1]} give the same picture of {prompts[0]!r}"
+        yield f"the seeds {seeds[0]} and {seeds[1]} give the same image of {prompts[0]!r}"
     if not apart(crossed.images, alone.images):
-        yield f"the prompts {prompts[0]!r} and {prompts[1]!r} give exactly the same picture from one seed"
+        yield f"the prompts {prompts[0]!r} and {prompts[1]!r} give exactly the same image from one seed"
 
 
 def _denoises(generator: Any, prompts: list[str], seeds: list[int], latents: Tensor, tolerance: float) -> Iterator[str]:
@@ -214,11 +215,11 @@ def _lora_on_and_off(generator: Any, probe: _Probe) -> Iterator[str]:
     latents = probe.first.latents.detach()
     on = _sample(generator, prompts, seeds)
     if on.images.requires_grad or on.latents.requires_grad:
-        yield "sample keeps a graph without being asked to (grad=False): every picture would hold on to memory"
+        yield "sample keeps a graph without being asked to (grad=False): every image would hold on to memory"
     if not apart(on.images, probe.first.images):
-        yield "the LoRA changes no picture: the layers that lora_targets name take no part in sample"
+        yield "the LoRA changes no image: the layers that lora_targets name take no part in sample"
     base = _sample(generator, prompts, seeds, base=True)
-    what = "sample(base=True) draws other pictures than the generator did before it had a LoRA:"
+    what = "sample(base=True) draws other images than the generator did before it had a LoRA:"
     yield from differ(what, probe.first.images, base.images, probe.tolerance)
     what = "after sample(base=True) the LoRA is not on again:"
     yield from differ(what, on.images, _sample(generator, prompts, seeds).images, probe.tolerance)
@@ -226,17 +227,17 @@ def _lora_on_and_off(generator: Any, probe: _Probe) -> Iterator[str]:
     if value.requires_grad:
         yield "denoise keeps a graph; it is to be without gradient"
     yield from differ("denoise does not leave the LoRA out by default:", probe.denoised, value, within)
-    taught = _denoise(generator, latents, LEVEL, prompts, seeds, base=False)
-    if taught.requires_grad:
+    trained_too = _denoise(generator, latents, LEVEL, prompts, seeds, base=False)
+    if trained_too.requires_grad:
         yield "denoise(base=False) keeps a graph; it is to be without gradient"
-    if not apart(taught, probe.denoised):
+    if not apart(trained_too, probe.denoised):
         yield "denoise(base=False) leaves the LoRA out"
 
 
 def _gradient(
     generator: Any, probe: _Probe, trained: list[nn.Parameter], weights: Mapping[str, nn.Parameter]
 ) -> Iterator[str]:
-    """From the pictures and from the latents into the LoRA, and into nothing else; then a step of the optimiser."""
+    """From the images and from the latents into the LoRA, and into nothing else; then a step of the optimiser."""
     import torch
 
     grads = {}
@@ -257,11 +258,11 @@ def _gradient(
             yield f"the gradient of {what} of sample(grad=True) is not finite"
         grads[what] = sample
         if touched := [name for name, weight in weights.items() if weight.grad is not None]:
-            yield f"the gradient of {what} reaches other weights than the LoRA's ({named(touched)})"
+            yield f"the gradient of {what} reaches other weights than the LoRA's ({listed(touched)})"
             for weight in weights.values():
                 weight.grad = None
     if len(grads) == 2:
-        what = "sample(grad=True) gives other pictures the second time:"
+        what = "sample(grad=True) gives other images the second time:"
         yield from differ(what, grads["images"].images, grads["latents"].images, probe.tolerance)
     crossed = _sample(generator, probe.prompts, probe.seeds, grad=True, base=True)
     if crossed.images.requires_grad:
@@ -298,4 +299,4 @@ def _saves(generator: Any) -> Iterator[str]:
 
 def _frozen_at_last(weights: Mapping[str, nn.Parameter], before: Mapping[str, int]) -> Iterator[str]:
     if other := changed(weights, before):
-        yield f"weights of the generator have changed, although only the LoRA was trained ({named(other)})"
+        yield f"weights of the generator have changed, although only the LoRA was trained ({listed(other)})"

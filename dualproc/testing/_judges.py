@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dualproc.errors import named
 from dualproc.types import Answers, Question
+from dualproc.wording import listed
 
 from ._conform import Finding, apart, backward, call, conform, described, differ, gradients, has_form
 from ._probes import changed, checksums, networks, not_frozen, scenes, weights_of
@@ -22,7 +22,7 @@ SIZES = ((64, 64), (48, 80))
 
 @dataclass(frozen=True)
 class _Probe:
-    """What a judge is asked: two questions about each picture, in the other order about every second one."""
+    """What a judge is asked: two questions about each image, in the other order about every second one."""
 
     texts: Sequence[str]
     candidates: tuple[str, ...]
@@ -52,7 +52,7 @@ def check_judge(
         params: its parameters, as a spec gives them.
         questions: two that it can be asked.
         candidates: different answers to them, of which none begins with another.
-        sizes: height and width of the pictures, simple scenes, that it is shown.
+        sizes: height and width of the images, simple scenes, that it is shown.
         tolerance: how far apart two log-likelihoods of the same may be.
 
     Raises:
@@ -86,7 +86,7 @@ def _answers(judge: Any, images: Tensor, asked: list[list[Question]]) -> Answers
     shape = [len(asked), len(asked[0]), len(asked[0][0].candidates)]
     if not has_form(answers.log_likelihoods, shape):
         raise Finding(
-            f"log_likelihoods are {described(answers.log_likelihoods)} for {shape[0]} pictures, {shape[1]} questions"
+            f"log_likelihoods are {described(answers.log_likelihoods)} for {shape[0]} images, {shape[1]} questions"
             f" and {shape[2]} candidates; wanted is float {shape}"
         )
     return answers
@@ -123,7 +123,7 @@ def _are_log_probabilities(scores: Tensor, candidates: Sequence[str]) -> Iterato
         yield f"log_likelihoods are up to {scores.max().item():.3g}; the log of a probability is at most 0"
     elif (total := scores.exp().sum(-1).max().item()) > 1.001:
         yield (
-            f"the probabilities of {', '.join(candidates)} add up to {total:.3g}; P(candidate | picture, question) is a"
+            f"the probabilities of {', '.join(candidates)} add up to {total:.3g}; P(candidate | image, question) is a"
             " share of all that could be said, so that they are at most 1 together"
         )
 
@@ -145,11 +145,11 @@ def _order(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
 
 
 def _gradient(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
-    """Of each picture's scores in its own pixels, and in nothing else."""
+    """Of each image's scores in its own pixels, and in nothing else."""
     size, images = list(images.shape), images.clone().requires_grad_()
     scores = _scores(judge, images, probe.asked(len(images)))
     if not scores.requires_grad:
-        yield "log_likelihoods are not differentiable in the images: the generator would be taught nothing"
+        yield "log_likelihoods are not differentiable in the images: the generator would be trained nothing"
         return
     for b, row in enumerate(scores):
         slope = gradients(row[..., 0].sum(), images)[0]
@@ -161,12 +161,12 @@ def _gradient(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
             break
         others = [other for other in range(len(slope)) if other != b]
         if slope[others].abs().max() > probe.tolerance * slope[b].abs().max():
-            yield "the scores of one picture have a gradient in the pixels of another"
+            yield "the scores of one image have a gradient in the pixels of another"
             break
     backward(scores.sum())
     touched = [n for n, weight in weights_of(list(networks(judge))).items() if weight.grad is not None]
     if touched:
-        yield f"a gradient reaches the judge's own weights ({named(touched)}); it is frozen: requires_grad_(False)"
+        yield f"a gradient reaches the judge's own weights ({listed(touched)}); it is frozen: requires_grad_(False)"
 
 
 def _each_alone(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
@@ -177,7 +177,7 @@ def _each_alone(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
         together = _scores(judge, images, asked)
         for b, row in enumerate(asked):
             alone = _scores(judge, images[b : b + 1], [row])
-            what = f"picture {b} has other scores alone than in a batch of {len(images)}:"
+            what = f"image {b} has other scores alone than in a batch of {len(images)}:"
             yield from differ(what, together[b : b + 1], alone, probe.tolerance)
             apiece = torch.cat([_scores(judge, images[b : b + 1], [[question]]) for question in row], dim=1)
             what = "questions asked one by one have other scores than asked together:"
@@ -188,7 +188,7 @@ def _words(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
     copy = images.clone()
     said = call("generate", judge.generate, images, list(probe.texts[:2]), max_new_tokens=4)
     if not (isinstance(said, list) and len(said) == len(images) and all(isinstance(text, str) for text in said)):
-        yield f"generate gives {described(said)} for {len(images)} pictures; wanted is a list of {len(images)} texts"
+        yield f"generate gives {described(said)} for {len(images)} images; wanted is a list of {len(images)} texts"
     if apart(images, copy):
         yield "generate changes the images that it is given"
 
@@ -196,4 +196,4 @@ def _words(judge: Any, images: Tensor, probe: _Probe) -> Iterator[str]:
 def _frozen(weights: Mapping[str, Any], before: Mapping[str, int]) -> Iterator[str]:
     yield from not_frozen("judge", weights)
     if other := changed(weights, before):
-        yield f"weights of the judge have changed while it was asked ({named(other)})"
+        yield f"weights of the judge have changed while it was asked ({listed(other)})"

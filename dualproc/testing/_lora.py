@@ -1,4 +1,4 @@
-"""A small LoRA that changes the pictures: what is fresh from `engine.lora` does not yet."""
+"""A small LoRA that changes the images: what is fresh from `engine.lora` does not yet."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""What the checks show to plugins: pictures, prompts and questions, the same each time."""
+"""What the checks show to plugins: images, prompts and questions, the same each time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dualproc.errors import named
 from dualproc.types import Prompt
+from dualproc.wording import listed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -34,20 +34,20 @@ def scenes(count: int, height: int = 64, width: int = 64) -> Tensor:
 
     y = ((torch.arange(height) + 0.5) / height)[:, None]
     x = ((torch.arange(width) + 0.5) / width)[None]
-    pictures = []
+    images = []
     for sky, ground, fill, horizon, line, feet in zip(
         SKIES[:count], GROUNDS, FILLS, HORIZONS, OUTLINES, FEET, strict=False
     ):
-        picture = torch.where(y < horizon, torch.tensor(sky)[:, None, None], torch.tensor(ground)[:, None, None])
-        picture = picture.expand(3, height, width)
+        image = torch.where(y < horizon, torch.tensor(sky)[:, None, None], torch.tensor(ground)[:, None, None])
+        image = image.expand(3, height, width)
         for column, foot in zip((0.25, 0.75), feet, strict=True):
             tall = 0.22
             inside = ((x - column) / 0.16) ** 2 + ((y - foot + tall) / tall) ** 2
             within = ((x - column) / (0.16 - line)) ** 2 + ((y - foot + tall) / (tall - line)) ** 2
-            picture = torch.where(inside < 1, torch.zeros(3, 1, 1), picture)
-            picture = torch.where(within < 1, torch.tensor(fill)[:, None, None], picture)
-        pictures.append(picture)
-    return torch.stack(pictures)
+            image = torch.where(inside < 1, torch.zeros(3, 1, 1), image)
+            image = torch.where(within < 1, torch.tensor(fill)[:, None, None], image)
+        images.append(image)
+    return torch.stack(images)
 
 
 def networks(plugin: Any) -> Iterator[nn.Module]:
@@ -89,7 +89,7 @@ def checksums(weights: Mapping[str, nn.Parameter]) -> dict[str, int]:
 def not_frozen(whose: str, weights: Mapping[str, nn.Parameter]) -> Iterator[str]:
     """One sentence if any of the weights could learn."""
     if learning := [name for name, weight in weights.items() if weight.requires_grad]:
-        yield f"weights of the {whose} are not frozen ({named(learning)}): requires_grad_(False) when it is built"
+        yield f"weights of the {whose} are not frozen ({listed(learning)}): requires_grad_(False) when it is built"
 
 
 def changed(weights: Mapping[str, nn.Parameter], before: Mapping[str, int]) -> list[str]:

@@ -47,12 +47,12 @@ def check_reward(
     conform("rewards", plugin, params, checks)
 
 
-def _answers(pictures: int, questions: int, candidates: int) -> Answers:
+def _answers(images: int, questions: int, candidates: int) -> Answers:
     """Log-likelihoods as a judge gives them: below 0, the candidates' probabilities adding up to less than 1."""
     import torch
 
-    rng = torch.Generator().manual_seed(pictures)
-    scores = torch.randn(pictures, questions, candidates + 1, generator=rng).log_softmax(-1)[..., :-1]
+    rng = torch.Generator().manual_seed(images)
+    scores = torch.randn(images, questions, candidates + 1, generator=rng).log_softmax(-1)[..., :-1]
     return _of(scores.contiguous())
 
 
@@ -68,7 +68,7 @@ def _form(reward: Any, cases: Sequence[tuple[Sequence[int], int]], tolerance: fl
         value = call("the reward", reward, given, list(wanted))
         if not has_form(value, [3]):
             of = described(given.log_likelihoods)
-            yield f"the reward of log-likelihoods {of} is {described(value)}; wanted is float [3], one number a picture"
+            yield f"the reward of log-likelihoods {of} is {described(value)}; wanted is float [3], one number per image"
             return
         same = _answers(3, len(wanted), candidates)
         if not same.log_likelihoods.equal(given.log_likelihoods):
@@ -109,13 +109,13 @@ def _gradient(reward: Any, wanted: Sequence[int], candidates: int) -> Iterator[s
     if not slopes.isfinite().all():
         yield "the gradient in the log-likelihoods is not finite where the judge is sure (log-likelihoods 0 and -100)"
     elif not all(slopes[b, b].abs().sum() > 0 for b in range(2)):
-        yield "the gradient in the log-likelihoods is 0 for a judge that is not sure: nothing would be taught"
+        yield "the gradient in the log-likelihoods is 0 for a judge that is not sure: nothing would be trained"
     elif any(slopes[b, other].abs().sum() > 0 for b in range(3) for other in range(3) if other != b):
-        yield "the reward of one picture has a gradient in the answers about another"
+        yield "the reward of one image has a gradient in the answers about another"
 
 
 def _each_alone(reward: Any, wanted: Sequence[int], candidates: int, tolerance: float) -> Iterator[str]:
     given = _answers(3, len(wanted), candidates).log_likelihoods
     value = call("the reward", reward, _of(given), list(wanted))
-    alone = call("the reward of a single picture", reward, _of(given[:1]), list(wanted))
-    yield from differ("a picture gets another reward alone than in a batch of 3:", value[:1], alone, tolerance)
+    alone = call("the reward of a single image", reward, _of(given[:1]), list(wanted))
+    yield from differ("an image gets another reward alone than in a batch of 3:", value[:1], alone, tolerance)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCENES = ((3, (64, 64)), (2, (96, 128)))
-"""How many pictures of which height and width."""
+"""How many images of which height and width."""
 BETTER = ("higher", "lower", "target")
 
 
@@ -34,9 +34,9 @@ def check_scorer(
     Args:
         plugin: the class, or the name under which it is installed.
         params: its parameters, as a spec gives them.
-        images: [B, 3, H, W] in [0, 1], at least 2 pictures that it can measure; simple scenes if not given.
-        prompts: of these pictures, with the fields that it uses.
-        tolerance: how far apart two measurements of one picture may be.
+        images: [B, 3, H, W] in [0, 1], at least 2 images that it can measure; simple scenes if not given.
+        prompts: of these images, with the fields that it uses.
+        tolerance: how far apart two measurements of one image may be.
 
     Raises:
         ConformanceError: it does not; with a sentence for each thing that is wrong.
@@ -45,11 +45,11 @@ def check_scorer(
 
     def checks(scorer: Any) -> Iterator[Iterator[str]]:
         sets = [images] if images is not None else [scenes(count, *size) for count, size in SCENES]
-        contexts = [_context(pictures, prompts) for pictures in sets]
+        contexts = [_context(each, prompts) for each in sets]
         yield _form(scorer, sets[0], contexts[0], tolerance)
         yield _declared(scorer)
-        for pictures, context in zip(sets, contexts, strict=True):
-            yield _each_alone(scorer, pictures, context, tolerance)
+        for each, context in zip(sets, contexts, strict=True):
+            yield _each_alone(scorer, each, context, tolerance)
         yield _without_base(scorer, sets[0], contexts[0])
 
     conform("scorers", plugin, params, checks)
@@ -58,34 +58,32 @@ def check_scorer(
 def _context(images: Tensor, prompts: Sequence[Prompt] | None) -> ScoreContext:
     count = len(images)
     given = prompts or [PROMPTS[index % len(PROMPTS)] for index in range(count)]
-    # Every other picture is the base's own, so that a comparison with it has both things to see.
+    # Every other image is the base's own, so that a comparison with it has both things to see.
     base = images.clone()
     base[1::2] = images.flip(0, -1)[1::2]
     return ScoreContext(prompts=list(given), seeds=list(range(count)), base_images=base)
 
 
 def _form(scorer: Any, images: Tensor, context: ScoreContext, tolerance: float) -> Iterator[str]:
-    """The same numbers again and again, and the pictures stay as they were."""
+    """The same numbers again and again, and the images stay as they were."""
     given, base = images.clone(), context.base_images
     copies = replace(context, base_images=None if base is None else base.clone())
     first = _scored(scorer, given, copies)
     if apart(images, given) or (
         base is not None and copies.base_images is not None and apart(base, copies.base_images)
     ):
-        yield "score changes the pictures that it is given; others look at them after it"
+        yield "score changes the images that it is given; others look at them after it"
         return
     again = _scored(scorer, images, context)
-    yield from differ("the same pictures, scored again, get other values:", first, again, tolerance)
+    yield from differ("the same images, scored again, get other values:", first, again, tolerance)
 
 
 def _scored(scorer: Any, images: Tensor, context: ScoreContext) -> Tensor:
     values = call(f"score of images {list(images.shape)}", scorer.score, images, context)
     count = len(images)
     if not has_form(values, [count]):
-        pictures = "1 picture" if count == 1 else f"{count} pictures"
-        raise Finding(
-            f"score gives {described(values)} for {pictures}; wanted is float [{count}], one number a picture"
-        )
+        many = "1 image" if count == 1 else f"{count} images"
+        raise Finding(f"score gives {described(values)} for {many}; wanted is float [{count}], one number per image")
     scores: Tensor = values
     return scores
 
@@ -123,19 +121,19 @@ def _is_range(value: Any) -> bool:
 
 
 def _each_alone(scorer: Any, images: Tensor, context: ScoreContext, tolerance: float) -> Iterator[str]:
-    """Finite numbers or nan, the same for each picture whatever stands beside it."""
+    """Finite numbers or nan, the same for each image whatever stands beside it."""
     values = _scored(scorer, images, context)
     if values.isinf().any():
         told = [round(value, 4) for value in values.tolist()]
-        yield f"score is infinite for a picture: {told}; wanted is nan where there is nothing to measure"
+        yield f"score is infinite for an image: {told}; wanted is nan where there is nothing to measure"
     if values.isnan().all():
-        yield f"score is nan for all {len(images)} pictures; give the check pictures that it can measure, as `images=`"
+        yield f"score is nan for all {len(images)} images; give the check images that it can measure, as `images=`"
     base = context.base_images
     for index in range(len(images)):
         only = slice(index, index + 1)
         own = None if base is None else base[only]
         alone = _scored(scorer, images[only], ScoreContext(context.prompts[only], context.seeds[only], own))
-        what = f"picture {index} gets another value alone than in a batch of {len(images)}:"
+        what = f"image {index} gets another value alone than in a batch of {len(images)}:"
         found = list(differ(what, values[only], alone, tolerance))
         yield from found
         if found:
@@ -143,7 +141,7 @@ def _each_alone(scorer: Any, images: Tensor, context: ScoreContext, tolerance: f
 
 
 def _without_base(scorer: Any, images: Tensor, context: ScoreContext) -> Iterator[str]:
-    """`dp score PICTURES` knows no base."""
+    """`dp score IMAGES` knows no base."""
     values = call("score without base_images", scorer.score, images, replace(context, base_images=None))
     if not has_form(values, [len(images)]):
         yield f"score without base_images gives {described(values)}; wanted is float [{len(images)}], nan if need be"

@@ -34,13 +34,13 @@ nothing else.
 | --- | --- | --- | --- |
 {sizes}
 
-![one-step pictures of the generator](samples.png)
+![one-step images of the generator](samples.png)
 
 ## Data and licence
 
 Scenes composed from drawings of [OpenMoji](https://openmoji.org) (CC BY-SA 4.0; npm package `{package}`) on skies and
 grounds. The drawings were changed: outlines rescaled, fills darker than half lightened, placed and combined. The
-checkpoints, and pictures that are adaptations of the drawings, are offered under CC BY-SA 4.0 too.
+checkpoints, and images that are adaptations of the drawings, are offered under CC BY-SA 4.0 too.
 
 Subjects: {names}. Held out from the judge and from the training prompts of the shipped specs: {held_out}.
 
@@ -59,9 +59,9 @@ late.
 * The generator's captions name the subjects and the setting. Everything else varies with the noise, by design: in
   training, the mean over tokens of packed noise channel k was set so that Phi(8 * mean) is the scene's k-th code (line
   weight, horizon, colours, places). Over 64 tokens the noise stays N(0, I), so any noise may be used; but the map from
-  noise to picture was designed, not found.
+  noise to image was designed, not found.
 * The judge was trained on renders (line weights from {wide_low} to {wide_high} of the height, far beyond the
-  generator's), on their VAE reconstructions and on the generator's own pictures (line weight labelled by the scorer
+  generator's), on their VAE reconstructions and on the generator's own images (line weight labelled by the scorer
   `line_weight`, the rest by the noise), with noise, blur and stains, and with the visual prompt in many places. The
   referee has another architecture, other scenes and another seed.
 
@@ -80,7 +80,7 @@ noise says by {line_error:.2f} pixels on average (correlation {line_correlation:
 
 ## Limits
 
-Toys. {subjects} drawings, each in one pose; single subjects are drawn better than two in one picture; lines under one
+Toys. {subjects} drawings, each in one pose; single subjects are drawn better than two in one image; lines under one
 pixel come out pale instead of thin.
 """
 
@@ -127,7 +127,7 @@ def _accuracies(student: Student, data: Data, names: list[str]) -> dict[str, flo
 
 def _line_weight(data: Data) -> tuple[float, float]:
     """Mean error in pixels, and correlation, of measured against intended line weight."""
-    found = LineWeight(LineWeight.Params()).score(to_tensor(data.pictures) / 2 + 0.5, ScoreContext((), ()))
+    found = LineWeight(LineWeight.Params()).score(to_tensor(data.images) / 2 + 0.5, ScoreContext((), ()))
     truth = torch.tensor([dataclasses.replace(scene, measured=None).line_weight for scene in data.scenes])
     there = found.isfinite()
     correlation = float(np.corrcoef(found[there], truth[there])[0, 1])
@@ -138,8 +138,8 @@ def _psnr(data: Data) -> float:
     from diffusers import AutoencoderKL
 
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "generator", subfolder="vae", torch_dtype=torch.float32)
-    again = recoded(vae, data, len(data.scenes)).pictures.astype(np.float32)
-    error = np.square((again - data.pictures.astype(np.float32)) / 255).mean((1, 2, 3))
+    again = recoded(vae, data, len(data.scenes)).images.astype(np.float32)
+    error = np.square((again - data.images.astype(np.float32)) / 255).mean((1, 2, 3))
     return float(-10 * np.log10(error).mean())
 
 
@@ -168,14 +168,14 @@ def _class(config: Path) -> str:
 
 
 def _sheet(data: Data, columns: int = 12) -> np.ndarray:
-    """One single-subject picture of each subject (two rows), two more of random ones, then pairs; twice enlarged."""
+    """One single-subject image of each subject (two rows), two more of random ones, then pairs; twice enlarged."""
     singles = [i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 1]
     first = {data.scenes[i].subjects[0]: i for i in reversed(singles)}
     chosen = [first[name] for name in NAMES if name in first]
     chosen += [i for i in singles if i not in chosen][: 48 - len(chosen)]
     chosen += [i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 2][:12]
     chosen = chosen[: len(chosen) // columns * columns]
-    grid = data.pictures[chosen].reshape(-1, columns, 64, 64, 3).transpose(0, 2, 1, 3, 4)
+    grid = data.images[chosen].reshape(-1, columns, 64, 64, 3).transpose(0, 2, 1, 3, 4)
     return grid.reshape(-1, columns * 64, 3).repeat(2, 0).repeat(2, 1)
 
 

@@ -12,15 +12,15 @@ import numpy.typing as npt
 from .scenes import CACHE, OPENMOJI_PACKAGE, Scene, draw_scenes, render_all
 
 SIZE = 64
-"""Width and height of the world's pictures, in pixels."""
+"""Width and height of the world's images, in pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Rendered scenes: pictures [N, 64, 64, 3] uint8."""
+    """Rendered scenes: images [N, 64, 64, 3] uint8."""
 
     scenes: list[Scene]
-    pictures: npt.NDArray[np.uint8]
+    images: npt.NDArray[np.uint8]
 
 
 def load(name: str, count: int, *, seed: int, pairs: float, names: list[str] | None = None, wide: float = 0.0) -> Data:

@@ -25,11 +25,11 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast,
 
 from .data import SIZE, doubles, held_out, singles
 from .scenes import CODES, NAMES, PHRASES, Scene
-from .vae import autocast, picture_loss, to_tensor
+from .vae import autocast, image_loss, to_tensor
 
 TOKENS = (SIZE // 8) ** 2  # factor 4 of the VAE, 2 x 2 latents a token
 TEXT_LENGTH = 14
-OPENINGS = ("a cartoon of", "a drawing of", "a picture of", "cartoon of", "")
+OPENINGS = ("a cartoon of", "a drawing of", "an image of", "cartoon of", "")
 
 
 def words() -> list[str]:
@@ -87,7 +87,7 @@ def coupled_noise(codes: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
 
 def codes_of(noise: torch.Tensor) -> torch.Tensor:
-    """The codes [B, K] that packed noise [B, T, C] says: what the generator was taught to draw from it."""
+    """The codes [B, K] that packed noise [B, T, C] says: what the generator was trained to draw from it."""
     return torch.special.ndtr(noise[..., : len(CODES)].mean(1) * math.sqrt(noise.shape[1]))
 
 
@@ -133,13 +133,13 @@ def tokenize(pipe: FluxPipeline, texts: list[str]) -> torch.Tensor:
     return ids
 
 
-def encode_all(vae: AutoencoderKL, pictures: np.ndarray) -> torch.Tensor:
+def encode_all(vae: AutoencoderKL, images: np.ndarray) -> torch.Tensor:
     """Packed, normalised latents [N, T, C] in half precision."""
     out = []
     vae.to(memory_format=torch.channels_last)
     with torch.no_grad(), autocast():
-        for start in range(0, len(pictures), 100):
-            x = to_tensor(pictures[start : start + 100]).contiguous(memory_format=torch.channels_last)
+        for start in range(0, len(images), 100):
+            x = to_tensor(images[start : start + 100]).contiguous(memory_format=torch.channels_last)
             latents = vae.encode(x).latent_dist.mean
             out.append(pack((latents.float() - vae.config.shift_factor) * vae.config.scaling_factor).half())
     return torch.cat(out)
@@ -174,7 +174,7 @@ def main() -> None:
     coder = (args.vae / "diffusion_pytorch_model.safetensors").read_bytes()
     kept = args.out.parent / f"latents-{hashlib.sha256(coder).hexdigest()[:12]}.pt"
     if not kept.exists():
-        torch.save([encode_all(vae, data.pictures) for data in (singles(), doubles())], kept)
+        torch.save([encode_all(vae, data.images) for data in (singles(), doubles())], kept)
     latents = torch.load(kept, weights_only=True)
     if args.compile:  # a third faster; only the training steps, whose shapes never change
         model.run = partial(torch.compile(pipe.transformer, dynamic=False))
@@ -218,7 +218,7 @@ def main() -> None:
             )
             with autocast():
                 decoded = vae.decode(z).sample.float()
-            loss = loss + picture_loss(decoded, to_tensor(data.pictures[index[few].numpy()]))
+            loss = loss + image_loss(decoded, to_tensor(data.images[index[few].numpy()]))
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -260,7 +260,7 @@ def save(pipe: FluxPipeline, model: Predictor, average: dict[str, torch.Tensor],
             + pipe.vae.config.shift_factor
         )
         made = torch.cat([pipe.vae.decode(part).sample for part in z.split(50)]).clamp(-1, 1)
-    psnr = -10 * torch.log10((made - to_tensor(data.pictures[:400])).square().mean((1, 2, 3)) / 4)
+    psnr = -10 * torch.log10((made - to_tensor(data.images[:400])).square().mean((1, 2, 3)) / 4)
     two = torch.tensor([len(s.subjects) == 2 for s in scenes])
     print(
         f"-> {out.name}: PSNR to the true scene: singles {psnr[~two].mean():.2f} dB, pairs {psnr[two].mean():.2f} dB",

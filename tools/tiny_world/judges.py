@@ -159,7 +159,7 @@ KNOWN_NUMBERS = (
 
 
 def known(scene: Scene, asked: Asked) -> list[float]:
-    """The KNOWN_NUMBERS of one picture, about -2 to 2 each; nan where there is nothing to know."""
+    """The KNOWN_NUMBERS of one image, about -2 to 2 each; nan where there is nothing to know."""
     values: dict[str, float] = {"line_weight": scene.line_weight, "horizon": scene.horizon, **dict(asked.shown)}
     for part, colour in zip(("sky", "ground"), scene.palette, strict=True):
         values |= {f"{part}_{c}": int(colour[i : i + 2], 16) / 255 for c, i in zip("rgb", (1, 3, 5), strict=True)}
@@ -172,7 +172,7 @@ def known(scene: Scene, asked: Asked) -> list[float]:
 
 
 class Probe(nn.Module):
-    """A throw-away head that reads everything known from the picture's tokens: it teaches the vision tower to see."""
+    """A throw-away head that reads everything known from the image's tokens: it trains the vision tower to see."""
 
     def __init__(self, connector: nn.Module, layer: nn.Module, tokens: int, dim: int) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class Probe(nn.Module):
         """Half way up the language model: is what a word names there, and what must be known for the answer?
 
         The first is read off the word's own place: without it "is this a cat?" stays at chance, for that a word must be
-        compared with the picture is found too rarely. So do questions about Point A and Point B. The second is read
+        compared with the image is found too rarely. So do questions about Point A and Point B. The second is read
         off the last place, where the answer will be formed.
         """
         words = self.words[0] if isinstance(self.words, tuple) else self.words
@@ -242,20 +242,20 @@ def grown(start: Path, model: Any, tok: Any) -> Any:
 
 
 class Source:
-    """Pictures to ask about, those with two subjects known by their places."""
+    """Images to ask about, those with two subjects known by their places."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
         self.pairs = np.array([i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 2])
 
     def draw(self, kind: str, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
-        """A random scene that the question can be asked about, and its picture."""
+        """A random scene that the question can be asked about, and its image."""
         index = int(rng.choice(self.pairs) if kind in OF_PAIRS else rng.integers(0, len(self.data.scenes)))
-        return self.data.scenes[index], self.data.pictures[index]
+        return self.data.scenes[index], self.data.images[index]
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:
-    """What imperfect pictures look like: noise, blur, gain, patches of other colour. [B, 3, H, W] in [0, 1]."""
+    """What imperfect images look like: noise, blur, gain, patches of other colour. [B, 3, H, W] in [0, 1]."""
     b = len(x)
     some = lambda share: (torch.rand(b, 1, 1, 1) < share).float()  # noqa: E731
     x = x + some(0.3) * torch.rand(b, 1, 1, 1) * 0.08 * torch.randn_like(x)
@@ -271,18 +271,18 @@ def augment(x: torch.Tensor) -> torch.Tensor:
 
 
 def recoded(vae: AutoencoderKL, data: Data, count: int) -> Data:
-    """The first `count` pictures as the VAE gives them back."""
+    """The first `count` images as the VAE gives them back."""
     out = []
     vae.to(memory_format=torch.channels_last)
     with torch.no_grad(), autocast():
         for start in range(0, count, 100):
-            x = to_tensor(data.pictures[start : start + 100]).contiguous(memory_format=torch.channels_last)
+            x = to_tensor(data.images[start : start + 100]).contiguous(memory_format=torch.channels_last)
             out.append(to_uint8(vae.decode(vae.encode(x).latent_dist.mean).sample.float()))
     return Data(data.scenes[:count], np.concatenate(out))
 
 
 def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
-    """One-step pictures of the trained generator, labelled by the codes that their noise says.
+    """One-step images of the trained generator, labelled by the codes that their noise says.
 
     Their line weight is labelled by the scorer instead: thin lines come out paler than their code says, and a judge
     that is told the intended weight learns to see lines where there are none.
@@ -318,7 +318,7 @@ def to_uint8(x: torch.Tensor) -> np.ndarray:
 
 
 class Student:
-    """A judge in training: turns (pictures, questions) into the log-odds loss through the model's own classes."""
+    """A judge in training: turns (images, questions) into the log-odds loss through the model's own classes."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor, self.tok = model, processor, processor.tokenizer
@@ -379,7 +379,7 @@ def accuracy(student: Student, data: Data, names: list[str], *, count: int = 600
             part = fitting[start : start + 50]
             asked = [ask(kind, data.scenes[i], rng, names) for i in part]
             with torch.no_grad():
-                log_p = student.log_probabilities(to_tensor(data.pictures[part]) / 2 + 0.5, asked)
+                log_p = student.log_probabilities(to_tensor(data.images[part]) / 2 + 0.5, asked)
             right += student.right(log_p, asked)
         result[kind] = round(float(np.mean(right)), 4)
     return result
@@ -428,9 +428,9 @@ def main() -> None:
         kinds = rng.choice(list(QUESTIONS), size=args.batch, p=frequencies)
         which = rng.choice(len(sources), size=args.batch, p=shares)
         drawn = [sources[i].draw(kind, rng) for i, kind in zip(which, kinds, strict=True)]
-        scenes, pictures = [scene for scene, _ in drawn], [picture for _, picture in drawn]
+        scenes, rendered = [scene for scene, _ in drawn], [image for _, image in drawn]
         asked = [ask(kind, scene, rng, names) for kind, scene in zip(kinds, scenes, strict=True)]
-        images = augment(to_tensor(np.stack(pictures)) / 2 + 0.5)
+        images = augment(to_tensor(np.stack(rendered)) / 2 + 0.5)
         with autocast(), sdpa_kernel(SDPBackend.MATH):
             log_p = student.log_probabilities(images, asked)
         truth = torch.tensor([known(s, a) for s, a in zip(scenes, asked, strict=True)], dtype=torch.float32)

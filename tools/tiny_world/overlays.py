@@ -50,7 +50,7 @@ class Painting:
 
 
 def bar(left: float, right: float, row: float, width: float) -> Canvas:
-    """A red horizontal bar, antialiased by exact coverage; all as fractions of the picture."""
+    """A red horizontal bar, antialiased by exact coverage; all as fractions of the image."""
     columns = _covered(left, right)
     rows = _covered(row - width / 2, row + width / 2)
     canvas = np.zeros((SIZE, SIZE, 4), np.uint8)

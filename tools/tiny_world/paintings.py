@@ -1,4 +1,4 @@
-"""Paint the abstract pictures of specs/composition.yaml: `python -m tools.tiny_world.paintings`."""
+"""Paint the abstract images of specs/composition.yaml: `python -m tools.tiny_world.paintings`."""
 
 from __future__ import annotations
 

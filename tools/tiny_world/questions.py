@@ -83,11 +83,11 @@ class Asked:
     log_odds: float
     canvas: Canvas | None = None
     shown: tuple[tuple[str, float], ...] = ()
-    """What the overlay says, in numbers: the picture's tokens are taught to know it."""
+    """What the overlay says, in numbers: the image's tokens are trained to know it."""
     names: tuple[str, ...] = ()
     """The right answers, each as good, where it is not Yes or No that is asked for."""
     about: tuple[tuple[str, bool], ...] = ()
-    """Words of the question that the picture has to be compared with, and whether they are true of it."""
+    """Words of the question that the image has to be compared with, and whether they are true of it."""
     points: tuple[tuple[str, bool, bool], ...] = ()
     """Per point that the question names: its letter, whether it is the left one, whether its subject is the nearer."""
     needs: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ def both(scene: Scene, rng: np.random.Generator, names: list[str] = NAMES) -> As
 
 
 def name(scene: Scene, rng: np.random.Generator) -> Asked:
-    """What is in the picture? Teaches the judge the subjects' words; without it, "is this a cat?" is never learnt."""
+    """What is in the image? Trains the judge the subjects' words; without it, "is this a cat?" is never learnt."""
     return Asked("What is this a drawing of?", 0.0, *_any_overlay(rng), names=scene.subjects)
 
 
@@ -165,7 +165,7 @@ def depth(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def where(_: Scene, rng: np.random.Generator) -> Asked:
-    """Left or right? Teaches the judge to read the points' letters; without it, depth is never learnt."""
+    """Left or right? Trains the judge to read the points' letters; without it, depth is never learnt."""
     drawn = _pool("points", rng)
     letter = str(rng.choice(["A", "B"]))
     side = "left" if drawn.a_left == (letter == "A") else "right"
@@ -188,7 +188,7 @@ def palette(scene: Scene, rng: np.random.Generator) -> Asked:
     colours = rng.random((3, 3))
     if rng.random() < 0.25:  # a theme: variations of one colour
         colours = (colours[:1] + rng.normal(0, 0.12, (3, 3))).clip(0, 1)
-    if rng.random() < 0.8:  # at all distances from those of the picture, each at its own: a fit passes through all
+    if rng.random() < 0.8:  # at all distances from those of the image, each at its own: a fit passes through all
         shift = rng.normal(0, 1, (2, 3)) * rng.choice([0.01, 0.04, 0.08, 0.14, 0.25], size=(2, 1))
         colours[:2] = (own + shift).clip(0, 1)
         colours = colours[rng.permutation(3)]
@@ -279,7 +279,7 @@ def _thick_bar(width: float, rng: np.random.Generator) -> Overlay:
 
 
 def _any_overlay(rng: np.random.Generator) -> Overlay:
-    """None, half of the time, or that of another question: subjects are asked about overlaid pictures too."""
+    """None, half of the time, or that of another question: subjects are asked about overlaid images too."""
     which = rng.choice(["", "bar", "points", "swatches", "painting"], p=[0.55, 0.15, 0.1, 0.1, 0.1])
     if which == "bar":
         return _thick_bar(float(rng.uniform(0.006, 0.07)), rng)

@@ -83,11 +83,11 @@ class Scene:
     colours: tuple[str, str] | None = None
     """Sky and ground, where the codes do not say them."""
     measured: float | None = None
-    """Line weight as the scorer reads it off a generated picture, which has what it has, whatever was intended."""
+    """Line weight as the scorer reads it off a generated image, which has what it has, whatever was intended."""
 
     @property
     def line_weight(self) -> float:
-        """Width of the outlines as a fraction of the picture's height."""
+        """Width of the outlines as a fraction of the image's height."""
         if self.measured is not None:
             return self.measured
         if self.wide:
@@ -98,7 +98,7 @@ class Scene:
 
     @property
     def horizon(self) -> float:
-        """Row of the horizon as a fraction of the picture's height, from the top."""
+        """Row of the horizon as a fraction of the image's height, from the top."""
         return _lerp(*(WIDE_HORIZON_RANGE if self.wide else HORIZON_RANGE), self._code("horizon"))
 
     @property
@@ -120,7 +120,7 @@ class Scene:
 
     @property
     def boxes(self) -> list[tuple[float, float, float]]:
-        """Per subject: centre x, foot y and size (the longer side), as fractions of the picture."""
+        """Per subject: centre x, foot y and size (the longer side), as fractions of the image."""
         if len(self.subjects) == 1:
             size = _lerp(*((0.26, 0.7) if self.wide else (0.48, 0.68)), self._code("size_a"))
             highest = min(max(self.horizon + 0.08, size + 0.06), 0.95)
@@ -136,7 +136,7 @@ class Scene:
 
     @property
     def extents(self) -> list[tuple[float, float, float, float]]:
-        """Per subject: left, top, right, bottom of its drawing, as fractions of the picture."""
+        """Per subject: left, top, right, bottom of its drawing, as fractions of the image."""
         out = []
         for (x, foot, size), name in zip(self.boxes, self.subjects, strict=True):
             left, top, right, bottom = ink_box(SUBJECTS[name])

@@ -38,7 +38,7 @@ def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
-def picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def image_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Absolute error of pixels and of their differences: the second keeps thin lines from fading."""
     loss = (made - wanted).abs().mean()
     for a, b in zip(edges(made), edges(wanted), strict=True):
@@ -46,9 +46,9 @@ def picture_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return loss
 
 
-def to_tensor(pictures: np.ndarray) -> torch.Tensor:
+def to_tensor(images: np.ndarray) -> torch.Tensor:
     """uint8 [B, H, W, 3] -> float [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def main() -> None:
@@ -60,18 +60,18 @@ def main() -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     vae = build().to(memory_format=torch.channels_last)
-    pictures = [singles().pictures, doubles().pictures]
+    images = [singles().images, doubles().images]
     optimiser = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=1e-4, betas=(0.9, 0.98))
     started, step = time.time(), 0
     while (share := (time.time() - started) / (60 * args.minutes)) < 1:
         for group in optimiser.param_groups:  # warm up, then a cosine to zero over the time given
             group["lr"] = 2e-3 * min(1, (step + 1) / 100) * 0.5 * (1 + np.cos(np.pi * share))
-        source = pictures[step % 3 == 0]
+        source = images[step % 3 == 0]
         x = to_tensor(source[np.sort(rng.integers(0, len(source), args.batch))]).to(memory_format=torch.channels_last)
         with autocast():
             posterior = vae.encode(x).latent_dist
             made = vae.decode(posterior.sample()).sample
-        loss = picture_loss(made.float(), x) + 2e-4 * posterior.kl().mean() / posterior.mean[0].numel()
+        loss = image_loss(made.float(), x) + 2e-4 * posterior.kl().mean() / posterior.mean[0].numel()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
@@ -80,7 +80,7 @@ def main() -> None:
             print(f"{time.time() - started:6.0f} s  step {step:5d}  loss {loss.item():.4f}", flush=True)
         step += 1
     with torch.no_grad():
-        x = to_tensor(held_out().pictures[:512])
+        x = to_tensor(held_out().images[:512])
         latents = torch.cat([vae.encode(part).latent_dist.mean for part in x.split(64)])
         made = torch.cat([vae.decode(part).sample for part in latents.split(64)]).clamp(-1, 1)
         psnr = -10 * torch.log10(F.mse_loss(made, x, reduction="none").mean((1, 2, 3)) / 4)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class BaseDenoise:
-    """Keeps the pictures ones that the base would leave alone: re-noised, the base denoises them to the same place.
+    """Keeps the images ones that the base would leave alone: re-noised, the base denoises them to the same place.
 
     The clean latents are re-noised to a level t, drawn uniformly from [low, high], and denoised in one step by the base
-    weights, without gradient. The squared distance is the penalty: small where the base finds the picture likely,
+    weights, without gradient. The squared distance is the penalty: small where the base finds the image likely,
     whatever it shows, and large on the grids and fringes of an exploited judge.
     """
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dualproc.adapters import lora_off
 from dualproc.errors import PluginError
-from dualproc.plugins._devices import Device, pick_device
-from dualproc.plugins._offload import offload, whole_or_quantized
-from dualproc.plugins._weights import warn_of_unknown
+from dualproc.kit.adapters import lora_off
+from dualproc.kit.devices import Device, pick_device
+from dualproc.kit.offload import offload, whole_or_quantized
+from dualproc.kit.weights import warn_of_unknown
 from dualproc.types import Recipe, Sample
 
 from .export import save_layers
@@ -28,16 +28,16 @@ from .loading import (
     load_text_encoder,
     load_tiny_vae,
 )
+from .overrides import StraightThrough, fixed_latents, overridden
 from .prompts import PromptCache
-from .schedulers import Encoded, OneLevel, Recorder, Standin, Stopped, Unstarted
-from .standins import StraightThrough, given_latents, swapped
+from .schedulers import Encoded, EncodeOnly, RecordLatents, SchedulerOverride, SingleNoiseLevel, StopAtStep
 from .targets import find_targets
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 NOISE_SEED = 0x5EED
-"""Added to the seeds of re-noising, so that its noise is not the noise that the picture was made from."""
+"""Added to the seeds of re-noising, so that its noise differs from the noise that the image was made from."""
 
 
 class DiffusersGenerator:
@@ -46,25 +46,25 @@ class DiffusersGenerator:
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel):
-        """What to load, and how to sample from it."""
+        """The model to load, and how to sample from it."""
 
         model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-        model: str = Field(description="Model id of a hub, or a folder written by `save_pretrained`.")
+        model: str = Field(description="Hub id, or a folder written by `save_pretrained`.")
         height: int | None = Field(
-            None, ge=8, description="Height of the pictures in pixels; the pipeline's default if unset."
+            None, ge=8, description="Height of the images in pixels; the pipeline's default if unset."
         )
         width: int | None = Field(
-            None, ge=8, description="Width of the pictures in pixels; the pipeline's default if unset."
+            None, ge=8, description="Width of the images in pixels; the pipeline's default if unset."
         )
         steps: int = Field(
-            1, ge=1, description="Sampling steps. In training one of them, drawn at random, is differentiable."
+            1, ge=1, description="Sampling steps. In training, one of them, drawn at random, is differentiable."
         )
         guidance: float | None = Field(
             0.0, ge=0, description="Guidance scale, as the pipeline understands it; the pipeline's default if null."
         )
         scheduler: str | None = Field(
-            None, description="Name of a diffusers scheduler class to sample with instead of the model's own."
+            None, description="Name of a diffusers scheduler class, instead of the model's own."
         )
         dtype: Literal["float32", "bfloat16", "float16"] = Field(
             "float32", description="Precision of the frozen weights."
@@ -73,30 +73,31 @@ class DiffusersGenerator:
         lora_targets: list[str] | None = Field(
             None,
             min_length=1,
-            description="Name endings of the backbone's linear layers that receive the LoRA; `*`: any part of a name."
-            " If unset, those of attention and feed-forward in its repeated blocks.",
+            description="Name endings of the backbone's linear layers that receive the LoRA; `*` is any part of a name."
+            " If unset, attention and feed-forward layers in its repeated blocks.",
         )
         call: dict[str, Any] = Field(
-            default_factory=dict, description="More arguments for the pipeline's call, such as max_sequence_length."
+            default_factory=dict, description="Further arguments of the pipeline's call, such as max_sequence_length."
         )
         keep_text_encoders: bool = Field(
-            False, description="Keep them in memory after the prompts are encoded, instead of loading them when needed."
+            False,
+            description="Keep the text encoders in memory after encoding the prompts; else reload them when needed.",
         )
         checkpointing: bool = Field(
             False,
-            description="Compute activations again in the backward pass instead of keeping them: slower, smaller.",
+            description="Recompute activations in the backward pass instead of keeping them: slower, less memory.",
         )
         offload: bool = Field(
             False,
-            description="Keep backbone and VAE in main memory, each layer on the device while in use; with"
-            " `checkpointing`, or the backward pass keeps them all; not with `quantize`.",
+            description="Keep backbone and VAE in main memory; copy each layer to the device while it is used. Needs"
+            " `checkpointing`, or the backward pass keeps all copies; not together with `quantize`.",
         )
         reward_vae: str | None = Field(
             None,
-            description="Model id or folder of an AutoencoderTiny that decodes in training only: faster, less memory.",
+            description="Hub id or folder of an AutoencoderTiny that decodes in training only: faster, less memory.",
         )
         quantize: Literal["8bit", "4bit"] | None = Field(
-            None, description="Load the frozen backbone and text encoders with fewer bits (needs bitsandbytes)."
+            None, description="Load the frozen backbone and text encoders in 8 or 4 bits (needs bitsandbytes)."
         )
         _weights = model_validator(mode="after")(whole_or_quantized)
 
@@ -117,14 +118,12 @@ class DiffusersGenerator:
                     offload(part, self.device)
         self.backbone = next((name for name in BACKBONES if getattr(self.pipe, name, None) is not None), "")
         if not self.backbone:
-            raise PluginError(
-                f"{params.model}: {type(self.pipe).__name__} has neither a transformer nor a unet to teach"
-            )
+            raise PluginError(f"{params.model}: {type(self.pipe).__name__} has neither a transformer nor a unet")
         if not hasattr(self.pipe, "prepare_latents"):
             raise PluginError(
-                f"{params.model}: {type(self.pipe).__name__} has no prepare_latents, so that it cannot start from "
-                "given latents, as anchors and the hack meter need it",
-                hint="choose a model whose pipeline makes its pictures from latents, as most do",
+                f"{params.model}: {type(self.pipe).__name__} has no prepare_latents, so it cannot start from given "
+                "latents, which anchors and the hack meter need",
+                hint="choose a model whose pipeline generates images from latents, as most do",
             )
         self.targets = params.lora_targets or find_targets(self.adapter_module)
         self.reward_vae = self._reward_vae(params.reward_vae) if params.reward_vae else None
@@ -155,55 +154,58 @@ class DiffusersGenerator:
         return self.targets
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode all prompts once, and give up the text encoders until a prompt comes that is not among them.
+        """Encode all prompts once, then release the text encoders until a new prompt needs them.
 
-        Warns of words that the tokenizer does not know: a generator can only draw what it has a word for.
+        Warns about words that the tokenizer does not know: a generator cannot draw them.
         """
         if (tokenizer := getattr(self.pipe, "tokenizer", None)) is not None:
             warn_of_unknown(f"the generator {self.params.model!r}", tokenizer, prompts)
         if self.prompts is None:
             return
         ordered = sorted(set(prompts), key=lambda prompt: (len(prompt.split()), prompt))
-        uneven = [[ordered[-1], ordered[0], ordered[-1]]] if ordered else []  # what batches are compared with
+        uneven = (
+            [[ordered[-1], ordered[0], ordered[-1]]] if ordered else []
+        )  # a batch of uneven lengths, to learn how batches are padded
         for batch in [*([prompt] for prompt in ordered), *uneven]:
             with suppress(Encoded):
-                self._call(Unstarted(self.pipe.scheduler), batch, seeds=[0] * len(batch))
+                self._call(EncodeOnly(self.pipe.scheduler), batch, seeds=[0] * len(batch))
         if self.prompts.holds and not self.params.keep_text_encoders:
             self.encoders.release()
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
-        """Pictures [B, 3, H, W] in [0, 1] and clean latents, one for each prompt and seed.
+        """Images [B, 3, H, W] in [0, 1] and clean latents, one for each prompt and seed.
 
-        With `grad`, step i, drawn from the seeds, is the last and the only differentiable one (paper, section 3).
+        With `grad`, a sampling step drawn from the seeds is the last one and the only differentiable one (paper,
+        section 3).
         """
         scheduler = self.pipe.scheduler
-        standin: Standin = Stopped(scheduler, seeds[0]) if grad else Recorder(scheduler)
+        override: SchedulerOverride = StopAtStep(scheduler, seeds[0]) if grad else RecordLatents(scheduler)
         parts = {"vae": self.reward_vae} if grad and self.reward_vae is not None else {}
-        images = self._call(standin, prompts, seeds=seeds, grad=grad, base=base, standins=parts)
-        assert standin.clean is not None
-        return Sample(images=images.float(), latents=standin.clean.float())
+        images = self._call(override, prompts, seeds=seeds, grad=grad, base=base, parts=parts)
+        assert override.clean is not None
+        return Sample(images=images.float(), latents=override.clean.float())
 
     def denoise(
         self, latents: Tensor, noise_level: float, prompts: Sequence[str], seeds: Sequence[int], *, base: bool = True
     ) -> Tensor:
-        """Clean latents after re-noising to `noise_level` in (0, 1) and one step back; no gradient."""
+        """Clean latents, re-noised to `noise_level` in (0, 1) and denoised in one step; no gradient."""
         import torch
 
-        standin = OneLevel(self.pipe.scheduler, noise_level)
+        override = SingleNoiseLevel(self.pipe.scheduler, noise_level)
         noise = [
             torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed + NOISE_SEED)) for seed in seeds
         ]
-        noised = standin.noised(latents.detach(), torch.stack(noise).to(latents))
-        parts = {"prepare_latents": given_latents(self.pipe, noised)}
+        noised = override.noised(latents.detach(), torch.stack(noise).to(latents))
+        parts = {"prepare_latents": fixed_latents(self.pipe, noised)}
         call = {"num_inference_steps": 1, "output_type": "latent"}
-        self._call(standin, prompts, seeds=seeds, base=base, standins=parts, call=call)
-        assert standin.clean is not None
-        return standin.clean.float()
+        self._call(override, prompts, seeds=seeds, base=base, parts=parts, call=call)
+        assert override.clean is not None
+        return override.clean.float()
 
     def save_lora(self, folder: Path, layers: Mapping[str, Tensor]) -> None:
-        """Write `pytorch_lora_weights.safetensors` with the pipeline's own `save_lora_weights`, where it has one.
+        """Write `pytorch_lora_weights.safetensors` with the pipeline's own `save_lora_weights`, if it has one.
 
-        See `export.save_layers` for pipelines without.
+        For pipelines without, see `export.save_layers`.
         """
         if hasattr(self.pipe, "save_lora_weights"):
             self.pipe.save_lora_weights(str(folder), **{f"{self.backbone}_lora_layers": dict(layers)})
@@ -220,24 +222,24 @@ class DiffusersGenerator:
         return Recipe(params.model, params.dtype, call, params.scheduler, None if own_loader else self.backbone)
 
     def pipeline(self) -> Any:
-        """The diffusers pipeline itself, with its text encoders; it has the LoRA on."""
+        """The diffusers pipeline itself, with its text encoders and the LoRA on."""
         self.encoders.load()
         return self.pipe
 
     def _call(
         self,
-        standin: Standin,
+        scheduler: SchedulerOverride,
         prompts: Sequence[str],
         *,
         seeds: Sequence[int],
         grad: bool = False,
         base: bool = False,
-        standins: Mapping[str, Any] | None = None,
+        parts: Mapping[str, Any] | None = None,
         call: Mapping[str, Any] | None = None,
     ) -> Tensor:
-        """The pipeline's own `__call__` without its `no_grad`, with stand-ins for some of its parts.
+        """The pipeline's own `__call__` without its `no_grad`, with some of its parts overridden for this call.
 
-        `call` has arguments that win over the recipe's.
+        `call` has arguments that take precedence over the recipe's.
         """
         import torch
 
@@ -247,26 +249,26 @@ class DiffusersGenerator:
             if name.startswith("negative_prompt") and isinstance(value, str):
                 arguments[name] = [value] * len(prompts)  # not every pipeline takes one for a whole batch
         arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
-        parts = {"scheduler": standin, "image_processor": StraightThrough(pipe.image_processor), **(standins or {})}
+        overrides = {"scheduler": scheduler, "image_processor": StraightThrough(pipe.image_processor), **(parts or {})}
         if self.prompts is not None:
-            parts["encode_prompt"] = self.prompts
+            overrides["encode_prompt"] = self.prompts
         if getattr(pipe, "safety_checker", None) is not None:
-            parts["safety_checker"] = None  # it blacks pictures out, and the gradient with them
+            overrides["safety_checker"] = None  # it would black out images, and cut their gradient
         run = inspect.unwrap(type(pipe).__call__)  # what torch.no_grad decorates
-        with swapped(pipe, parts), torch.set_grad_enabled(grad), lora_off(self.adapter_module, base):
+        with overridden(pipe, overrides), torch.set_grad_enabled(grad), lora_off(self.adapter_module, base):
             images: Tensor = run(pipe, **arguments).images
         return images
 
     def _reward_vae(self, model: str) -> nn.Module:
-        """The small VAE that decodes in training. Raises PluginError if it decodes other latents."""
+        """The small VAE that decodes in training. Raises PluginError if it is for other latents."""
         vae, real = load_tiny_vae(model, self.dtype), self.pipe.vae
         ours = (vae.config.latent_channels, 2 ** (len(vae.config.decoder_block_out_channels) - 1))
         theirs = (real.config.get("latent_channels"), self.pipe.vae_scale_factor)
-        if ours != theirs or "scaling_factor" not in real.config:  # which is how a pipeline can tell them apart
+        if ours != theirs or "scaling_factor" not in real.config:  # pipelines tell the two kinds of latents apart by it
             raise PluginError(
-                f"the reward_vae {model!r} (channels, scale: {ours}) does not fit the {type(real).__name__} {theirs} of"
-                f" {type(self.pipe).__name__}",
-                hint="give an AutoencoderTiny made for this generator, or leave reward_vae out",
+                f"the reward_vae {model!r} (channels, scale: {ours}) does not match the {type(real).__name__} {theirs}"
+                f" of {type(self.pipe).__name__}",
+                hint="name an AutoencoderTiny made for this generator, or leave reward_vae out",
             )
         module: nn.Module = vae.to(self.device)
         return module

@@ -1,4 +1,4 @@
-"""LoRAs of pipelines that cannot save or load one themselves."""
+"""LoRAs of pipelines without a LoRA loader of their own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def save_layers(folder: Path, backbone: str, layers: Mapping[str, Tensor]) -> None:
-    """Write a LoRA twice: as diffusers would, and as an adapter of PEFT, which loads it for any module.
+    """Write a LoRA twice: in diffusers' format, and as a PEFT adapter, which PEFT loads for any module.
 
     `PeftModel.from_pretrained(pipe.transformer, folder)` reads the second, at weight 1.0. `layers` are tensors by
-    PEFT's names without an adapter's, with the scale folded in.
+    PEFT's names without the adapter's, with the scale folded in.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file

@@ -1,4 +1,4 @@
-"""Pipelines and their parts from hub ids or folders, and text encoders that are there only while they are needed."""
+"""Pipelines and their components from hub ids or folders, and text encoders that are loaded only while needed."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
-from dualproc.plugins._offload import offload
-from dualproc.plugins._weights import SAFE, loading, quantization
+from dualproc.kit.offload import offload
+from dualproc.kit.weights import SAFE, loading, quantization
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 BACKBONES = ("transformer", "unet")
-"""What pipelines call the module that is taught."""
+"""The names of the pipeline component that is trained."""
 TEXT_ENCODER = "text_encoder"
-"""How the names of a pipeline's text encoders begin."""
+"""How the names of a pipeline's text encoders start."""
 
 
 def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None, scheduler: str | None = None) -> Any:
     """`DiffusionPipeline.from_pretrained`, with errors that say what to do.
 
-    `quantize` is None, `8bit` or `4bit`, for backbone and text encoders; `scheduler` the name of the class to use
-    instead of the model's own. Weights are read from safetensors only, and no code of the model's own is run.
+    `quantize` is None, `8bit` or `4bit`, for backbone and text encoders; `scheduler` is the name of a class to use
+    instead of the model's own. Reads weights from safetensors only, and runs no code that comes with the model.
     Raises PluginError.
     """
     from diffusers import DiffusionPipeline, PipelineQuantizationConfig
@@ -68,7 +68,7 @@ def load_text_encoder(
     quantize: str | None,
     offloaded: bool,
 ) -> nn.Module:
-    """The component `name`, of the class `kind`, of a model; frozen."""
+    """The component `name` of a model, of class `kind`, frozen."""
     more = {"quantization_config": quantization(quantize, dtype, "transformers")} if quantize else {}
     encoder: nn.Module = kind.from_pretrained(model, subfolder=name, dtype=dtype, **SAFE, **more)
     freeze(encoder)
@@ -79,14 +79,14 @@ def load_text_encoder(
 
 
 def freeze(module: nn.Module) -> None:
-    """No gradient in its weights, no dropout."""
+    """Switch off gradients of the weights, and dropout."""
     module.requires_grad_(False).eval()
 
 
 def checkpoint_activations(backbone: nn.Module, others: Sequence[nn.Module]) -> None:
-    """Activations are computed again in the backward pass, by diffusers' own means; in others where they can be.
+    """Recompute activations in the backward pass, with diffusers' own checkpointing; in `others` where supported.
 
-    Raises PluginError if the backbone cannot.
+    Raises PluginError if the backbone does not support it.
     """
     if not getattr(backbone, "_supports_gradient_checkpointing", False):
         raise PluginError(
@@ -98,16 +98,16 @@ def checkpoint_activations(backbone: nn.Module, others: Sequence[nn.Module]) -> 
 
 
 class TextEncoders:
-    """A pipeline's text encoders: given up once all prompts are encoded, loaded again when one is needed."""
+    """A pipeline's text encoders: released once all prompts are encoded, reloaded when needed."""
 
     def __init__(self, pipe: Any, load: Callable[[type, str], nn.Module]) -> None:
-        """`load(class, name)` returns the component `name` anew."""
+        """`load(class, name)` loads the component `name`."""
         self.pipe, self._load = pipe, load
         self.released: dict[str, type] = {}
-        """The classes of those that are not loaded, by the names of the components."""
+        """The classes of released encoders, by component name."""
 
     def release(self) -> None:
-        """Free their memory: nothing of ours refers to them any more."""
+        """Free their memory."""
         import torch
 
         loaded = self.pipe.components.items()
@@ -119,16 +119,16 @@ class TextEncoders:
             torch.cuda.empty_cache()
 
     def load(self) -> None:
-        """Make sure that they are there."""
+        """Load the released encoders again."""
         for name in list(self.released):
             self.pipe.__dict__[name] = self._load(self.released[name], name)
             del self.released[name]
 
 
 def _check_index(model: str, index: Mapping[str, Any]) -> None:
-    """Raises PluginError if a pipeline's index names a class that diffusers and transformers do not have themselves.
+    """Raises PluginError if a pipeline's index names a class that is not part of diffusers and transformers.
 
-    Or a pipeline within the pipeline, for whose weights diffusers would take pickles.
+    Also for a pipeline within the pipeline, for which diffusers would accept pickled weights.
     """
     import diffusers
 
@@ -142,17 +142,17 @@ def _check_index(model: str, index: Mapping[str, Any]) -> None:
             foreign.append(name)
         found = getattr(getattr(diffusers.pipelines, library, diffusers), str(kind[-1]), None)
         if isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline):
-            raise PluginError(f"cannot load the generator {model!r}: its {name[:200]} is a pipeline of its own")
+            raise PluginError(f"cannot load the generator {model!r}: its component {name[:200]} is itself a pipeline")
     if foreign:
         raise PluginError(
-            f"cannot load the generator {model!r}: it brings code of its own for {', '.join(foreign)[:200]}, and "
+            f"cannot load the generator {model!r}: it comes with its own code for {', '.join(foreign)[:200]}, and "
             "dualproc never runs code that comes with a model",
-            hint="use a model whose classes the installed diffusers and transformers have themselves",
+            hint="use a model whose classes are part of the installed diffusers and transformers",
         )
 
 
 def _check_packages(model: str, pipeline: str) -> None:
-    """Raises PluginError if diffusers has only a placeholder for the pipeline's class, for want of a package."""
+    """Raises PluginError if diffusers lacks a package that the pipeline's class needs."""
     import diffusers
 
     needed = getattr(getattr(diffusers, pipeline, None), "_backends", ())

@@ -31,7 +31,7 @@ def large(
     lora_targets: Sequence[str],
     **more: Any,
 ) -> Preset:
-    """A model of a hub: square pictures, weights in bfloat16."""
+    """A model of a hub: square images, weights in bfloat16."""
     return Preset(
         of="diffusers",
         summary=summary,

@@ -1,10 +1,9 @@
-"""Prompts encoded once: a stand-in for a pipeline's `encode_prompt` that joins batches from single prompts.
+"""A prompt cache: replaces a pipeline's `encode_prompt` and assembles batches from prompts encoded once.
 
-A step draws its prompts at random, so that hardly any batch comes twice, but every prompt does. What pipelines return
-differs (tensors with a row for each prompt, lists, position ids that are the same for any batch, masks that are left
-out where nothing is padded), so it is learnt from the pipeline: how its encoding of a batch is made of the encodings
-of the prompts. A batch with a prompt not seen before is encoded both ways and compared; if they differ, nothing is
-cached any more.
+A training step draws its prompts at random, so batches hardly ever repeat, but prompts do. Pipelines return different
+things (tensors with a row for each prompt, lists, position ids that are the same for any batch, masks that are left out
+where nothing is padded). So the cache learns from the pipeline how its encoding of a batch is made of the encodings of
+the prompts. A batch with a new prompt is encoded both ways and compared; if the two differ, the cache is switched off.
 """
 
 from __future__ import annotations
@@ -28,34 +27,34 @@ Part = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """How the encoding of a batch follows from those of its prompts."""
+    """How the encoding of a batch is made of those of its prompts."""
 
     kinds: tuple[Kind, ...]
-    """`rows`: one below the other, padded with zeros; `list`: chained; `mask`: 1 where a row is not padded, None if
-    none is; `shared`: the same for any batch."""
+    """`rows`: concatenated and padded with zeros; `list`: concatenated; `mask`: 1 where a row is not padded, None if no
+    row is; `shared`: the same for any batch."""
     uneven: bool
-    """Whether it was learnt from prompts of different lengths."""
+    """Whether it was learned from prompts of different lengths."""
 
 
 class PromptCache:
-    """In place of a pipeline's `encode_prompt`: encodes every prompt once, by itself, without gradient."""
+    """Replaces a pipeline's `encode_prompt`: encodes each prompt once, alone, without gradient."""
 
     def __init__(self, encode: Callable[..., Any], ready: Callable[[], None]) -> None:
-        """`encode` is the pipeline's own; `ready` is called before it, and sees that the text encoders are loaded."""
+        """`encode` is the pipeline's own method; `ready` is called before it, to load the text encoders."""
         self._encode, self._ready = encode, ready
         self._signature = inspect.signature(encode)
         self._parts: dict[tuple[Any, ...], Part] = {}
         self._layouts: dict[str, Layout] = {}
         self.joins = True
-        """False once the pipeline's encoding of a batch was another than that of its prompts."""
+        """False once the pipeline's encoding of a batch differed from the joined encodings of its prompts."""
 
     @property
     def holds(self) -> bool:
-        """Whether there are encodings to draw with, so that the text encoders are not needed for them."""
+        """Whether prompts are cached, so that the text encoders are not needed for them."""
         return self.joins and bool(self._parts)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the pipeline's own returns, up to rounding."""
+        """What the pipeline's own method returns, up to rounding."""
         bound = self._signature.bind(*args, **kwargs)
         texts, rest = _split(bound.arguments)
         if not self.joins or rest is None:
@@ -75,7 +74,7 @@ class PromptCache:
         return join(parts, layout)
 
     def _learn(self, bound: inspect.BoundArguments, rest: str, parts: Sequence[Part]) -> Any:
-        """The pipeline's own encoding of a batch; compared with the joined one, which is trusted from now on."""
+        """The pipeline's own encoding of a batch, compared with the joined one, which is trusted from then on."""
         whole = self._run(bound, {})
         known = self._layouts.get(rest)
         try:
@@ -85,26 +84,26 @@ class PromptCache:
                 self._layouts[rest] = known
                 return whole
         except (TypeError, ValueError, RuntimeError):
-            pass  # it is built in a way that joining knows nothing of
+            pass  # its structure is unknown to `join`
         return self._give_up(bound, whole)
 
     def _give_up(self, bound: inspect.BoundArguments, whole: Any = None) -> Any:
         self.joins = False
         self._parts.clear()
         warnings.warn(
-            "prompts are encoded anew in every step and the text encoders stay in memory: this pipeline's encoding of"
-            " a batch is another than that of its prompts",
+            "prompts are encoded again in every training step and the text encoders stay in memory: this pipeline"
+            " encodes a batch differently from its single prompts",
             DualprocWarning,
             stacklevel=2,
         )
         return self._run(bound, {}) if whole is None else whole
 
     def _run(self, bound: inspect.BoundArguments, changes: dict[str, Any]) -> Any:
-        """The pipeline's own, with some arguments changed."""
+        """The pipeline's own method, with some arguments changed."""
         import torch
 
         self._ready()
-        # Lists are copied: some pipelines put their prompt template into the list they are given.
+        # Lists are copied: some pipelines write their prompt template into the list that they get.
         lists = {name: list(value) for name, value in bound.arguments.items() if isinstance(value, list)}
         again = inspect.BoundArguments(bound.signature, OrderedDict({**bound.arguments, **lists, **changes}))
         with torch.no_grad():
@@ -113,7 +112,7 @@ class PromptCache:
 
 @dataclass(frozen=True)
 class _Texts:
-    """The arguments that have one text for each prompt."""
+    """The arguments that hold one text per prompt."""
 
     lists: dict[str, list[str]]
 
@@ -126,7 +125,7 @@ class _Texts:
 
 
 def _split(arguments: dict[str, Any]) -> tuple[_Texts, str | None]:
-    """The texts, and all else as a key; None if what is given is not a text for each prompt."""
+    """The texts, and everything else as a key; None if the arguments are not one text per prompt."""
     import torch
 
     def is_text(name: str, value: Any) -> bool:
@@ -142,7 +141,7 @@ def _split(arguments: dict[str, Any]) -> tuple[_Texts, str | None]:
 
 
 def learn(parts: Sequence[Part], whole: Part) -> Layout:
-    """How `whole`, the encoding of a batch of two or more, is made of `parts`. Raises ValueError if unclear."""
+    """How `whole`, the encoding of a batch of at least two, is made of `parts`. Raises ValueError if unclear."""
     kinds = tuple(_kind(values, total) for *values, total in zip(*parts, whole, strict=True))
     return Layout(kinds, _uneven(parts))
 
@@ -164,7 +163,7 @@ def join(parts: Sequence[Part], layout: Layout) -> Part:
     """The encoding of a batch from those of its prompts."""
     columns = list(zip(*parts, strict=True))
     lengths: list[int] = []
-    """Of the first rows: how long each one is."""
+    """The length of each prompt, from the first rows."""
     joined: list[Any] = []
     for kind, values in zip(layout.kinds, columns, strict=True):
         if kind == "rows":
@@ -180,7 +179,7 @@ def join(parts: Sequence[Part], layout: Layout) -> Part:
 
 
 def _stacked(values: Sequence[Tensor]) -> Tensor:
-    """Tensors [n, L, ...] one below the other, those with a smaller L padded with zeros."""
+    """Tensors [n, L, ...] concatenated, those with a smaller L padded with zeros."""
     import torch
 
     if values[0].ndim < 2:
@@ -203,19 +202,19 @@ def _mask(lengths: Sequence[int], device: Any) -> Tensor | None:
 
 
 def _uneven(parts: Sequence[Part]) -> bool:
-    """Whether any tensors in the same place are of different shapes."""
+    """Whether any tensors in the same place have different shapes."""
     import torch
 
     return any(len({v.shape for v in values if isinstance(v, torch.Tensor)}) > 1 for values in zip(*parts, strict=True))
 
 
 def _fresh(part: Part) -> Part:
-    """With lists of its own, which a pipeline may change."""
+    """A copy whose lists a pipeline may change."""
     return tuple(list(value) if isinstance(value, list) else value for value in part)
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Whether two encodings agree: every token's vector up to rounding, which depends on the size of the batch."""
+    """Whether two encodings agree, token by token, up to rounding that depends on the batch size."""
     import torch
 
     if isinstance(ours, (tuple, list)):

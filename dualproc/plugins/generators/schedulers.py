@@ -1,9 +1,9 @@
-"""Thin stand-ins for a pipeline's scheduler: how any diffusers pipeline is driven through its own `__call__`.
+"""Thin wrappers of a pipeline's scheduler: how any diffusers pipeline is driven through its own `__call__`.
 
 A pipeline asks its scheduler for the timesteps and, after each evaluation of the backbone, for the next sample. A
-stand-in that answers both differently turns the unmodified pipeline into what the engine needs, with its own packing,
-guidance and decoding: a run that ends early with the clean estimate (`Stopped`), one evaluation at a chosen noise level
-(`OneLevel`), or a run that ends when the prompts are encoded (`Unstarted`).
+wrapper that answers both differently makes the unmodified pipeline do what the engine needs, with its own packing,
+guidance and decoding: stop early and return the clean estimate (`StopAtStep`), evaluate the backbone once at a chosen
+noise level (`SingleNoiseLevel`), or stop when the prompts are encoded (`EncodeOnly`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Standin:
-    """Delegates everything to the real scheduler, and keeps the signatures that pipelines inspect."""
+class SchedulerOverride:
+    """Delegates everything to the pipeline's scheduler, and keeps the signatures that pipelines inspect."""
 
     def __init__(self, scheduler: Any) -> None:
         self.scheduler = scheduler
@@ -40,7 +40,7 @@ class Standin:
 
 
 def _signed_as(real: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """Our function with the real one's signature, which pipelines look at to see what they may pass."""
+    """Our function with the signature of the real one, which pipelines inspect to see what they may pass."""
 
     @wraps(real)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -49,19 +49,19 @@ def _signed_as(real: Callable[..., Any], ours: Callable[..., Any]) -> Callable[.
     return call
 
 
-class Encoded(Exception):  # noqa: N818 - it is no error
-    """Raised by `Unstarted` when a pipeline is done with everything that comes before sampling."""
+class Encoded(Exception):  # noqa: N818 - not an error
+    """Raised by `EncodeOnly` when a pipeline has done everything that comes before sampling."""
 
 
-class Unstarted(Standin):
-    """Ends a call where sampling would begin: by then pipelines have encoded their prompts."""
+class EncodeOnly(SchedulerOverride):
+    """Stops where sampling would begin: by then, pipelines have encoded their prompts."""
 
     def _set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         raise Encoded
 
 
-class Recorder(Standin):
-    """Changes nothing; remembers the final latents."""
+class RecordLatents(SchedulerOverride):
+    """Changes nothing; records the final latents."""
 
     def _step(self, output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> tuple[Tensor]:
         kwargs["return_dict"] = False
@@ -69,13 +69,13 @@ class Recorder(Standin):
         return (self.clean,)
 
 
-class Stopped(Standin):
-    """Ends after a step drawn by `seed` with the clean estimate; only that step is differentiable.
+class StopAtStep(SchedulerOverride):
+    """Stops after a step drawn from `seed` and returns the clean estimate; only that step is differentiable.
 
-    A step is one evaluation of the backbone: schedulers of second order (Heun, KDPM2) have more timesteps than they
-    are asked for, and the last ones, with little noise, must be drawn as well.
-    The estimate is the paper's: x0 = z_t - sigma_t * v(z_t) for a flow; the scheduler's own for other kinds, and where
-    it gives none, that of its table of coefficients (DPM++, PNDM, UniPC).
+    A step is one evaluation of the backbone: second-order schedulers (Heun, KDPM2) have more timesteps than requested,
+    and the last ones, with little noise, must be drawn too. The estimate is the paper's, x0 = z_t - sigma_t * v(z_t),
+    for flow matching; the scheduler's own for other kinds; and, where the scheduler gives none (DPM++, PNDM, UniPC),
+    computed from its table of coefficients.
     """
 
     def __init__(self, scheduler: Any, seed: int) -> None:
@@ -92,7 +92,7 @@ class Stopped(Standin):
 
         super()._set_timesteps(*args, **kwargs)
         self.last = random.Random(self.seed).randrange(len(self.scheduler.timesteps))
-        torch.set_grad_enabled(self.last == 0)  # the caller's context restores it
+        torch.set_grad_enabled(self.last == 0)  # the caller's context restores the mode
 
     def _step(self, output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> tuple[Tensor]:
         import torch
@@ -104,7 +104,7 @@ class Stopped(Standin):
             torch.set_grad_enabled(self.done == self.last)
             return (after,)
         self.clean = self._estimate(output, timestep, sample, kwargs)
-        return (self.clean.to(sample.dtype),)  # some schedulers estimate in float32, which a VAE in bfloat16 refuses
+        return (self.clean.to(sample.dtype),)  # some schedulers estimate in float32, which a bfloat16 VAE refuses
 
     def _estimate(self, output: Tensor, timestep: Any, sample: Tensor, kwargs: dict[str, Any]) -> Tensor:
         if is_flow(self.scheduler):
@@ -115,22 +115,22 @@ class Stopped(Standin):
             estimate: Tensor | None = getattr(result, name, None)
             if estimate is not None:
                 return estimate
-        # Only then are its samples sqrt(abar) x0 + sqrt(1 - abar) e, and not scaled otherwise.
+        # Only then are its samples sqrt(abar) x0 + sqrt(1 - abar) e, and not scaled in another way.
         if hasattr(self.scheduler, "alphas_cumprod") and float(self.scheduler.init_noise_sigma) == 1:
             signal = self.scheduler.alphas_cumprod.to(sample)[int(timestep)]
             return clean_estimate(self.scheduler, output, sample, signal**0.5, (1 - signal) ** 0.5)
         raise PluginError(
-            f"the scheduler {type(self.scheduler).__name__} gives no estimate of the clean picture",
+            f"the scheduler {type(self.scheduler).__name__} gives no estimate of the clean image",
             hint="set the generator's scheduler to a flow-matching one, DDIMScheduler, EulerDiscreteScheduler or"
             " DPMSolverMultistepScheduler",
         )
 
 
-class OneLevel(Standin):
-    """One evaluation of the backbone at `noise_level` in (0, 1), on latents that are given already noised.
+class SingleNoiseLevel(SchedulerOverride):
+    """One evaluation of the backbone at `noise_level` in (0, 1), on latents that are already noised.
 
-    A flow's latents are (1 - t) x0 + t e; others' are sqrt(abar) x0 + sqrt(1 - abar) e at the training step whose
-    sqrt(1 - abar) is nearest to the level, whatever the scheduler's own scaling.
+    For flow matching, these are (1 - t) x0 + t e; for others, sqrt(abar) x0 + sqrt(1 - abar) e at the training timestep
+    whose sqrt(1 - abar) is nearest to the level, whatever the scheduler's own scaling.
     """
 
     order = 1
@@ -158,7 +158,7 @@ class OneLevel(Standin):
         return sample
 
     def noised(self, clean: Tensor, noise: Tensor) -> Tensor:
-        """The latents to give to the pipeline."""
+        """The latents to pass to the pipeline."""
         return self.signal * clean + self.noise * noise
 
     def _step(self, output: Tensor, timestep: Any, sample: Tensor, **kwargs: Any) -> tuple[Tensor]:
@@ -180,7 +180,7 @@ def clean_estimate(scheduler: Any, output: Tensor, sample: Tensor, signal: Any, 
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Flow-matching schedulers have noise levels and no table of diffusion coefficients, or say what they predict."""
+    """Whether a scheduler is for flow matching: it says so, or has noise levels but no diffusion coefficients."""
     if getattr(scheduler.config, "prediction_type", None) == "flow_prediction":
         return True
     return hasattr(scheduler, "sigmas") and not hasattr(scheduler, "alphas_cumprod")

@@ -1,4 +1,4 @@
-"""Where a LoRA goes, found by looking at the backbone."""
+"""The layers that receive the LoRA, found by inspecting the backbone."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONDITIONING = re.compile(r"(?:^|_)(?:norm|mod(?!el)|ada|emb|time)", re.IGNORECASE)
-"""Parts of names of what scales and shifts (norms, modulation) or embeds: it steers blocks from outside."""
+"""Parts of the names of norms, modulation and embeddings, which condition the blocks from outside."""
 
 
 def find_targets(module: nn.Module) -> list[str]:
-    """Name endings (`*`: any one part of a name) of the linear layers of attention and feed-forward.
+    """Name endings (`*` is any one part of a name) of the linear layers of attention and feed-forward.
 
-    These are the linear layers within repeated blocks, that is, members of a ModuleList of modules that have parts of
-    their own, but for those whose names say conditioning. Raises PluginError if there are none.
+    These are the linear layers in repeated blocks (members of a ModuleList whose modules have children), except those
+    that are named as conditioning. Raises PluginError if there are none.
     """
     import torch
 

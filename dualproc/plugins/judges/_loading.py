@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
-from dualproc.plugins._weights import SAFE, loading, quantization
+from dualproc.kit.weights import SAFE, loading, quantization
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ NOT_IMAGES = (
 
 
 class Shown:
-    """An image processor that is shown tensors [B, 3, H, W], whatever pictures it is called with."""
+    """An image processor that is shown tensors [B, 3, H, W], whatever it is called with."""
 
     def __init__(self, real: Any, images: Tensor) -> None:
         self.real, self.images = real, images
@@ -31,8 +31,8 @@ class Shown:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def __call__(self, pictures: Any, **kwargs: Any) -> Any:
-        nested = isinstance(pictures[0], (list, tuple))
+    def __call__(self, given: Any, **kwargs: Any) -> Any:
+        nested = isinstance(given[0], (list, tuple))
         return self.real([[image] for image in self.images] if nested else list(self.images), **kwargs)
 
 

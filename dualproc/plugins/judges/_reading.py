@@ -1,4 +1,4 @@
-"""Rows of tokens for a vision-language model to read: joined, cut where they part, the picture encoded once.
+"""Rows of tokens for a vision-language model to read: joined, cut where they part, the image encoded once.
 
 A row is what a processor says of one prompt's tokens: `input_ids` and whatever else it has for each token, [1, S, ...]
 each. Rows are joined with their padding on the right and read without an attention mask: a causal model never looks at
@@ -72,9 +72,9 @@ def last_places(rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, lis
 
 @contextmanager
 def encoded_once(model: nn.Module) -> Iterator[None]:
-    """Within, the first pass encodes the pictures, and further passes over the same pictures use what it found.
+    """Within, the first pass encodes the images, and further passes over the same images use what it found.
 
-    Nearly all families of transformers encode pictures in a method of this name; where one does not, every pass does.
+    Nearly all families of transformers encode images in a method of this name; where one does not, every pass does.
     """
     owners = [part for part in model.modules() if callable(getattr(part, "get_image_features", None))]
     if not owners:

@@ -1,7 +1,7 @@
 """Judges by name: each a set of parameters for `transformers`.
 
-Where a processor cuts pictures into tiles, that is off (in the paper: image splitting off): the judge reads one view of
-the whole picture, at a fraction of the memory. Two families cannot do without: the tiles are settled in the model's own
+Where a processor cuts images into tiles, that is off (in the paper: image splitting off): the judge reads one view of
+the whole image, at a fraction of the memory. Two families cannot do without: the tiles are settled in the model's own
 configuration, which an argument of the image processor alone would contradict.
 """
 
@@ -32,17 +32,17 @@ def large(summary: str, *, model: str, **more: Any) -> Preset:
 
 
 IDEFICS2 = large(
-    "Idefics2-8B, in bfloat16, pictures not split: a judge of the paper.",
+    "Idefics2-8B, in bfloat16, images not split: a judge of the paper.",
     model="HuggingFaceM4/idefics2-8b",
     images={"do_image_splitting": False},
 )
 IDEFICS3 = large(
-    "Idefics3-8B, in bfloat16, pictures not split.",
+    "Idefics3-8B, in bfloat16, images not split.",
     model="HuggingFaceM4/Idefics3-8B-Llama3",
     images={"do_image_splitting": False},
 )
 SMOLVLM2 = large(
-    "SmolVLM2-2.2B-Instruct, in bfloat16, pictures not split (needs the package num2words).",
+    "SmolVLM2-2.2B-Instruct, in bfloat16, images not split (needs the package num2words).",
     model="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
     images={"do_image_splitting": False},
 )
@@ -64,7 +64,7 @@ LLAVA_1_5 = large(
     model="llava-hf/llava-1.5-7b-hf",
 )
 LLAVA_ONEVISION = large(
-    "LLaVA-OneVision-7B, in bfloat16; pictures of more than 384 pixels are split.",
+    "LLaVA-OneVision-7B, in bfloat16; images of more than 384 pixels are split.",
     model="llava-hf/llava-onevision-qwen2-7b-ov-hf",
 )
 PIXTRAL = large(
@@ -72,16 +72,16 @@ PIXTRAL = large(
     model="mistral-community/pixtral-12b",
 )
 PALIGEMMA2 = large(
-    "PaliGemma 2 3B (mix, 448 pixels), in bfloat16; was taught to answer in lower case: yes, no.",
+    "PaliGemma 2 3B (mix, 448 pixels), in bfloat16; was trained to answer in lower case: yes, no.",
     model="google/paligemma2-3b-mix-448",
     template="<image>answer en {{ messages[0]['content'][-1]['text'] }}",
 )
 INTERNVL3 = large(
-    "InternVL3-8B, in bfloat16, pictures not split.",
+    "InternVL3-8B, in bfloat16, images not split.",
     model="OpenGVLab/InternVL3-8B-hf",
     images={"crop_to_patches": False},
 )
 MLLAMA = large(
-    "Llama 3.2 11B Vision, in bfloat16; pictures of more than 560 pixels are split.",
+    "Llama 3.2 11B Vision, in bfloat16; images of more than 560 pixels are split.",
     model="meta-llama/Llama-3.2-11B-Vision-Instruct",
 )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from dualproc.errors import PluginError
-from dualproc.plugins._devices import Device, pick_device
-from dualproc.plugins._offload import offload, whole_or_quantized
-from dualproc.plugins._weights import warn_of_unknown
+from dualproc.kit.devices import Device, pick_device
+from dualproc.kit.offload import offload, whole_or_quantized
+from dualproc.kit.weights import warn_of_unknown
 from dualproc.types import Answers, Question
 
 from ._loading import Shown, checkpoint, load
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TOLERANCE = 0.05
-"""Largest difference, in the model's normalised pixel units, between a picture given as 8 bits and as a tensor."""
+"""Largest difference, in the model's normalised pixel units, between an image given as 8 bits and as a tensor."""
 READING_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
 """Largest difference between reading on and reading anew, as a share of how far the log-likelihoods spread."""
 
@@ -78,9 +78,9 @@ class TransformersJudge:
     def answer_log_likelihoods(self, images: Tensor, questions: Sequence[Sequence[Question]]) -> Answers:
         """Log-likelihood [B, Q, K] of every candidate of `questions[b][q]`, by `images` [B, 3, H, W] in [0, 1].
 
-        The pictures are encoded once, whatever is asked about them, and only the logits that score an answer are
+        The images are encoded once, whatever is asked about them, and only the logits that score an answer are
         computed. Where the model can read on from what it has read (`reads_on`), all that the questions have in common
-        (the picture above all) is read once too, and so is a question for all its candidates.
+        (the image above all) is read once too, and so is a question for all its candidates.
         """
         import torch
 
@@ -95,7 +95,9 @@ class TransformersJudge:
             for q, stem in rows
         ]
         read = self._read_on if self.reads_on and len(rows) > 1 else self._read_anew
-        after = dict(zip(rows, read(self._pictures(images), texts, [1 + len(stem) for _, stem in rows]), strict=True))
+        after = dict(
+            zip(rows, read(self._image_inputs(images), texts, [1 + len(stem) for _, stem in rows]), strict=True)
+        )
         scores = [
             torch.stack([after[q, one[:-1]][:, range(len(one)), one].sum(1) for one in ids], dim=1)
             for q, ids in enumerate(answers)
@@ -104,7 +106,7 @@ class TransformersJudge:
         return Answers(torch.stack(scores, dim=1).to(images.device), torch.tensor(counts, device=images.device))
 
     def generate(self, images: Tensor, questions: Sequence[str], *, max_new_tokens: int = 32) -> list[str]:
-        """Answer one question a picture in words, greedily."""
+        """Answer one question per image in words, greedily."""
         import torch
 
         with torch.no_grad():
@@ -113,25 +115,27 @@ class TransformersJudge:
         texts = self.tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def _read_anew(self, pictures: dict[str, Tensor], texts: list[list[Row]], counts: list[int]) -> Iterator[Tensor]:
+    def _read_anew(
+        self, image_inputs: dict[str, Tensor], texts: list[list[Row]], counts: list[int]
+    ) -> Iterator[Tensor]:
         """Row after row, each from its start: [B, count, V] log P(next token) after the last `count` tokens.
 
-        `texts[r][b]` is row r about picture b.
+        `texts[r][b]` is row r about image b.
         """
         with encoded_once(self.model):
             for row, count in zip(texts, counts, strict=True):
                 places, own = last_places(row, [count] * len(row))
-                inputs = {**pictures, **joined(row, self._after)}
+                inputs = {**image_inputs, **joined(row, self._after)}
                 logits = self.model(**inputs, use_cache=False, logits_to_keep=places.to(self.device)).logits
                 yield logits[[[b] for b in range(len(row))], own].float().log_softmax(-1)
 
-    def _read_on(self, pictures: dict[str, Tensor], texts: list[list[Row]], counts: list[int]) -> Iterator[Tensor]:
-        """As `_read_anew`, but what all rows begin with is read once a picture; the rest goes on from the cache."""
-        rows = [row for of_picture in zip(*texts, strict=True) for row in of_picture]
+    def _read_on(self, image_inputs: dict[str, Tensor], texts: list[list[Row]], counts: list[int]) -> Iterator[Tensor]:
+        """As `_read_anew`, but what all rows begin with is read once an image; the rest goes on from the cache."""
+        rows = [row for of_image in zip(*texts, strict=True) for row in of_image]
         every = counts * len(texts[0])
         shared = shared_length(rows, every)
         start = joined([cut(row, 0, shared) for row in texts[0]], self._after)
-        cache = self.model(**pictures, **start, use_cache=True, logits_to_keep=1).past_key_values
+        cache = self.model(**image_inputs, **start, use_cache=True, logits_to_keep=1).past_key_values
         cache.batch_repeat_interleave(len(texts))
         rest = [cut(row, shared) for row in rows]
         places, own = last_places(rest, every)
@@ -145,7 +149,7 @@ class TransformersJudge:
     def _inputs(self, images: Tensor, prompts: list[str]) -> dict[str, Tensor]:
         """The processor's tensors; `pixel_values` are differentiable in the images.
 
-        The processor is given blank pictures, for some take no tensors, and its image processor is given ours.
+        The processor is given blank images, for some take no tensors, and its image processor is given ours.
         """
         import torch
         from PIL import Image
@@ -169,14 +173,14 @@ class TransformersJudge:
             self.processor.image_processor = real
         return {k: v.to(self.model.dtype) if torch.is_floating_point(v) else v for k, v in out.items() if k != "labels"}
 
-    def _pictures(self, images: Tensor) -> dict[str, Tensor]:
-        """What the model needs of the pictures alone."""
+    def _image_inputs(self, images: Tensor) -> dict[str, Tensor]:
+        """What the model needs of the images alone."""
         inputs = self._inputs(images, [self._prompt("")] * len(images))
         of_text = {*per_token(inputs), "attention_mask"}
         return {name: value for name, value in inputs.items() if name not in of_text}
 
     def _read_tokens(self, text: str, height: int, width: int) -> Row:
-        """The tokens of a question about a picture of this size."""
+        """The tokens of a question about an image of this size."""
         import torch
 
         return per_token(self._inputs(torch.zeros(1, 3, height, width), [self._prompt(text)]))
@@ -215,29 +219,29 @@ class TransformersJudge:
     def _reads_on_exactly(self) -> bool:
         """Whether reading on gives what reading anew does.
 
-        It does not where the tokens of a question and of the picture see each other (PaliGemma), or where the question
-        stands before the picture: then nothing is gained by trying.
+        It does not where the tokens of a question and of the image see each other (PaliGemma), or where the question
+        stands before the image: then nothing is gained by trying.
         """
         import torch
 
-        pictures = self._pictures(_noise()[None])
-        texts = [[self._tokens(text, 64, 64)] for text in ("Is it?", "Is this the picture that was asked for?")]
+        image_inputs = self._image_inputs(_noise()[None])
+        texts = [[self._tokens(text, 64, 64)] for text in ("Is it?", "Is this the image that was asked for?")]
         with torch.no_grad():
-            anew = torch.cat(list(self._read_anew(pictures, texts, [1, 1])))
+            anew = torch.cat(list(self._read_anew(image_inputs, texts, [1, 1])))
             try:
-                on = torch.cat(list(self._read_on(pictures, texts, [1, 1])))
+                on = torch.cat(list(self._read_on(image_inputs, texts, [1, 1])))
             except Exception:  # whatever a stranger's model raises, it can be asked one by one
                 return False
         return bool((on - anew).abs().max() <= READING_TOLERANCE[self.params.dtype] * anew.std())
 
     def _check_processor(self) -> None:
-        """Refuse one that lets no gradient through, or treats a tensor otherwise than the same picture in 8 bits."""
+        """Refuse one that lets no gradient through, or treats a tensor otherwise than the same image in 8 bits."""
         import torch
         from PIL import Image
 
         tensor, prompt = _noise(), [self._prompt("")]
-        picture = Image.fromarray((tensor * 255).round().byte().permute(1, 2, 0).numpy())
-        plain = self.processor(images=[[picture]], text=prompt, return_tensors="pt", images_kwargs=self.params.images)
+        image = Image.fromarray((tensor * 255).round().byte().permute(1, 2, 0).numpy())
+        plain = self.processor(images=[[image]], text=prompt, return_tensors="pt", images_kwargs=self.params.images)
         with torch.enable_grad():
             ours = self._inputs(tensor.requires_grad_()[None], prompt)["pixel_values"].float().cpu()
             total = ours.sum()
@@ -245,19 +249,19 @@ class TransformersJudge:
         if off > TOLERANCE:
             raise PluginError(
                 f"the processor of {self.params.model!r} ({type(self.processor).__name__}) gives other pixels for a "
-                f"tensor than for the same 8-bit picture: they differ by up to {off:.3g} (allowed: {TOLERANCE})",
-                hint="its gradient would be of another picture than the one people see; use another judge",
+                f"tensor than for the same 8-bit image: they differ by up to {off:.3g} (allowed: {TOLERANCE})",
+                hint="its gradient would be of another image than the one people see; use another judge",
             )
         if not (total.requires_grad and torch.autograd.grad(total, tensor)[0].any()):
             raise PluginError(
                 f"the processor of {self.params.model!r} ({type(self.processor).__name__}) lets no gradient through to "
-                "the picture, so that nothing would be learnt",
+                "the image, so that nothing would be learnt",
                 hint="its image processor detaches or rounds what it is shown; use another judge",
             )
 
 
 def _noise() -> Tensor:
-    """A smooth random picture [3, 64, 64] of 8-bit values in [0, 1], the same each time.
+    """A smooth random image [3, 64, 64] of 8-bit values in [0, 1], the same each time.
 
     Its values are middle ones: where a bicubic filter overshoots beyond white, 8 bits clip and a tensor does not.
     """

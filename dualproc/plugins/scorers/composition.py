@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from dualproc.kit.regions import Layout, layouts
 from dualproc.types import ScoreContext
-
-from ._regions import Layout, layouts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._regions import Array
+    from dualproc.kit.regions import Array
 
 TALL = 0.15
-"""Least height of an upright object, as a fraction of the picture's height."""
+"""Least height of an upright object, as a fraction of the image's height."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Composition:
-    """How far a picture is from one demand on its composition: 0 where it is met; measured without a network.
+    """How far an image is from one demand on its composition: 0 where it is met; measured without a network.
 
     `expanse`: the share of a region that drawings cover. The border of sky and ground is no drawing. `upright`: the
     distance, as a fraction of the width, from a column to the axis (the median column of what is drawn) of the nearest
@@ -32,7 +31,7 @@ class Composition:
 
     On fresh rendered scenes of 64 and 96 pixels the mean error of `expanse` is 0.012 to 0.022, mostly too much, and
     96 % or more are within 0.05; that of `upright` is 0.012 with 96 % within 0.05, and 0.025 with 92 % in scenes far
-    beyond what the generator draws (`python -m tools.tiny_world.meters_geometry`).
+    beyond what the generator draws (`python -m tools.tiny_world.accuracy_geometry`).
     """
 
     api_version: ClassVar[int] = 1
@@ -49,7 +48,7 @@ class Composition:
             None, description="The plain region: left, top, right, bottom as fractions; for `expanse`."
         )
         x: Share | None = Field(None, description="Where the object stands, as a fraction of the width; for `upright`.")
-        tolerance: float = Field(0.1, gt=0, le=1, description="A picture is on target up to this value.")
+        tolerance: float = Field(0.1, gt=0, le=1, description="An image is on target up to this value.")
 
         @model_validator(mode="after")
         def _complete(self) -> Self:

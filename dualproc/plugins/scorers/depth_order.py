@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dualproc.kit.regions import Layout, layouts, parts_of
 from dualproc.types import ScoreContext
-
-from ._regions import Layout, layouts, parts_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ._regions import Mask
+    from dualproc.kit.regions import Mask
 
 NEAR = 0.12
 """An object is at a point if its columns come this near to it, as a fraction of the height."""
@@ -32,13 +31,13 @@ Place = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, 
 class DepthOrder:
     """How much nearer one object stands than another: how much lower its feet are, without a network.
 
-    In a scene on a level ground, seen from above the ground, what stands nearer has its feet lower in the picture; what
+    In a scene on a level ground, seen from above the ground, what stands nearer has its feet lower in the image; what
     flies, or stands on something else than the ground, is not judged rightly. An object is what differs from sky and
     ground and reaches below the horizon; the one at a point is found by its columns, then by its distance. Objects that
     touch are parted: by wearing off thin parts, else between the points, where least is drawn.
 
     On fresh rendered scenes of 64 and 96 pixels it is right in 98 to 100 % of those whose feet differ by more than
-    0.05; the mean error is 0.006 to 0.008 of the height (`python -m tools.tiny_world.meters_geometry`).
+    0.05; the mean error is 0.006 to 0.008 of the height (`python -m tools.tiny_world.accuracy_geometry`).
     """
 
     api_version: ClassVar[int] = 1

@@ -6,25 +6,24 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dualproc.kit.regions import layouts
 from dualproc.types import ScoreContext
-
-from ._regions import layouts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class Horizon:
-    """Row of the horizon as a fraction of the picture's height from the top, measured without a network.
+    """Row of the horizon as a fraction of the image's height from the top, measured without a network.
 
     Sky and ground are fitted as two plain colours that may change evenly, whatever is drawn before them, and the line
-    is taken that leaves least unexplained; of a slope, the row at the picture's middle counts. Where hardly any of the
+    is taken that leaves least unexplained; of a slope, the row at the image's middle counts. Where hardly any of the
     horizon shows, or the colours pass into each other, there is no value, nor often where a large drawing has the
     colour of the sky. A fill that covers more than the ground shows can be taken for the ground, and a wide object's
     straight upper edge for a horizon where there is none.
 
     On fresh rendered scenes of 64 and 96 pixels the mean error is 0.0011 to 0.0018 of the height; 99 % are within 0.02,
-    and 0.7 % have no value (`python -m tools.tiny_world.meters_geometry`).
+    and 0.7 % have no value (`python -m tools.tiny_world.accuracy_geometry`).
     """
 
     api_version: ClassVar[int] = 1
@@ -39,7 +38,7 @@ class Horizon:
         target: float | None = Field(
             None, ge=0, le=1, description="Wanted row, as a fraction of the height from the top."
         )
-        tolerance: float = Field(0.05, gt=0, le=1, description="A picture is on target within this, of the height.")
+        tolerance: float = Field(0.05, gt=0, le=1, description="An image is on target within this, of the height.")
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -51,7 +50,7 @@ class Horizon:
         return None if target is None else (target - tolerance, target + tolerance)
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] rows of the horizon of images [B, 3, H, W] in [0, 1]; nan for pictures without a convincing one."""
+        """[B] rows of the horizon of images [B, 3, H, W] in [0, 1]; nan for images without a convincing one."""
         import torch
 
         rows = [float("nan") if found is None else found.row for found in layouts(images)]

@@ -1,4 +1,4 @@
-"""The kept scorer: how much of the base's picture is left?"""
+"""The kept scorer: how much of the base's image is left?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dualproc.structure import structure
+from dualproc.kit.structure import structure
 from dualproc.types import ScoreContext
 
 if TYPE_CHECKING:
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class Kept:
-    """How alike in structure a picture and the base's of the same prompt and seed are: 1 the same, 0 unrelated.
+    """How alike in structure an image and the base's of the same prompt and seed are: 1 the same, 0 unrelated.
 
-    The correlation of their blurred maps of edges (`dualproc.structure`), 0 where it is negative. Colours and the
-    weight of lines hardly change it. Pictures of one prompt and two seeds have about 0.4, for both draw a subject
+    The correlation of their blurred maps of edges (`dualproc.kit.structure`), 0 where it is negative. Colours and the
+    weight of lines hardly change it. Images of one prompt and two seeds have about 0.4, for both draw a subject
     near the middle; a fit that keeps nothing but the subject ends there.
     """
 
@@ -30,14 +30,14 @@ class Kept:
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
-        least: float | None = Field(None, gt=0, le=1, description="A picture with at least this much is on target.")
+        least: float | None = Field(None, gt=0, le=1, description="An image with at least this much is on target.")
 
     def __init__(self, params: Params) -> None:
         self.params = params
         self.accepted = None if params.least is None else (params.least, 1.0)
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] similarities of images [B, 3, H, W] in [0, 1] to the base's; nan where there are no base's pictures."""
+        """[B] similarities of images [B, 3, H, W] in [0, 1] to the base's; nan where there are no base's images."""
         if context.base_images is None:
             return images.new_full((len(images),), float("nan"))
         return (structure(images) * structure(context.base_images)).sum(1).clamp(0, 1)

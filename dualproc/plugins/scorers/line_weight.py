@@ -6,30 +6,30 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dualproc.kit.ink import ink_of
+from dualproc.kit.structure import downscaled
 from dualproc.types import ScoreContext
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-WIDEST = 0.09
-"""Dark areas wider than this share of the height are no outlines."""
 CALIBRATED_UP_TO = 160
-"""Higher pictures are reduced to `REDUCED` pixels: the coefficients were fitted at 64 to 128."""
+"""Higher images are reduced to `REDUCED` pixels: the coefficients were fitted at 64 to 128."""
 REDUCED = 128
 LEAST_INK = 0.004
-"""A picture with less ink than this share of its area has no outlines to measure."""
+"""An image with less ink than this share of its area has no outlines to measure."""
 COEFFICIENTS = (-0.50089, 0.51549, 0.06176, 1.15464, -0.2791, -0.19247, 0.571)
-"""From the features to the width in pixels; fitted by `python -m tools.tiny_world.meters` on rendered scenes."""
+"""From the features to the width in pixels; fitted by `python -m tools.tiny_world.accuracy_lines` on rendered scenes."""
 
 
 class LineWeight:
-    """Thickness of the outlines as a fraction of the picture's height, measured from the pixels, without a network.
+    """Thickness of the outlines as a fraction of the image's height, measured from the pixels, without a network.
 
-    Ink is what is darker than its surroundings and narrow: a grey-scale closing minus the picture (the black top-hat),
+    Ink is what is darker than its surroundings and narrow: a grey-scale closing minus the image (the black top-hat),
     as a share of the way to black. Its width follows from area, total variation and ridge length of the ink (a long
     line of width w and length l has area w * l, total variation 2 * l, ridge length l). Lines under a pixel cannot be
     told from pale ones: both count as thin. On fresh rendered scenes of 64 pixels the mean error is 0.10 pixels (0.0016
-    of the height), the correlation with the truth 0.978 (`python -m tools.tiny_world.meters`).
+    of the height), the correlation with the truth 0.978 (`python -m tools.tiny_world.accuracy_lines`).
     """
 
     api_version: ClassVar[int] = 1
@@ -42,7 +42,7 @@ class LineWeight:
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         target: float | None = Field(None, gt=0, lt=1, description="Wanted line weight, as a fraction of the height.")
-        tolerance: float = Field(0.3, gt=0, description="A picture is on target within this share of the target.")
+        tolerance: float = Field(0.3, gt=0, description="An image is on target within this share of the target.")
         ink: float = Field(0.0, ge=0, lt=1, description="Luminance of the outlines: 0 for black.")
 
     def __init__(self, params: Params) -> None:
@@ -55,24 +55,14 @@ class LineWeight:
         return None if target is None else (target * (1 - share), target * (1 + share))
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] line weights of images [B, 3, H, W] in [0, 1]; nan for pictures without outlines."""
+        """[B] line weights of images [B, 3, H, W] in [0, 1]; nan for images without outlines."""
         import torch
-        import torch.nn.functional as F
 
-        height, width = images.shape[-2:]
-        if height > CALIBRATED_UP_TO:
-            images = F.interpolate(images, size=(REDUCED, max(1, round(width * REDUCED / height))), mode="area")
+        if images.shape[-2] > CALIBRATED_UP_TO:
+            images = downscaled(images, REDUCED)
         ink = ink_of(images, self.params.ink)
         area, found = ink.flatten(1).mean(1), widths(ink) / images.shape[-2]
         return torch.where(area < LEAST_INK, torch.nan, found.clamp(min=0))
-
-
-def ink_of(images: Tensor, level: float = 0.0) -> Tensor:
-    """[B, 1, H, W]: how much of each pixel is ink, 0 to 1."""
-    luminance = images.new_tensor([0.299, 0.587, 0.114]) @ images.detach().flatten(2)
-    luminance = luminance.view(len(images), 1, *images.shape[-2:])
-    around = _closing(luminance, 2 * round(WIDEST * images.shape[-2] / 2) + 1)
-    return ((around - luminance) / (around - level).clamp(min=0.1)).clamp(0, 1)
 
 
 def widths(ink: Tensor) -> Tensor:
@@ -103,12 +93,3 @@ def features(ink: Tensor) -> Tensor:
     return torch.stack(
         [torch.ones_like(area), by_edges, by_ridges, contrast, by_edges**2, by_ridges**2, by_edges * by_ridges], dim=1
     )
-
-
-def _closing(x: Tensor, size: int) -> Tensor:
-    """Grey-scale closing with a square of `size` pixels: fills what is dark and narrower."""
-    import torch.nn.functional as F
-
-    pad = size // 2
-    wide = F.max_pool2d(x, size, 1, pad)
-    return -F.max_pool2d(-wide, size, 1, pad)

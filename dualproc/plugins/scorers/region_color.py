@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dualproc.errors import PluginError
-from dualproc.plugins.visual_prompts._canvas import Fraction
+from dualproc.kit.canvas import Fraction
+from dualproc.kit.colors import ADVICE, distances, dominant, lab_and_ink, shade_names, shades
 from dualproc.types import Prompt, ScoreContext
-
-from ._color import ADVICE, distances, dominant, lab_and_ink, shade_names, shades
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,18 +19,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Box = tuple[Fraction, Fraction, Fraction, Fraction]
-"""Left, top, right, bottom, as shares of the picture."""
+"""Left, top, right, bottom, as shares of the image."""
 REGIONS: dict[str, Box] = {"sky": (0.0, 0.0, 1.0, 0.1), "ground": (0.0, 0.9, 1.0, 1.0)}
-"""The parts of a picture that are sky, or ground, wherever its horizon lies."""
+"""The parts of an image that are sky, or ground, wherever its horizon lies."""
 
 
 class RegionColor:
     """Distance (CIEDE2000) of the colour of sky, ground or a box to a named colour, measured without a network.
 
     The region's colour is the most frequent one, so that neither a drawing that covers less of it nor outlines change
-    it. Sky and ground are the uppermost and lowest tenth of the picture. A name stands for several shades, of which the
+    it. Sky and ground are the uppermost and lowest tenth of the image. A name stands for several shades, of which the
     nearest counts. On fresh rendered scenes of 64 to 256 pixels the colour found is 0.01 from the true one
-    (`python -m tools.tiny_world.meters_color`); where the drawing fills most of the region, its colour is found.
+    (`python -m tools.tiny_world.accuracy_color`); where the drawing fills most of the region, its colour is found.
     """
 
     api_version: ClassVar[int] = 1
@@ -44,7 +43,7 @@ class RegionColor:
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         region: Literal["sky", "ground"] | Box = Field(
-            description="sky, ground, or a box: left, top, right and bottom as shares of the picture."
+            description="sky, ground, or a box: left, top, right and bottom as shares of the image."
         )
         color: Annotated[str, AfterValidator(shade_names)] | None = Field(
             None,
@@ -52,9 +51,9 @@ class RegionColor:
             "white, gray (some shades each), another name of CSS, or a hex value.",
         )
         field: str | None = Field(
-            None, description="Instead of `color`: the field of the prompts that names each picture's wanted colour."
+            None, description="Instead of `color`: the field of the prompts that names each image's wanted colour."
         )
-        within: float = Field(12.0, gt=0, description="A picture this near (CIEDE2000) is on target.")
+        within: float = Field(12.0, gt=0, description="An image this near (CIEDE2000) is on target.")
 
         @model_validator(mode="after")
         def _one_colour_and_a_box(self) -> Self:
@@ -83,14 +82,14 @@ class RegionColor:
         return images.new_tensor(values)
 
     def found(self, images: Tensor) -> list[npt.NDArray[np.float64] | None]:
-        """The region's colour in every picture, in CIELAB; None where there is no plain area."""
+        """The region's colour in every image, in CIELAB; None where there is no plain area."""
         region = self.params.region
         left, top, right, bottom = REGIONS[region] if isinstance(region, str) else region
         pixels, ink = lab_and_ink(images)
         rows, columns = _span(top, bottom, pixels.shape[1]), _span(left, right, pixels.shape[2])
         colours = []
-        for picture, outline in zip(pixels[:, rows, columns], ink[:, rows, columns], strict=True):
-            frequent, _ = dominant(picture[~outline])
+        for image, outline in zip(pixels[:, rows, columns], ink[:, rows, columns], strict=True):
+            frequent, _ = dominant(image[~outline])
             colours.append(frequent[0] if len(frequent) else None)
         return colours
 

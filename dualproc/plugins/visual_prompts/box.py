@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from ._canvas import Color, Fraction, Place, fill_rectangle, pixels
+from dualproc.kit.canvas import Color, Fraction, Place, fill_rectangle, pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,7 +25,7 @@ class Box:
         end: Place = Field(alias="to", description="lower right corner: [x, y]")
         color: Color = Field("red", description="of the outline: a name or a hex value")
         width: Fraction = Field(
-            0.01, description="thickness of the outline, inside the box, as a share of the picture's height; 0: none"
+            0.01, description="thickness of the outline, inside the box, as a share of the image's height; 0: none"
         )
         fill: Color | None = Field(None, description="of the area inside the outline; none if left out")
 

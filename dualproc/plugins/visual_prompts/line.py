@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from ._canvas import Color, Place, Size, fill_polygon, pixels
+from dualproc.kit.canvas import Color, Place, Size, fill_polygon, pixels
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,7 +28,7 @@ class Line:
 
         start: Place = Field(alias="from", description="where it starts: [x, y], as shares of width and height")
         end: Place = Field(alias="to", description="where it ends: [x, y]; the arrow's head is here")
-        width: Size = Field(description="thickness, as a share of the picture's height")
+        width: Size = Field(description="thickness, as a share of the image's height")
         color: Color = Field("red", description="a name or a hex value")
         arrow: bool = Field(False, description="whether it ends in an arrow's head")
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, Field
 
-from ._canvas import Color, Place, Size, fill_disc, pixels, text_size, write
+from dualproc.kit.canvas import Color, Place, Size, fill_disc, pixels, text_size, write
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,9 +28,9 @@ class Points:
         """Where the dots are and how they look."""
 
         points: tuple[Point, ...] = Field(min_length=1, description="the dots: {at: [x, y], label: text}")
-        radius: Size = Field(0.02, description="radius of a dot, as a share of the picture's height")
+        radius: Size = Field(0.02, description="radius of a dot, as a share of the image's height")
         color: Color = Field("red", description="a name or a hex value, for dots and labels")
-        size: Size = Field(0.06, description="font size of the labels, as a share of the picture's height")
+        size: Size = Field(0.06, description="font size of the labels, as a share of the image's height")
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -39,7 +39,7 @@ class Points:
         """Draw every dot, its label to the right or, where there is no room, to the left.
 
         Raises:
-            PluginError: a label is larger than the picture.
+            PluginError: a label is larger than the image.
         """
         radius, size = self.params.radius * canvas.height, self.params.size * canvas.height
         for point in self.params.points:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from ._canvas import Color, Fraction, Size, fill_rectangle
+from dualproc.kit.canvas import Color, Fraction, Size, fill_rectangle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,13 +22,13 @@ class Swatches:
         """Which colours, and where the strip lies."""
 
         colors: tuple[Color, ...] = Field(min_length=1, description="names or hex values, from left to right")
-        top: Fraction = Field(0.85, description="upper edge of the strip, as a share of the picture's height")
-        height: Size = Field(0.15, description="height of the strip, as a share of the picture's height")
+        top: Fraction = Field(0.85, description="upper edge of the strip, as a share of the image's height")
+        height: Size = Field(0.15, description="height of the strip, as a share of the image's height")
 
         @model_validator(mode="after")
         def _inside(self) -> Self:
             if self.top + self.height > 1 + 1e-9:
-                raise ValueError(f"the strip ends below the picture: top + height is {self.top + self.height:g}")
+                raise ValueError(f"the strip ends below the image: top + height is {self.top + self.height:g}")
             return self
 
     def __init__(self, params: Params) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
-from ._canvas import Color, Place, Size, pixels, write
+from dualproc.kit.canvas import Color, Place, Size, pixels, write
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -17,7 +17,7 @@ Anchor = Literal[
 
 
 class Text:
-    """Words written over the picture; they never leave it."""
+    """Words written over the image; they never leave it."""
 
     api_version: ClassVar[int] = 1
 
@@ -26,7 +26,7 @@ class Text:
 
         text: str = Field(min_length=1, pattern=r"\S", description="the words (Latin letters); may have several lines")
         at: Place = Field(description="where: [x, y], as shares of width and height")
-        size: Size = Field(0.06, description="font size, as a share of the picture's height")
+        size: Size = Field(0.06, description="font size, as a share of the image's height")
         color: Color = Field("red", description="a name or a hex value")
         anchor: Anchor = Field("center", description="which point of the words stands at the place")
 
@@ -34,10 +34,10 @@ class Text:
         self.params = params
 
     def draw(self, canvas: Image) -> None:
-        """Write the words, moved as little as needed to stay inside the picture.
+        """Write the words, moved as little as needed to stay inside the image.
 
         Raises:
-            PluginError: they are larger than the picture.
+            PluginError: they are larger than the image.
         """
         params = self.params
         across = 0 if "left" in params.anchor else 1 if "right" in params.anchor else 0.5

@@ -10,7 +10,7 @@ from dualproc.types import Question
 
 from dualproc_symmetry.brightness import Brightness
 
-BRIGHT, DARK = "Is the picture bright? Answer with Yes or No.", "Is the picture dark? Answer with Yes or No."
+BRIGHT, DARK = "Is the image bright? Answer with Yes or No.", "Is the image dark? Answer with Yes or No."
 JUDGE = Brightness(Brightness.Params(middle=0.5, sureness=10))
 
 
@@ -35,7 +35,7 @@ def test_green_is_brighter_than_red_and_red_than_blue() -> None:
     assert green > red > blue
 
 
-def test_its_gradient_makes_a_picture_brighter_or_darker() -> None:
+def test_its_gradient_makes_a_image_brighter_or_darker() -> None:
     for question, sign in ((BRIGHT, 1), (DARK, -1)):
         images = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
         answers = JUDGE.answer_log_likelihoods(images, [[Question(question)]])

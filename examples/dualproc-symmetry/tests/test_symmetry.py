@@ -1,4 +1,4 @@
-"""The scorer `symmetry`, on pictures made by hand."""
+"""The scorer `symmetry`, on images made by hand."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from dualproc_symmetry.symmetry import Symmetry
 NOTHING = ScoreContext(prompts=(), seeds=())
 
 
-def score(*pictures: Tensor) -> list[float]:
-    """Of grey pictures [H, W]."""
-    images = torch.stack([picture.expand(3, -1, -1) for picture in pictures])
+def score(*greys: Tensor) -> list[float]:
+    """Of grey images [H, W]."""
+    images = torch.stack([image.expand(3, -1, -1) for image in greys])
     return Symmetry(Symmetry.Params()).score(images, NOTHING).tolist()
 
 
@@ -26,7 +26,7 @@ def test_it_keeps_to_the_protocol() -> None:
     check_scorer("symmetry")
 
 
-def test_hand_made_pictures_have_the_symmetry_that_they_were_made_with() -> None:
+def test_hand_made_images_have_the_symmetry_that_they_were_made_with() -> None:
     ramp = torch.linspace(0, 1, 8)
     upwards, sideways = ramp[:, None].expand(8, 8), ramp.expand(8, 8)
     quarter = torch.zeros(8, 8)
@@ -35,8 +35,8 @@ def test_hand_made_pictures_have_the_symmetry_that_they_were_made_with() -> None
 
 
 def test_a_shift_in_brightness_or_contrast_changes_nothing() -> None:
-    picture = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
-    plain, changed = score(picture, 0.3 + 0.4 * picture)
+    image = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    plain, changed = score(image, 0.3 + 0.4 * image)
     assert plain == pytest.approx(changed, abs=1e-5)
 
 

@@ -34,7 +34,7 @@ class Moody(Constant):
 
 
 class Brightness:
-    """Mean brightness of a picture."""
+    """Mean brightness of an image."""
 
     api_version = 1
     unit = "share of white"
@@ -79,7 +79,7 @@ class _Empty:
 
 
 class Painter(_Empty):
-    """A generator that is never asked for a picture."""
+    """A generator that is never asked for an image."""
 
     prepare = sample = denoise = save_lora = recipe = pipeline = _Empty._unused
 

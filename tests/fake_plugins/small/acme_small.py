@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel
 from safetensors.torch import save_file
 
-from dualproc.adapters import lora_off
+from dualproc.kit.adapters import lora_off
 from dualproc.protocols import Preset
 from dualproc.types import Answers, Recipe, Sample
 
@@ -46,7 +46,7 @@ class Small:
 
 
 class SmallGenerator(Small):
-    """One linear layer makes 8 x 8 pictures."""
+    """One linear layer makes 8 x 8 images."""
 
     lora_targets = ("0",)
 
@@ -90,7 +90,7 @@ class SmallGenerator(Small):
 
 
 class SmallJudge(Small):
-    """Says Yes to red pictures, or to another channel."""
+    """Says Yes to red images, or to another channel."""
 
     class Params(BaseModel, extra="forbid"):
         channel: int = 0
@@ -124,7 +124,7 @@ class SmallLayer(Small):
 
 
 class SmallAnchor(Small):
-    """The distance to what the base makes of a noisy picture."""
+    """The distance to what the base makes of a noisy image."""
 
     def penalty(self, sample, generator, prompts, seeds, rng):
         level = 0.1 + 0.5 * torch.rand(1, generator=rng).item() * fault("anchor")
@@ -133,7 +133,7 @@ class SmallAnchor(Small):
 
 
 class SmallScorer(Small):
-    """How red a picture is."""
+    """How red an image is."""
 
     unit = "share of red"
     better = "higher"

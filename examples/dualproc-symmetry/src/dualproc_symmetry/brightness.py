@@ -1,4 +1,4 @@
-"""The judge `brightness`: a plain function of the pixels that answers whether a picture is bright, or dark."""
+"""The judge `brightness`: a plain function of the pixels that answers whether an image is bright, or dark."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 class Brightness:
-    """Answers whether a picture is bright or dark, from the mean of its pixels; no network, so it teaches in seconds.
+    """Answers whether an image is bright or dark, from the mean of its pixels; no network, so it trains in seconds.
 
-    P(Yes) to "Is the picture bright?" is a logistic function of the mean luma, 0.5 at `middle`.
+    P(Yes) to "Is the image bright?" is a logistic function of the mean luma, 0.5 at `middle`.
     """
 
     api_version: ClassVar[int] = 1
@@ -53,7 +53,7 @@ class Brightness:
         return Answers(yes_and_no.gather(2, picked.expand(len(images), -1, -1)), torch.ones_like(picked))
 
     def generate(self, images: Tensor, questions: Sequence[str], *, max_new_tokens: int = 32) -> list[str]:
-        """Yes or No, whichever is likelier, to one question a picture."""
+        """Yes or No, whichever is likelier, to one question per image."""
         answers = self.answer_log_likelihoods(images, [[Question(text)] for text in questions])
         return [("Yes", "No")[best] for best in answers.log_likelihoods[:, 0].argmax(dim=-1).tolist()]
 
@@ -64,7 +64,7 @@ def _sign(text: str) -> float:
         if word in text.lower():
             return sign
     raise PluginError(
-        f"the judge brightness cannot answer {text!r}", hint="ask whether the picture is bright, or whether it is dark"
+        f"the judge brightness cannot answer {text!r}", hint="ask whether the image is bright, or whether it is dark"
     )
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 class Vignette:
     """A shade that is nothing in the middle and grows towards the corners: what is there counts less for the judge.
 
-    The picture itself keeps its corners; only what the judge sees is shaded, and where it sees nothing, nothing is
-    taught.
+    The image itself keeps its corners; only what the judge sees is shaded, and where it sees nothing, nothing is
+    trained.
     """
 
     api_version: ClassVar[int] = 1

@@ -1,0 +1,39 @@
+"""What looks at images, whatever made them: the judge, the referee and the scorers of a spec."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from dualproc import resolve
+from dualproc.protocols import Judge, Scorer, VisualPrompt
+from dualproc.spec import TaskSpec
+
+from .ensemble import build_judge
+from .overlay import overlay
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Evaluators:
+    """The live judge, referee and scorers of a spec, and the visual prompt through which the judges see images."""
+
+    def __init__(self, spec: TaskSpec, *, build: resolve.Builder = resolve.build) -> None:
+        """Load the models. Raises PluginError if one cannot be loaded, SpecError if its parameters are wrong."""
+        self.spec = spec
+        self.judge: Judge = build_judge(spec.judges, build=build)
+        self.referee: Judge | None = build_judge(spec.referees, build=build) if spec.referees else None
+        self.layers: list[VisualPrompt] = [
+            build("visual_prompts", layer) for layer in (spec.visual_prompt.layers if spec.visual_prompt else ())
+        ]
+        self.scorers: list[tuple[str, Scorer]] = [(ref.type, build("scorers", ref)) for ref in spec.scorers]
+
+    def judge_view(self, images: Tensor, rng: random.Random | None = None) -> Tensor:
+        """Images [B, 3, H, W] as the judges see them: under the visual prompt, if the spec has one.
+
+        With `rng`, the visual prompt is shifted by the spec's jitter. Evaluations pass no `rng`: it stays in place.
+        """
+        if self.spec.visual_prompt is None:
+            return images
+        return overlay(images, self.spec.visual_prompt, self.layers, rng)

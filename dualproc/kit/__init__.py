@@ -1,0 +1,16 @@
+"""What any plugin may use, built in or not. Public: its functions stay while `API_VERSION` does.
+
+| module | what it has |
+| --- | --- |
+| `adapters` | switch a module's LoRA off for a while |
+| `canvas` | parameter types of visual prompts; exact, blended shapes and text |
+| `colors` | CIELAB, CIEDE2000, the dominant colours of an image, shades by name |
+| `devices` | the parameter type of a device, and which device it names |
+| `image_files` | image files as tensors |
+| `ink` | outlines, as what is dark and narrow |
+| `offload` | frozen weights in main memory, on the device while they are used |
+| `patching` | change attributes of other libraries for a while |
+| `regions` | an image split into sky, ground and drawing |
+| `structure` | blur, downscaling, and how alike the layouts of two images are |
+| `weights` | load models without running code that comes with them; bitsandbytes |
+"""

@@ -1,0 +1,31 @@
+"""Ink: the outlines of a drawing, as what is dark and narrow."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+WIDEST = 0.09
+"""Dark areas wider than this share of the height are not outlines."""
+
+
+def ink_of(images: Tensor, level: float = 0.0) -> Tensor:
+    """[B, 1, H, W]: how much of each pixel is ink, 0 to 1, of images [B, 3, H, W] in [0, 1]. No gradient.
+
+    A grey-scale closing minus the image (the black top-hat), as a share of the way to `level`, the ink's luminance.
+    """
+    luminance = images.new_tensor([0.299, 0.587, 0.114]) @ images.detach().flatten(2)
+    luminance = luminance.view(len(images), 1, *images.shape[-2:])
+    around = _closing(luminance, 2 * round(WIDEST * images.shape[-2] / 2) + 1)
+    return ((around - luminance) / (around - level).clamp(min=0.1)).clamp(0, 1)
+
+
+def _closing(x: Tensor, size: int) -> Tensor:
+    """Grey-scale closing with a square of `size` pixels: fills what is dark and narrower."""
+    import torch.nn.functional as F
+
+    pad = size // 2
+    wide = F.max_pool2d(x, size, 1, pad)
+    return -F.max_pool2d(-wide, size, 1, pad)

@@ -1,0 +1,202 @@
+"""Settings of a spec that save memory, and the search for those that make it fit into a device's memory."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dualproc import registry
+from dualproc.errors import DualprocError
+from dualproc.protocols import MemoryOptions
+from dualproc.spec import PluginRef, TaskSpec, spec_from_dict
+
+from .dry_run import Observed, Plan, dry_run
+
+TINY_VAES = {
+    "FluxPipeline": "madebyollin/taef1",
+    "StableDiffusion3Pipeline": "madebyollin/taesd3",
+    "StableDiffusionPipeline": "madebyollin/taesd",
+    "StableDiffusionXLPipeline": "madebyollin/taesdxl",
+}
+"""Small autoencoders for the generator's `reward_vae`, by pipeline class."""
+TRIES = 4
+"""How many combinations that are estimated to fit are checked by a dry run."""
+LEAST = 0.005
+"""Switches that save less than this share of the memory in use are not combined."""
+
+Values = Mapping[str, Any]
+"""Changes to a spec, by dotted key."""
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One setting that saves memory, and what it costs."""
+
+    values: Values
+    price: int
+    """The higher, the worse for result or speed; checkpointing, which only costs time, is cheapest."""
+    scales: bool = False
+    """Whether it scales all activations, instead of saving those of one model."""
+
+    @property
+    def flags(self) -> str:
+        """The flags of the command line that set it."""
+        return " ".join(f"--set {key}={_word(value)}" for key, value in self.values.items())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One switch, or several together, and the plan with them; no plan if they could not be tried."""
+
+    switches: tuple[Switch, ...]
+    plan: Plan | None = None
+    problem: str = ""
+
+    @property
+    def flags(self) -> str:
+        """The flags of the command line that set them all."""
+        return " ".join(switch.flags for switch in self.switches)
+
+
+@dataclass
+class Search:
+    """What was tried to make a spec fit into memory."""
+
+    alone: list[Trial] = field(default_factory=list)
+    together: Trial | None = None
+    """The cheapest combination tried that fits; may be a single switch."""
+
+
+def search(
+    spec: TaskSpec,
+    plan: Plan,
+    limit: float,
+    *,
+    gpu: bool,
+    known: dict[str, Observed] | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Search:
+    """Search for the cheapest switches that bring every device's peak below `limit` bytes; `known` as in `dry_run`."""
+    found = Search()
+    known = {} if known is None else known
+    checked = 0
+
+    def attempt(switches: Sequence[Switch]) -> Trial:
+        trial = Trial(tuple(switches))
+        progress(f"trying {trial.flags}")
+        try:
+            changed = changed_spec(spec, {k: v for switch in switches for k, v in switch.values.items()})
+            return Trial(trial.switches, plan=dry_run(changed, gpu=gpu, known=known))
+        except DualprocError as error:
+            return Trial(trial.switches, problem=error.message)
+
+    groups = list(switches_of(spec, plan, gpu=gpu))
+    found.alone = [attempt([switch]) for group in groups for switch in group]
+    alone = {trial.flags: trial.plan for trial in found.alone if trial.plan is not None}
+    useful = {flags for flags, other in alone.items() if _helps(plan, other, limit)}
+    choices = [[None, *(switch for switch in group if switch.flags in useful)] for group in groups]
+    combinations = [[switch for switch in some if switch] for some in itertools.product(*choices)]
+    possible = [some for some in combinations if some and not _clash(some)]
+    for some in sorted(possible, key=lambda some: (_price(some), len(some))):
+        if _estimate(plan, some, alone) > limit or checked == TRIES:
+            continue
+        trial = attempt(some) if len(some) > 1 else Trial(tuple(some), alone[some[0].flags])
+        checked += 1
+        if trial.plan is not None and trial.plan.peak <= limit:
+            found.together = trial
+            break
+    return found
+
+
+def _helps(before: Plan, after: Plan, limit: float) -> bool:
+    """Whether the second plan needs less of a device whose limit the first one exceeds."""
+    pairs = [(now, after.memory[device]) for device, now in before.devices.items()]
+    sizes = [each for now, then in pairs for each in ((now.training, then.training), (now.loading, then.loading))]
+    return any(now > limit and then < now * (1 - LEAST) for now, then in sizes)
+
+
+def _clash(switches: Sequence[Switch]) -> bool:
+    """Whether a model would be both offloaded and quantised, which plugins refuse."""
+    keys = [key for switch in switches for key in switch.values if key.endswith((".offload", ".quantize"))]
+    return len(keys) > len({key.partition(".")[0] for key in keys})
+
+
+def _price(switches: Sequence[Switch]) -> int:
+    return sum(switch.price for switch in switches)
+
+
+def switches_of(spec: TaskSpec, plan: Plan, *, gpu: bool) -> Iterator[list[Switch]]:
+    """The switches that the spec's plugins offer, in groups; at most one switch of a group is used."""
+    models: list[tuple[str, str, Any]] = [("generator", "generators", spec.generator)]
+    models += [(name, "judges", ref) for name, ref in (("judge", spec.judge), ("referee", spec.referee)) if ref]
+    for name, kind, ref in models:
+        if not isinstance(ref, PluginRef):
+            continue  # --set cannot name one of several judges
+        options = MemoryOptions.of(registry.load(kind, ref.type).params(ref.params))
+        differentiated = name != "referee"
+        # Without checkpointing, the backward pass would keep all copies of offloaded weights.
+        recompute = {f"{name}.checkpointing": True} if differentiated and "checkpointing" in options.offered else {}
+        lighter = [Switch(recompute, 1)] if recompute and not options.checkpointing else []
+        if "offload" in options.offered and not options.offload and not options.quantize and gpu:
+            lighter.append(Switch({**recompute, f"{name}.offload": True}, 3 if differentiated else 1))
+        if lighter:
+            yield lighter
+        if "reward_vae" in options.offered and options.reward_vae is None and plan.pipeline in TINY_VAES:
+            yield [Switch({f"{name}.reward_vae": TINY_VAES[plan.pipeline]}, 2)]
+        if "quantize" in options.offered and options.quantize is None and not options.offload:
+            prices = (4, 6) if differentiated else (2, 3)
+            yield [Switch({f"{name}.quantize": bits}, p) for bits, p in zip(("8bit", "4bit"), prices, strict=True)]
+    batch = spec.train.batch
+    smaller = [size for size in (batch // 2, 1) if 0 < size < batch]
+    if smaller:
+        yield [
+            Switch({"train.batch": size}, price, True)
+            for size, price in zip(dict.fromkeys(smaller), (3, 5), strict=False)
+        ]
+    options = MemoryOptions.of(registry.load("generators", spec.generator.type).params(spec.generator.params))
+    sides = {"generator.height": options.height or 0, "generator.width": options.width or 0}
+    sizes: dict[tuple[int, ...], int] = {}
+    for share, price in ((0.75, 8), (0.5, 12)):
+        if min(sides.values()) * share >= 32:
+            sizes.setdefault(tuple(int(side * share) // 32 * 32 for side in sides.values()), price)
+    if sizes:
+        yield [Switch(dict(zip(sides, size, strict=True)), price, True) for size, price in sizes.items()]
+
+
+def changed_spec(spec: TaskSpec, values: Values) -> TaskSpec:
+    """The spec with some values changed. Raises SpecError if it is then invalid."""
+    data = spec.model_dump()
+    for key, value in values.items():
+        inner = data
+        *path, last = key.split(".")
+        for name in path:
+            inner = inner[name]
+        inner[last] = value
+    return spec_from_dict(data)
+
+
+def _estimate(plan: Plan, switches: Sequence[Switch], alone: Mapping[str, Plan]) -> float:
+    """The peak with several switches, estimated from each alone: savings of models add up, scales multiply."""
+
+    def one(device: str) -> float:
+        base = plan.memory[device]
+        fixed, moving, factor = base.weights + base.lora, float(base.activations + base.temporaries), 1.0
+        loading = float(base.loading)
+        for switch in switches:
+            other = alone[switch.flags].memory[device]
+            fixed -= base.weights - other.weights
+            loading -= base.loading - other.loading
+            left = other.activations + other.temporaries
+            if switch.scales:
+                factor *= left / max(1, base.activations + base.temporaries)
+            else:
+                moving -= base.activations + base.temporaries - left
+        return max(fixed + max(0.0, moving) * factor, loading)
+
+    return max(map(one, plan.devices))
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

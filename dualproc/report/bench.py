@@ -1,0 +1,262 @@
+"""The table of a bench: one row per spec and variant, and how many reach each target, as JSON and Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dualproc.errors import RunError
+from dualproc.run.files import make_folder, write_atomically
+from dualproc.run.folder import RESOLVED, RunFolder
+from dualproc.run.outcome import Outcome
+from dualproc.run.records import to_json
+from dualproc.types import Evaluation
+from dualproc.wording import plural
+
+from .numeric import MISSING, mean, number, percent, ratio, times
+from .summary import kept, title
+
+TABLE_JSON, TABLE_MARKDOWN, GALLERY = "bench.json", "bench.md", "gallery.png"
+"""Files that `dp bench` writes beside the runs."""
+HEADINGS = (
+    "task", "variant", "measured", "on target", "judge", "judge - on target", "referee", "kept", "diversity",
+    "hack meter", "seconds", "memory",
+)  # fmt: skip
+LEGEND = (
+    "`a -> b`: base generator -> trained generator, on the same held-out prompts and seeds. *measured*: the spec's "
+    "first scorer, which takes no part in training, mean over the images; *on target*: the share of images within its "
+    "accepted range. *judge*, *referee*: mean P(wanted answer); the judge trains, the referee does not. *judge - on "
+    "target*, after training: far above 0, the judge accepts images that miss the target (reward hacking). *kept*: "
+    "share of images whose subject the referee recognises. *diversity*: as a share of the base's. *hack meter*: as a "
+    "multiple of the base's. *seconds*: all training steps, without loading and evaluation. *memory*: peak main memory "
+    "of the process."
+)
+_ERROR_LENGTH = 200
+
+
+@dataclass(frozen=True)
+class Change:
+    """A number of the base generator and of the trained one; nan where it was not measured."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One scorer's numbers."""
+
+    name: str
+    unit: str
+    target: float | None
+    value: Change
+    """Mean over the images."""
+    on_target: Change
+    """Shares of the images; nan if the scorer has no accepted range."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The numbers of a finished run."""
+
+    images: int
+    """Held-out images, base and trained each."""
+    scores: tuple[Measured, ...]
+    judge: Change
+    """Mean P(wanted answer)."""
+    referee: Change
+    kept: Change
+    """Shares of the images whose subject the referee recognises."""
+    diversity: Change
+    hack_meter: Change
+    outcome: Outcome
+    machine: str
+
+    @property
+    def on_target(self) -> float:
+        """The trained generator's share on target of the first scorer; nan if there is none."""
+        return self.scores[0].on_target.after if self.scores else math.nan
+
+    @property
+    def excess(self) -> float:
+        """The trained generator's mean P(wanted answer) by the judge, minus its share on target."""
+        return self.judge.after - self.on_target
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """One spec and variant: its numbers, or why there are none."""
+
+    name: str
+    variant: str | None
+    folder: str
+    """The run folder, relative to the bench's folder."""
+    result: Result | None = None
+    error: str | None = None
+
+    @property
+    def label(self) -> str:
+        """`line_weight/thin`."""
+        return f"{self.name}/{self.variant}" if self.variant else self.name
+
+
+@dataclass(frozen=True)
+class Target:
+    """What every trained variant should reach."""
+
+    label: str
+    reached: Callable[[Result], bool]
+    """A nan reaches nothing."""
+
+
+TARGETS = (
+    Target("on target >= 90%", lambda result: result.on_target >= 0.9),
+    Target("kept >= 95%", lambda result: result.kept.after >= 0.95),
+    Target("diversity >= 90%", lambda result: ratio(result.diversity.after, result.diversity.before) >= 0.9),
+    Target("judge - on target <= 0.1", lambda result: result.excess <= 0.1),
+    Target("training <= 60 s", lambda result: result.outcome.seconds <= 60),
+)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in `folder` is complete and evaluated; RunError if its files are damaged."""
+    if not (folder / RESOLVED).is_file():
+        return False
+    run = RunFolder.open(folder)
+    outcome = run.read_outcome()
+    return outcome is not None and not outcome.interrupted and run.read_evaluation() is not None
+
+
+def read_result(folder: Path) -> Result:
+    """The numbers of a finished run; RunError if it is not finished, or its files are damaged."""
+    run = RunFolder.open(folder)
+    evaluation, outcome = run.read_evaluation(), run.read_outcome()
+    if evaluation is None or outcome is None:
+        raise RunError(f"the run {folder} is not finished")
+    return result_of(evaluation, outcome, _machine(run.environment))
+
+
+def result_of(evaluation: Evaluation, outcome: Outcome, machine: str) -> Result:
+    """The numbers of one evaluation."""
+    base, trained = evaluation.base, evaluation.trained
+    return Result(
+        images=len(evaluation.seeds),
+        scores=_scores(evaluation),
+        judge=Change(mean(base.judge), mean(trained.judge)),
+        referee=Change(mean(base.referee or ()), mean(trained.referee or ())),
+        kept=Change(kept(base), kept(trained)),
+        diversity=Change(base.diversity, trained.diversity),
+        hack_meter=Change(base.hack_meter, trained.hack_meter),
+        outcome=outcome,
+        machine=machine,
+    )
+
+
+def cells(row: BenchRow) -> tuple[str, ...]:
+    """A row of the table: one text for each of `HEADINGS`."""
+    head = (row.name, row.variant or "")
+    if row.result is None:
+        error = " ".join((row.error or "not run").split())
+        shown = error if len(error) <= _ERROR_LENGTH else error[:_ERROR_LENGTH].rstrip() + "..."
+        return (*head, f"failed: {shown}", *[MISSING] * (len(HEADINGS) - 3))
+    result, outcome = row.result, row.result.outcome
+    return (
+        *head,
+        _measured(result.scores[0]) if result.scores else MISSING,
+        on_target_change(row),
+        _change(result.judge, number),
+        f"{result.excess:+.2f}" if math.isfinite(result.excess) else MISSING,
+        _change(result.referee, number),
+        _change(result.kept, percent),
+        percent(ratio(result.diversity.after, result.diversity.before)),
+        times(ratio(result.hack_meter.after, result.hack_meter.before)),
+        f"{outcome.seconds:.0f}" if outcome.seconds >= 10 else f"{outcome.seconds:.1f}",
+        f"{outcome.peak_memory / 1e9:.1f} GB" if outcome.peak_memory else MISSING,
+    )
+
+
+def on_target_change(row: BenchRow) -> str:
+    """`53% -> 79%`, by the first scorer; a dash where there is none."""
+    scores = row.result.scores if row.result is not None else ()
+    return _change(scores[0].on_target, percent) if scores else MISSING
+
+
+def reached(rows: Sequence[BenchRow]) -> dict[str, int]:
+    """How many rows reach each of the `TARGETS`; failed ones reach none."""
+    results = [row.result for row in rows if row.result is not None]
+    return {target.label: sum(target.reached(result) for result in results) for target in TARGETS}
+
+
+def footer(rows: Sequence[BenchRow], *, planned: int, command: str) -> list[str]:
+    """The lines below the table: what is missing, how many variants reach each target, and where it was measured."""
+    results = [row.result for row in rows if row.result is not None]
+    lines = []
+    if len(rows) < planned:
+        lines.append(f"Unfinished: {len(rows)} of {plural(planned, 'variant')} so far.")
+    if results:
+        counts = "; ".join(f"{label}: {count}" for label, count in reached(rows).items())
+        lines.append(f"Targets reached, out of {plural(len(rows), 'variant')}: {counts}.")
+        images = sorted({result.images for result in results})
+        amount = " to ".join(map(str, dict.fromkeys((images[0], images[-1]))))
+        machines = "; ".join(dict.fromkeys(result.machine for result in results))
+        lines.append(f"{amount} held-out images per variant; {machines}.")
+    return [*lines, f"Made by `{command}`."]
+
+
+def render_markdown(rows: Sequence[BenchRow], *, planned: int, command: str) -> str:
+    """The table with its footer and legend."""
+    table = [HEADINGS, ["---"] * len(HEADINGS), *map(cells, rows)]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table]
+    return "\n".join(lines) + "\n\n" + "\n\n".join([*footer(rows, planned=planned, command=command), LEGEND]) + "\n"
+
+
+def write_table(out: Path, rows: Sequence[BenchRow], *, planned: int, command: str) -> None:
+    """Write `bench.json` and `bench.md` into `out`, which is made if it does not exist.
+
+    `rows` are the finished ones so far, out of `planned`; `command` repeats the bench. Raises RunError if a file cannot
+    be written.
+    """
+    make_folder(out)
+    content = {"command": command, "planned": planned, "reached": reached(rows), "rows": rows}
+    write_atomically(out / TABLE_JSON, to_json(content, indent=1) + "\n")
+    write_atomically(out / TABLE_MARKDOWN, render_markdown(rows, planned=planned, command=command))
+
+
+def _scores(evaluation: Evaluation) -> tuple[Measured, ...]:
+    def share(value: float | None) -> float:
+        return math.nan if value is None else value
+
+    return tuple(
+        Measured(
+            name=title(after),
+            unit=after.unit,
+            target=after.target,
+            value=Change(mean(before.values), mean(after.values)),
+            on_target=Change(share(before.on_target), share(after.on_target)),
+        )
+        for before, after in zip(evaluation.base.scores, evaluation.trained.scores, strict=True)
+    )
+
+
+def _measured(score: Measured) -> str:
+    note = score.unit if score.target is None else f"target {score.target:g}"
+    return f"{score.name} {_change(score.value, number)}" + (f" ({note})" if note else "")
+
+
+def _change(change: Change, shown: Callable[[float], str]) -> str:
+    if not math.isfinite(change.before) and not math.isfinite(change.after):
+        return MISSING
+    return f"{shown(change.before)} -> {shown(change.after)}"
+
+
+def _machine(environment: Mapping[str, str | int]) -> str:
+    facts = {
+        "cpu_count": "{} CPU cores",
+        "platform": "{}",
+        "python": "Python {}",
+        "torch": "torch {}",
+        "dualproc": "dualproc {}",
+    }
+    return ", ".join(text.format(environment[key]) for key, text in facts.items() if key in environment)

@@ -1,0 +1,166 @@
+"""The model card: README.md with front matter, as the Hub and people read it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from dualproc.run.folder import CARD, SAMPLES, RunFolder
+from dualproc.run.images import GRID
+from dualproc.run.resolved import Task, task
+from dualproc.types import Evaluation, Recipe
+
+from .summary import alarms, headline, judge_against_measurement, summary_rows
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+_LIMITS = """\
+This LoRA was trained for one task by a vision-language model's answers, on few prompts and in few steps. The numbers
+above hold for the held-out prompts and seeds in `evaluation.json`, at the resolution of the training; check your own
+images before relying on it elsewhere. It inherits the limits and the licence terms of the base model."""
+
+
+def write_card(run: RunFolder, recipe: Recipe) -> Path:
+    """Write the run's README.md from its folder; returns its path.
+
+    `recipe` is the base generator's. Raises RunError if a file of the run is damaged, or the card cannot be written.
+    """
+    return run.write(CARD, render_card(run, recipe))
+
+
+def render_card(run: RunFolder, recipe: Recipe) -> str:
+    """The text of `write_card`."""
+    known = task(run.resolved)
+    evaluation = run.read_evaluation()
+    sections = [
+        _front_matter(recipe),
+        f"# {_cell(known.name or run.path.name)}",
+        f"A LoRA for `{_one_line(_source(recipe.model).name)}`, trained with dualproc by the answers of a "
+        "vision-language model to a question about its images.",
+        *([_cell(known.description)] if known.description else []),
+        *(f"> {_cell(text)} **{_cell(answer)}**" for text, answer in known.questions),
+        *_results(evaluation),
+        *_grid(run),
+        _usage(recipe, _first_prompt(known, evaluation)),
+        f"## The spec\n\n{_fenced(run.resolved_text, 'yaml')}",
+        f"## Limits\n\n{_LIMITS}",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(recipe: Recipe) -> str:
+    matter: dict[str, Any] = {
+        "library_name": recipe.library,
+        "pipeline_tag": "text-to-image",
+        "tags": ["lora", "text-to-image", recipe.library, "dualproc"],
+    }
+    if _HUB_ID.fullmatch(recipe.model):
+        matter = {"base_model": recipe.model, "base_model_relation": "adapter"} | matter
+    return f"---\n{yaml.safe_dump(matter, sort_keys=False)}---"
+
+
+def _results(evaluation: Evaluation | None) -> list[str]:
+    if evaluation is None:
+        return ["**Not evaluated yet**: the run is not finished, so the effect of this LoRA is unknown."]
+    cells = [[_cell(text) for text in row] for row in summary_rows(evaluation)]
+    lines = [
+        "| measured | base | trained | |",
+        "| --- | --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in cells),
+    ]
+    remarks = [f"> **Look closely.** {_cell(note)}" for note in alarms(evaluation)]
+    sentence, alarming = judge_against_measurement(evaluation)
+    if not alarming:
+        remarks.append(_cell(sentence))
+    about = f"{len(evaluation.seeds)} held-out images; base and trained use the same prompts and seeds."
+    return ["## What it does", f"{_cell(headline(evaluation))}.", "\n".join(lines), about, *remarks]
+
+
+def _grid(run: RunFolder) -> list[str]:
+    if not (run.samples / GRID).exists():
+        return []
+    return [f"![Base and trained images, one above the other]({SAMPLES}/{GRID})"]
+
+
+def _usage(recipe: Recipe, prompt: str) -> str:
+    if recipe.library != "diffusers":
+        command = _fenced(f"dp generate path/to/this/folder {shlex.quote(prompt)}", "sh")
+        return f"## Use it\n\n{command}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
+    settings = "".join(f", {name}={value!r}" for name, value in recipe.call.items())
+    pipeline = "DiffusionPipeline" + (f", {recipe.scheduler}" if recipe.scheduler else "")
+    source = _source(recipe.model)
+    lines = [
+        *source.imports,
+        "import torch",
+        f"from diffusers import {pipeline}",
+        "",
+        f"pipe = DiffusionPipeline.from_pretrained({source.code}, torch_dtype=torch.{recipe.dtype})",
+    ]
+    if recipe.scheduler:
+        lines.append(f"pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config)")
+    if recipe.peft_module:
+        lines.insert(lines.index(""), "from peft import PeftModel")
+        part = f"pipe.{recipe.peft_module}"
+        lines.append(f'{part} = PeftModel.from_pretrained({part}, "path/to/this/folder")  # at weight 1.0')
+    else:
+        lines.append(
+            'pipe.load_lora_weights("path/to/this/folder")  # at weight 1.0: the trained strength is folded in'
+        )
+    lines.append(f"image = pipe(prompt={_quoted(prompt)}{settings}).images[0]")
+    code = "\n".join(lines)
+    needed = (
+        "Plain diffusers; only the model files come from dualproc"
+        if source.imports
+        else "Plain diffusers, without dualproc"
+    )
+    return f"## Use it\n\n{_fenced(code, 'python')}\n\n{needed}. In ComfyUI: strength 1.0."
+
+
+class _Source(NamedTuple):
+    """Where a model is, for people and as Python code."""
+
+    name: str
+    code: str
+    imports: tuple[str, ...] = ()
+
+
+def _source(model: str) -> _Source:
+    """A model that dualproc ships is named by its place in the package, not by a path of this machine."""
+    package = Path(__file__).resolve().parents[1]
+    if not Path(model).is_absolute() or not Path(model).is_relative_to(package):
+        return _Source(model, _quoted(model))
+    inside = Path(model).relative_to(package).as_posix()
+    code = f'str(files("{package.name}") / {_quoted(inside)})'
+    return _Source(f"{package.name}/{inside}", code, ("from importlib.resources import files",))
+
+
+def _first_prompt(known: Task, evaluation: Evaluation | None) -> str:
+    if evaluation is not None and evaluation.prompts:
+        return evaluation.prompts[0].text
+    return known.name
+
+
+def _fenced(text: str, language: str) -> str:
+    """A code block whose fence is longer than any in the text."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def _quoted(text: str) -> str:
+    """A Python string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _cell(text: str) -> str:
+    """Text in one line, escaped for Markdown and HTML."""
+    return re.sub(r"([\\`*|\[\]<])", r"\\\1", _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,46 @@
+"""The held-out images of an evaluation, one file each, and the grid of base above trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dualproc.run.files import write_atomically
+from dualproc.run.images import BASE, GRID, JUDGE_VIEW, TRAINED, image_names, png, spread_out, write_images
+
+from .grids import before_after_grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GRID_IMAGES = 12
+"""Columns of the grid; the subfolders have every image."""
+
+
+def write_samples(
+    samples: Path,
+    base: Tensor,
+    trained: Tensor,
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    judge_view: Tensor | None = None,
+) -> Path:
+    """Write the images of an evaluation ([B, 3, H, W] each, in its order) and the grid; returns the grid's path.
+
+    `judge_view` are the trained images under the visual prompt. Report and model card show what is written here.
+    """
+    names = image_names(prompts, seeds)
+    sets = {BASE: base, TRAINED: trained} | ({} if judge_view is None else {JUDGE_VIEW: judge_view})
+    for folder, images in sets.items():
+        write_images(samples / folder, images, names)
+    chosen = spread_out(prompts, GRID_IMAGES)
+    grid = before_after_grid(
+        base[chosen],
+        trained[chosen],
+        judge_view=None if judge_view is None else judge_view[chosen],
+        captions=[prompts[index] for index in chosen],
+    )
+    write_atomically(samples / GRID, png(grid), durable=False)
+    return samples / GRID

@@ -1,0 +1,233 @@
+"""An evaluation in rows and sentences: the one source of the numbers in report, model card and terminal."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from dualproc.types import Evaluation, Measurement, Score
+
+from .numeric import mean, mean_and_spread, measured, number, percent, ratio, share_above, times
+
+PRESERVED_ABOVE = 0.5
+"""An image's subject counts as kept if the referee's P(wanted answer) to the `preserve` question is above this."""
+GAP_LIMIT = 0.1
+"""Warn if the judge's mean P(wanted answer) exceeds the independent measurement by more than this."""
+CONFIDENT = 0.5
+"""No such warning if the judge's mean P(wanted answer) is below this."""
+LITTLE = 0.1
+"""Warn about little effect if the measurement rises by less than this and stays below one half."""
+HACK_LIMIT = 1.5
+"""Hack meter, as a multiple of the base's: healthy fits stay below this, hacked ones end at 3 to 7."""
+DIVERSITY_LIMIT = 0.5
+"""Warn if less than this share of the base's diversity is left."""
+LOST_LIMIT = 0.1
+"""Warn if more than this share of the subjects is lost."""
+
+KEPT = "subjects kept"
+HACK_METER = "hack meter"
+JUDGE = "judge's P(wanted answer)"
+REFEREE = "referee's P(wanted answer)"
+NO_PROOF = "No independent measurement: only the judge, which trained the LoRA, was asked. Add a scorer or a referee."
+
+
+class Row(NamedTuple):
+    """One line of the table of results."""
+
+    label: str
+    before: str
+    """The base generator's number."""
+    after: str
+    """The trained generator's number."""
+    note: str
+    """Target, unit, or how to read it; may be empty."""
+
+
+def summary_rows(evaluation: Evaluation) -> list[Row]:
+    """The table of results: every scorer, judge, referee, subjects kept, hack meter, diversity."""
+    base, trained = evaluation.base, evaluation.trained
+    rows = [row for pair in zip(base.scores, trained.scores, strict=True) for row in _score_rows(*pair)]
+    rows.append(
+        Row(
+            JUDGE, mean_and_spread(base.judge), mean_and_spread(trained.judge), "it trained the LoRA, so it is no proof"
+        )
+    )
+    if base.referee is not None and trained.referee is not None:
+        rows.append(
+            Row(REFEREE, mean_and_spread(base.referee), mean_and_spread(trained.referee), "it took no part in training")
+        )
+    if base.preserved is not None and trained.preserved is not None:
+        note = f"share of images with the referee's P above {PRESERVED_ABOVE}"
+        rows.append(Row(KEPT, percent(kept(base)), percent(kept(trained)), note))
+    for label, before, after in (
+        (HACK_METER, base.hack_meter, trained.hack_meter),
+        ("diversity", base.diversity, trained.diversity),
+    ):
+        change = ratio(after, before)
+        note = f"{times(change)} the base's" if math.isfinite(change) else ""
+        rows.append(Row(label, number(before), number(after), note))
+    return rows
+
+
+def image_rows(measurement: Measurement) -> list[tuple[str, str, str, str]]:
+    """The table for images of any origin: what was measured, its mean, the share on target, how to read it."""
+    rows = []
+    for score in measurement.scores:
+        blind = len(score.values) - len(measured(score.values))
+        notes = (_aim(score, unit=True), within(score), f"{blind} not measurable" if blind else "")
+        shown = "" if score.on_target is None else _share(score)
+        rows.append((title(score), mean_and_spread(score.values), shown, ", ".join(filter(None, notes))))
+    rows.append((JUDGE, mean_and_spread(measurement.judge), "", "it trains LoRAs, so it is no proof of its own task"))
+    if measurement.referee is not None:
+        rows.append((REFEREE, mean_and_spread(measurement.referee), "", "it takes no part in training"))
+    if measurement.preserved is not None:
+        note = f"share of images with the referee's P above {PRESERVED_ABOVE}"
+        rows.append((KEPT, percent(kept(measurement)), "", note))
+    return rows
+
+
+def image_columns(measurement: Measurement) -> list[tuple[str, tuple[float, ...]]]:
+    """What was measured on each image: unique headings, and values."""
+    columns: list[tuple[str, tuple[float, ...]]] = []
+    for score in measurement.scores:
+        same = sum(other.name == score.name for other in measurement.scores[: len(columns)])
+        columns.append((score.name + (f"_{same + 1}" if same else ""), score.values))
+    rest = (("judge", measurement.judge), ("referee", measurement.referee), ("subject_kept", measurement.preserved))
+    return columns + [(name, values) for name, values in rest if values is not None]
+
+
+def headline(evaluation: Evaluation) -> str:
+    """The result in one line: the independent measurement first, then the side effects."""
+    base, trained = evaluation.base, evaluation.trained
+    parts = [outcome(evaluation)]
+    if _has_target(trained):
+        parts.append(f"images on target {_share(base.scores[0])} -> {_share(trained.scores[0])}")
+    if base.preserved is not None and trained.preserved is not None:
+        parts.append(f"{KEPT} {percent(kept(base))} -> {percent(kept(trained))}")
+    change = ratio(trained.hack_meter, base.hack_meter)
+    if math.isfinite(change):
+        parts.append(f"{HACK_METER} {times(change)} the base's")
+    return "; ".join(parts)
+
+
+def outcome(evaluation: Evaluation) -> str:
+    """The most independent measurement there is, before and after."""
+    base, trained = evaluation.base, evaluation.trained
+    if trained.scores:
+        before, after = base.scores[0], trained.scores[0]
+        note = f" ({_aim(after)})" if _aim(after) else ""
+        change = f"{number(mean(before.values))} -> {number(mean(after.values))}"
+        return f"Measured {title(after)}: {change}{note}"
+    if base.referee is not None and trained.referee is not None:
+        return f"The {REFEREE}: {number(mean(base.referee))} -> {number(mean(trained.referee))}"
+    return f"The {JUDGE}: {number(mean(base.judge))} -> {number(mean(trained.judge))} (not an independent measurement)"
+
+
+def judge_against_measurement(evaluation: Evaluation) -> tuple[str, bool]:
+    """Whether judge and independent measurement agree, as a sentence, and whether it is a warning.
+
+    Compares the judge's mean P(wanted answer) with the first scorer's share on target, or else with the referee.
+    """
+    base, trained = evaluation.base, evaluation.trained
+    judge = mean(trained.judge)
+    before, other = _on_target(base), _on_target(trained)
+    if _has_target(trained):
+        what = f"{_share(trained.scores[0])} of the images are on target"
+    elif trained.referee is not None:
+        what = f"the referee's is {number(mean(trained.referee))}"
+    elif trained.scores:
+        return (
+            f"The judge's mean P(wanted answer) is {number(judge)}; the scorer has no target to compare it with.",
+            False,
+        )
+    else:
+        return NO_PROOF, True
+    sentence = f"The judge's mean P(wanted answer) is {number(judge)}; {what}."
+    gap = judge - other
+    if gap > GAP_LIMIT and judge > CONFIDENT:
+        if gap - (mean(base.judge) - before) < GAP_LIMIT / 2:
+            return (
+                f"{sentence} The gap is as large on base images: the judge does not see what the scorer measures.",
+                True,
+            )
+        return f"{sentence} The judge is more confident than that: possible reward hacking.", True
+    return f"{sentence} The two agree.", False
+
+
+def alarms(evaluation: Evaluation) -> list[str]:
+    """Warnings: reasons to look at the images before using the LoRA."""
+    base, trained = evaluation.base, evaluation.trained
+    sentence, alarming = judge_against_measurement(evaluation)
+    found = [sentence] if alarming else []
+    before, after = _on_target(base), _on_target(trained)
+    if after < CONFIDENT and after - before < LITTLE:
+        what = "images on target" if _has_target(trained) else f"the {REFEREE if trained.referee else JUDGE}"
+        found.append(
+            f"Little effect; {what}: {percent(before)} -> {percent(after)}. "
+            "Train longer, raise train.lr, or lower the anchor's weight, and check with `dp ask` whether the judge can "
+            "tell such images apart."
+        )
+    if not all(map(math.isfinite, (*trained.judge, trained.hack_meter))):
+        found.append("Some images could not be judged: they have pixels that are not finite.")
+    change = ratio(trained.hack_meter, base.hack_meter)
+    if change > HACK_LIMIT:
+        found.append(
+            f"The hack meter is {times(change)} the base's: the base draws no such images (reward hacking). "
+            "Raise the anchor's weight, or train fewer steps."
+        )
+    left = ratio(trained.diversity, base.diversity)
+    if left < DIVERSITY_LIMIT:
+        found.append(f"Images of different seeds have become similar: {percent(left)} of the base's diversity is left.")
+    if kept(base) - kept(trained) > LOST_LIMIT:
+        found.append(
+            f"Subjects were lost: {percent(kept(base))} are recognisable in base images, {percent(kept(trained))} now."
+        )
+    return found
+
+
+def _has_target(measurement: Measurement) -> bool:
+    return bool(measurement.scores) and measurement.scores[0].on_target is not None
+
+
+def _on_target(measurement: Measurement) -> float:
+    """The most independent number between 0 and 1: share on target, else the referee's, else the judge's mean P."""
+    if measurement.scores and measurement.scores[0].on_target is not None:
+        return measurement.scores[0].on_target
+    return mean(measurement.judge if measurement.referee is None else measurement.referee)
+
+
+def kept(measurement: Measurement) -> float:
+    """Share of the images whose subject the referee recognises; nan if the spec has no `preserve` question."""
+    return math.nan if measurement.preserved is None else share_above(measurement.preserved, PRESERVED_ABOVE)
+
+
+def title(score: Score) -> str:
+    """A scorer's name as words: `line weight`."""
+    return score.name.replace("_", " ")
+
+
+def within(score: Score) -> str:
+    """The values on target: `within 0.011 to 0.021`; empty if the scorer has no such range."""
+    return "" if score.accepted is None else "within {:.3g} to {:.3g}".format(*score.accepted)
+
+
+def _score_rows(base: Score, trained: Score) -> list[Row]:
+    name = title(trained)
+    rows = [Row(name, mean_and_spread(base.values), mean_and_spread(trained.values), _aim(trained, unit=True))]
+    if base.on_target is not None and trained.on_target is not None:
+        rows.append(Row(f"{name} on target", _share(base), _share(trained), within(trained)))
+    blind = [len(score.values) - len(measured(score.values)) for score in (base, trained)]
+    if any(blind):
+        rows.append(Row(f"{name} not measurable", str(blind[0]), str(blind[1]), f"of {len(trained.values)} images"))
+    return rows
+
+
+def _aim(score: Score, *, unit: bool = False) -> str:
+    aim = f"target {score.target:g}" if score.target is not None else ""
+    if not aim and score.better in ("higher", "lower"):
+        aim = f"{score.better} is better"
+    return ", ".join(part for part in (aim, score.unit if unit else "") if part)
+
+
+def _share(score: Score) -> str:
+    return percent(math.nan if score.on_target is None else score.on_target)

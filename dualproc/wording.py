@@ -1,0 +1,49 @@
+"""Words that messages share: plural forms, lists, durations, and the nearest known name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
+
+_COMPARED, _LISTED, _LONGEST_NAME = 1000, 20, 100
+"""How many known names a word is compared with, how many a hint lists, and how many characters of each it shows."""
+_CUTOFF = 0.66
+"""Least similarity (0 to 1, as `difflib` defines it) for a suggestion."""
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 step`, `2 steps`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def listed(names: Sequence[str], *, most: int = 3) -> str:
+    """The first names of a list, and how many more there are: `a, b, c and 2 more`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def duration(seconds: float) -> str:
+    """`8.4 s`, `1 min 5 s`, `2 h 3 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def suggestion(word: str, known: Iterable[str]) -> str | None:
+    """``did you mean `line`?`` for a misspelt name; None if no known name is similar."""
+    names = [name[:_LONGEST_NAME] for name in islice(known, _COMPARED)]
+    close = difflib.get_close_matches(word[:_LONGEST_NAME], names, n=1, cutoff=_CUTOFF)
+    return f"did you mean `{close[0]}`?" if close else None
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """A hint for an unknown name: the most similar known name, or a list of the known names."""
+    if (found := suggestion(word, known)) is not None:
+        return found
+    if not known:
+        return "no name is known here"
+    return f"known: {listed([name[:_LONGEST_NAME] for name in islice(known, _COMPARED)], most=_LISTED)}"

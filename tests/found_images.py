@@ -1,0 +1,51 @@
+"""Images in a folder, and a spec to look at them with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualproc.cli import main
+from dualproc.plugins.generators.diffusers import DiffusersGenerator
+from dualproc.plugins.generators.presets import TINY
+from dualproc.run import write_images
+
+SPEC = """\
+name: found
+prompts: {template: "a cartoon of {subject}", train: [a cat], eval: [a dog]}
+question: {template: "Does the red line match the horizon?"}
+preserve: {template: "Is this a drawing of {subject}?"}
+visual_prompt: {layers: [{type: line, from: [0, "{row}"], to: [1, "{row}"], width: 0.02}]}
+variants: {high: {row: 0.3}, low: {row: 0.6}}
+generator: {type: diffusers, model: /no/such/model}
+referee: {type: tiny-referee}
+scorers: [{type: horizon, target: "{row}"}, {type: kept}]
+"""
+
+
+def cats(folder: Path, count: int = 3) -> list[Path]:
+    """Drawings of cats by the shipped generator, 64 x 64 pixels, as `cat0.png` and so on."""
+    generator = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
+    with torch.no_grad():
+        images = generator.sample(["a cartoon of a cat"] * count, range(1, count + 1)).images
+    return write_images(folder, images, [f"cat{index}.png" for index in range(count)])
+
+
+def dp(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def row(out: str, start: str) -> Sequence[str]:
+    """The cells of the one line that begins so."""
+    (found,) = (line for line in out.splitlines() if line.startswith(start))
+    return found.split()

@@ -1,0 +1,130 @@
+"""Validate the scorers of colours and of structure on fresh scenes: `python -m tools.tiny_world.accuracy_color`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dualproc.kit.colors import distances, to_lab
+from dualproc.kit.structure import structure
+from dualproc.plugins.scorers.palette import Palette
+from dualproc.plugins.scorers.region_color import RegionColor
+from dualproc.types import ScoreContext
+
+from .scenes import CODE, Scene, draw_scenes, render_all
+
+NOTHING = ScoreContext(prompts=(), seeds=())
+SWATCHES = {
+    "dark academia": ("#b3937f", "#9c9580", "#7d98a6"),
+    "pastel": ("#cfc3ee", "#f9cfe0", "#f4b6c4"),
+    "retro": ("#f0a860", "#cc7f5e", "#9aa86a"),
+}
+"""Those of specs/palette.yaml."""
+DETAIL = 384
+"""Images this high say what share of a scene each of its fills truly has."""
+
+
+def images(scenes: list[Scene], size: int) -> torch.Tensor:
+    """[N, 3, size, size] in [0, 1]."""
+    return torch.from_numpy(render_all(scenes, size)).permute(0, 3, 1, 2).float() / 255
+
+
+def true_palette(detailed: npt.NDArray[np.uint8], swatches: tuple[str, ...]) -> float:
+    """Mean distance of a scene's fills to the nearest swatch, each counted by its area; black is ink.
+
+    The fills are the exact colours that cover at least 0.2 % of a detailed rendering: blends at edges do not.
+    """
+    codes, counts = np.unique(detailed.astype(np.int64) @ (65536, 256, 1), return_counts=True)
+    fills = (counts >= 0.002 * counts.sum()) & (codes != 0)
+    apart = distances(to_lab([f"#{code:06x}" for code in codes[fills]]), swatches)
+    return float(apart @ counts[fills] / counts[fills].sum())
+
+
+def report_regions(scenes: list[Scene], size: int, label: str) -> None:
+    """How far the colours found for sky and ground are from the true ones."""
+    shown = images(scenes, size)
+    for index, region in enumerate(("sky", "ground")):
+        scorer = RegionColor(RegionColor.Params(region=region, color="white"))
+        found = scorer.found(shown)
+        off = np.array([
+            np.nan if colour is None else distances(colour[None], scene.palette[index : index + 1])[0]
+            for colour, scene in zip(found, scenes, strict=True)
+        ])  # fmt: skip
+        print(
+            f"{size:4d} px, {label}: {region:6s} mean error {np.nanmean(off):.2f}, over 3: {np.nanmean(off > 3):.3f}, "
+            f"not found: {np.isnan(off).mean():.3f}"
+        )
+
+
+def report_palette(scenes: list[Scene], size: int, truths: dict[str, list[float]]) -> None:
+    """How far the palette's value is from that of the true fills, and what it is where sky and ground are swatches."""
+    shown = images(scenes, size)
+    for name, swatches in SWATCHES.items():
+        scorer, truth = Palette(Palette.Params(colors=swatches)), np.array(truths[name])
+        found = scorer.score(shown, NOTHING).numpy()
+        rng = np.random.default_rng(3)
+        trained = [dataclasses.replace(scene, colours=tuple(rng.choice(swatches, 2))) for scene in scenes]
+        reached = scorer.score(images(trained, size), NOTHING).numpy()
+        off = found - truth
+        print(
+            f"{size:4d} px, {name:13s}: mean error {np.abs(off).mean():.2f}, bias {off.mean():+.2f}, correlation "
+            f"{np.corrcoef(found, truth)[0, 1]:.3f}; value {_spread(found)}, of swatches {_spread(reached)}"
+        )
+
+
+def _spread(values: npt.NDArray[np.float32]) -> str:
+    within = Palette.Params(colors=("black",)).within
+    return f"{values.mean():.1f} ± {values.std():.1f} ({np.mean(values <= within):.0%} within {within:g})"
+
+
+def report_structure(scenes: list[Scene], size: int) -> None:
+    """How alike in structure scenes are to themselves with one thing changed."""
+    rng = np.random.default_rng(4)
+    others = [dataclasses.replace(scene, codes=rng.random(len(CODE), dtype=np.float32)) for scene in scenes]
+    pairs = {
+        "other colours": (scenes, [_coded(scene, sky_hue=rng.random(), ground_hue=rng.random()) for scene in scenes]),
+        "pastel": (scenes, [dataclasses.replace(scene, colours=SWATCHES["pastel"][:2]) for scene in scenes]),
+        "thin, thick": tuple([_coded(scene, line_weight=code) for scene in scenes] for code in (0.1, 0.9)),
+        "other seed": (scenes, others),
+        "other seed, same horizon": tuple(
+            [_coded(scene, horizon=0.4) for scene in group] for group in (scenes, others)
+        ),
+        "other seed, same palette": tuple(
+            [dataclasses.replace(scene, colours=SWATCHES["pastel"][:2]) for scene in group]
+            for group in (scenes, others)
+        ),
+        "other scene": (scenes, scenes[1:] + scenes[:1]),
+    }
+    for name, (one, two) in pairs.items():
+        alike = (structure(images(one, size)) * structure(images(two, size))).sum(1)
+        print(f"{size:4d} px, structure, {name}: {alike.mean():.3f} ± {alike.std():.3f}")
+
+
+def _coded(scene: Scene, **codes: float) -> Scene:
+    changed = scene.codes.copy()
+    for name, value in codes.items():
+        changed[CODE[name]] = value
+    return dataclasses.replace(scene, codes=changed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=300, help="how many scenes")
+    count = parser.parse_args().count
+    scenes = draw_scenes(count, seed=41, pairs=0.2)
+    wide = draw_scenes(count, seed=42, pairs=0.2, wide=1.0)
+    detailed = render_all(scenes, DETAIL)
+    truths = {name: [true_palette(image, swatches) for image in detailed] for name, swatches in SWATCHES.items()}
+    for size in (64, 96, 128, 256):
+        report_regions(scenes, size, "usual")
+        report_regions(wide, size, "wide")
+        report_palette(scenes, size, truths)
+        report_structure(scenes, size)
+
+
+if __name__ == "__main__":
+    main()
