@@ -10,12 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BeforeValidator
-
 if TYPE_CHECKING:
     from torch import Tensor
 
-Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+
+class _NullIsNan:
+    """Lets pydantic read null as nan. Imported on use: `dp --help` must not load pydantic."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        read = core_schema.no_info_before_validator_function
+        return read(lambda value: math.nan if value is None else value, handler(source))
+
+
+Number = Annotated[float, _NullIsNan()]
 """A number that may be nan, for "not measured"; JSON has no nan, so files hold null instead."""
 
 

@@ -88,8 +88,8 @@ def test_a_judge_says_the_same() -> None:
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     asked = [[Question("Is this a drawing of a cat?"), Question("Is the sky blue?")]] * 2
     found = []
-    for offload in (False, True):
-        judge = TransformersJudge(TransformersJudge.Params(**{**JUDGE.params, "offload": offload}))
+    for offloaded in (False, True):
+        judge = TransformersJudge(TransformersJudge.Params(**{**JUDGE.params, "offload": offloaded}))
         answers = judge.answer_log_likelihoods(images, asked).log_likelihoods
         found.append((answers.detach(), *torch.autograd.grad(answers[..., 0].sum(), images)))
     torch.testing.assert_close(found[0], found[1])

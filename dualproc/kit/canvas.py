@@ -1,7 +1,7 @@
-"""Drawing onto a visual prompt's canvas: the parameter types that the layers share, and exact, blended shapes.
+"""Drawing onto a visual prompt's canvas: parameter types of places, boxes and colours; exact, blended shapes.
 
-Pillow's own drawing replaces pixels (a half transparent shape would erase what lies below) and rounds widths to whole
-pixels; an image instruction whose thickness is the message needs neither.
+Pillow's own drawing replaces pixels (a half transparent shape erases what is below) and rounds widths to whole pixels.
+Neither suits an image instruction whose thickness is the message.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def _refuse_empty(value: Any) -> Any:
     if value is None:
-        raise ValueError('no colour given; a hex value needs quotes in YAML ("#cc2244"), or # starts a comment')
+        raise ValueError('no colour given; a hex value needs quotes in YAML ("#cc2244"), because # starts a comment')
     return value
 
 
@@ -44,21 +44,37 @@ Color = Annotated[str, BeforeValidator(_refuse_empty), AfterValidator(_known_col
 """A colour name of CSS or a hex value, `#cc2244`; `#cc224480` is half transparent."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-"""A length as a share of the image: horizontal ones of its width, all others of its height."""
+"""A length as a fraction of the image: horizontal lengths of its width, all others of its height."""
 
 Size = Annotated[float, Field(gt=0, le=1)]
 
 Place = tuple[Fraction, Fraction]
-"""x from the left and y from the top."""
+"""x from the left and y from the top, as fractions of width and height."""
+
+
+def _with_area(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = box
+    if not (left < right and top < bottom):
+        raise ValueError("the box has no area; write [left, top, right, bottom]")
+    return box
+
+
+Box = Annotated[tuple[Fraction, Fraction, Fraction, Fraction], AfterValidator(_with_area)]
+"""An upright rectangle: left, top, right, bottom, as fractions of width and height."""
 
 
 def pixels(canvas: Image, place: Place) -> tuple[float, float]:
-    """A place in pixels; whole numbers lie between two pixels."""
+    """A place in pixels; integers lie between two pixels."""
     return place[0] * canvas.width, place[1] * canvas.height
 
 
+def box_pixels(canvas: Image, box: Box) -> tuple[float, float, float, float]:
+    """A box in pixels: left, top, right, bottom."""
+    return *pixels(canvas, box[:2]), *pixels(canvas, box[2:])
+
+
 def fill_polygon(canvas: Image, corners: Sequence[tuple[float, float]], color: str) -> None:
-    """Fill a convex polygon, its corners in pixels and clockwise; edge pixels get the share that it covers."""
+    """Fill a convex polygon given by its corners in pixels, clockwise; edge pixels are filled by the covered share."""
     import numpy as np
 
     xs, ys = (np.array(values, dtype=float) for values in zip(*corners, strict=True))
@@ -74,7 +90,7 @@ def fill_polygon(canvas: Image, corners: Sequence[tuple[float, float]], color: s
 
 
 def fill_disc(canvas: Image, center: tuple[float, float], radius: float, color: str) -> None:
-    """Fill a disc (in pixels); edge pixels get the share that it covers."""
+    """Fill a disc (in pixels); edge pixels are filled by the covered share."""
     import numpy as np
 
     x, y = center
@@ -85,7 +101,7 @@ def fill_disc(canvas: Image, center: tuple[float, float], radius: float, color: 
 
 
 def fill_rectangle(canvas: Image, corner: tuple[float, float], opposite: tuple[float, float], color: str) -> None:
-    """Fill an upright rectangle (in pixels), its edges moved to the nearest whole pixels so that neighbours meet."""
+    """Fill an upright rectangle (in pixels), its edges rounded to whole pixels so that neighbours meet."""
     from PIL import Image
 
     left, top, right, bottom = (round(value) for value in (*corner, *opposite))
@@ -103,10 +119,10 @@ def text_size(text: str, size: float) -> tuple[float, float]:
 def write(
     canvas: Image, text: str, at: tuple[float, float], size: float, color: str, *, anchor: tuple[float, float]
 ) -> None:
-    """Write at a place (pixels), moved as little as needed to stay inside the image.
+    """Write text at a place (pixels), moved as little as needed to stay inside the image.
 
     Args:
-        anchor: which point of the text stands `at` the place, from (0, 0), its top left, to (1, 1), its bottom right.
+        anchor: the point of the text that is `at` the place, from (0, 0), its top left, to (1, 1), its bottom right.
 
     Raises:
         PluginError: the text is larger than the image.
@@ -118,7 +134,7 @@ def write(
         share = max(width / canvas.width, height / canvas.height)
         raise PluginError(
             f"the text '{text}' is {share:.2f} times as large as the image",
-            hint=f"take a size of at most {size / share / canvas.height:.3f}, or break it into lines",
+            hint=f"use a size of at most {size / share / canvas.height:.3f}, or break the text into lines",
         )
     font = _font(size)
     left, top, _, _ = _ink_box(text, font)
@@ -131,7 +147,7 @@ def write(
 
 
 def _paint(canvas: Image, coverage: ndarray, corner: tuple[int, int], color: str) -> None:
-    """Lay a colour over the canvas where `coverage` (rows x columns, clipped to 0..1) says."""
+    """Composite a colour over the canvas by `coverage` (rows x columns, clipped to 0..1)."""
     from PIL import Image
 
     *rgb, opacity = _rgba(color)

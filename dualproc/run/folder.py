@@ -263,7 +263,9 @@ class RunFolder:
     def read_evaluation(self) -> Evaluation | None:
         """The measurements on the held-out images; None before the fit is done."""
         path = self.path / EVALUATION
-        return from_json(Evaluation, read_text(path), source=path) if path.exists() else None
+        if not path.exists():
+            return None
+        return from_json(Evaluation, read_text(path), source=path, hint=f"evaluate the run again: dp score {self.path}")
 
     def read_outcome(self) -> Outcome | None:
         """The outcome; None before the fit has ended."""

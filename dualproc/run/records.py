@@ -18,10 +18,10 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
     return pydantic_json(value, indent=indent, inf_nan_mode="null").decode()
 
 
-def from_json(kind: type[T], text: str, *, source: Path | str) -> T:
+def from_json(kind: type[T], text: str, *, source: Path | str, hint: str | None = None) -> T:
     """A dataclass `kind` from what `to_json` wrote. Unknown keys are left out, a null number becomes nan.
 
-    Raises RunError, naming `source`, if the text is not JSON or does not fit.
+    Raises RunError, naming `source` and with the hint, if the text is not JSON or does not fit.
     """
     try:
         return TypeAdapter(kind).validate_json(text)
@@ -29,4 +29,4 @@ def from_json(kind: type[T], text: str, *, source: Path | str) -> T:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         cause = f"{place}: {first['msg']}" if place else first["msg"]
-        raise RunError(f"{source} is damaged, or from another version of dualproc: {cause}") from error
+        raise RunError(f"{source} is damaged, or from another version of dualproc: {cause}", hint=hint) from error

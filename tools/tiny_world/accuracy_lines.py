@@ -1,4 +1,4 @@
-"""Calibrate and validate the line-weight scorer on fresh scenes: `python -m tools.tiny_world.accuracy_lines [--fit]`."""
+"""Calibrate and validate the line-weight scorer on new scenes: `python -m tools.tiny_world.accuracy_lines [--fit]`."""
 
 from __future__ import annotations
 

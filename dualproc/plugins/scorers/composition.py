@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
+from dualproc.kit.canvas import Box
 from dualproc.kit.regions import Layout, layouts
 from dualproc.types import ScoreContext
 
@@ -44,8 +45,8 @@ class Composition:
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         element: Literal["expanse", "upright"] = Field(description="A plain region, or an object at a place.")
-        box: tuple[Share, Share, Share, Share] | None = Field(
-            None, description="The plain region: left, top, right, bottom as fractions; for `expanse`."
+        box: Box | None = Field(
+            None, description="For `expanse`: the plain region, [left, top, right, bottom] as fractions of the image."
         )
         x: Share | None = Field(None, description="Where the object stands, as a fraction of the width; for `upright`.")
         tolerance: float = Field(0.1, gt=0, le=1, description="An image is on target up to this value.")
@@ -56,8 +57,6 @@ class Composition:
                 raise ValueError("`expanse` needs its `box`")
             if self.element == "upright" and self.x is None:
                 raise ValueError("`upright` needs its `x`")
-            if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
-                raise ValueError("`box` has no area: it is left, top, right, bottom")
             return self
 
     def __init__(self, params: Params) -> None:

@@ -19,7 +19,7 @@ REDUCED = 128
 LEAST_INK = 0.004
 """An image with less ink than this share of its area has no outlines to measure."""
 COEFFICIENTS = (-0.50089, 0.51549, 0.06176, 1.15464, -0.2791, -0.19247, 0.571)
-"""From the features to the width in pixels; fitted by `python -m tools.tiny_world.accuracy_lines` on rendered scenes."""
+"""From the features to the width in pixels; fitted on rendered scenes by `tools.tiny_world.accuracy_lines --fit`."""
 
 
 class LineWeight:

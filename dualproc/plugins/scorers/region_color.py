@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from dualproc.errors import PluginError
-from dualproc.kit.canvas import Fraction
+from dualproc.kit.canvas import Box
 from dualproc.kit.colors import ADVICE, distances, dominant, lab_and_ink, shade_names, shades
 from dualproc.types import Prompt, ScoreContext
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
-Box = tuple[Fraction, Fraction, Fraction, Fraction]
-"""Left, top, right, bottom, as shares of the image."""
-REGIONS: dict[str, Box] = {"sky": (0.0, 0.0, 1.0, 0.1), "ground": (0.0, 0.9, 1.0, 1.0)}
+REGIONS: dict[str, tuple[float, float, float, float]] = {"sky": (0.0, 0.0, 1.0, 0.1), "ground": (0.0, 0.9, 1.0, 1.0)}
 """The parts of an image that are sky, or ground, wherever its horizon lies."""
 
 
@@ -59,10 +57,6 @@ class RegionColor:
         def _one_colour_and_a_box(self) -> Self:
             if (self.color is None) == (self.field is None):
                 raise ValueError("give either color or field (the prompts' field that names it)")
-            if not isinstance(self.region, str) and not (
-                self.region[0] < self.region[2] and self.region[1] < self.region[3]
-            ):
-                raise ValueError("the region is empty; write left, top, right, bottom")
             return self
 
     def __init__(self, params: Params) -> None:

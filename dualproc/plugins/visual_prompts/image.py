@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, Field, model_validator
+from typing_extensions import Self
 
 from dualproc.errors import PluginError
-from dualproc.kit.canvas import Place, Size, pixels
+from dualproc.kit.canvas import Box, Place, Size, box_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
-    from typing_extensions import Self
 
 
 class ImageLayer:
@@ -21,32 +21,43 @@ class ImageLayer:
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """Which image, and where it lies."""
+        """Which image, and where it goes."""
 
-        path: str = Field(min_length=1, description="the image's file, relative to the spec that names it")
-        at: Place = Field((0, 0), description="its upper left corner: [x, y], as shares of width and height")
-        size: tuple[Size, Size] = Field((1, 1), description="[width, height], as shares of the image's")
+        path: str = Field(min_length=1, description="the image file, relative to the spec")
+        box: Box | None = Field(
+            None, description="[left, top, right, bottom], as fractions of the image; all of it if left out"
+        )
+        at: Place | None = Field(None, description="older form of `box`: upper left corner [x, y]")
+        size: tuple[Size, Size] | None = Field(None, description="older form of `box`: [width, height]")
 
         @model_validator(mode="after")
         def _inside(self) -> Self:
-            if any(start + extent > 1 + 1e-9 for start, extent in zip(self.at, self.size, strict=True)):
+            if max(self.area) > 1 + 1e-9:
                 raise ValueError("the layer does not fit into the image: at + size is more than 1")
             return self
+
+        @property
+        def area(self) -> tuple[float, float, float, float]:
+            """Left, top, right, bottom, in whichever form they were given."""
+            if self.box is not None:
+                return self.box
+            (left, top), (width, height) = self.at or (0.0, 0.0), self.size or (1.0, 1.0)
+            return left, top, left + width, top + height
 
     def __init__(self, params: Params) -> None:
         """Read the image.
 
         Raises:
-            PluginError: there is no such file, or it is not an image that Pillow can read.
+            PluginError: the file does not exist, or is not an image that Pillow can read.
         """
         self.params = params
         self._image = _read(Path(params.path))
 
     def draw(self, canvas: Image.Image) -> None:
-        """Lay the image over its place; its transparent parts let the canvas through."""
-        left, top = (round(value) for value in pixels(canvas, self.params.at))
-        width, height = (max(1, round(value)) for value in pixels(canvas, self.params.size))
-        canvas.alpha_composite(self._image.resize((width, height)), (left, top))
+        """Composite the image over its place; its transparent parts let the canvas through."""
+        left, top, right, bottom = box_pixels(canvas, self.params.area)
+        size = max(1, round(right - left)), max(1, round(bottom - top))
+        canvas.alpha_composite(self._image.resize(size), (round(left), round(top)))
 
 
 def _read(file: Path) -> Image.Image:
@@ -57,6 +68,6 @@ def _read(file: Path) -> Image.Image:
             return image.convert("RGBA")
     except FileNotFoundError as error:
         hint = "in a spec built in Python, paths are relative to the current folder"
-        raise PluginError(f"there is no file {file}", hint=hint) from error
+        raise PluginError(f"no such file: {file}", hint=hint) from error
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise PluginError(f"{file} is not an image that can be read: {error}", hint="use a PNG or JPEG") from error
