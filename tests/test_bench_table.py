@@ -107,7 +107,7 @@ def test_failed_rows_count_as_variants_that_reach_nothing(tmp_path: Path) -> Non
     }  # fmt: skip
     lines = footer(rows, planned=5, command="dp bench specs/")
     assert lines[0] == "Unfinished: 3 of 5 variants so far."
-    assert lines[1].startswith("Of 3 variants, so many reach what is wanted: on target >= 90%: 0; kept >= 95%: 2;")
+    assert lines[1].startswith("Targets reached, out of 3 variants: on target >= 90%: 0; kept >= 95%: 2;")
     assert lines[2:] == ["4 held-out images per variant; 2 CPU cores, torch 2.9.0.", "Made by `dp bench specs/`."]
     table = render_markdown(rows, planned=3, command="dp bench specs/").splitlines()
     assert "Unfinished" not in "".join(table)
@@ -138,7 +138,7 @@ def test_the_json_has_the_same_rows_and_null_for_what_is_no_number(tmp_path: Pat
     assert only["folder"] == "run"
     assert only["result"]["scores"][0]["on_target"] == {"before": 0.25, "after": 0.75}
     assert only["result"]["referee"]["after"] is None
-    assert only["result"]["fit"]["wall_seconds"] == 60
+    assert only["result"]["outcome"]["wall_seconds"] == 60
 
 
 def test_the_gallery_shows_base_above_trained_in_whole_pixels(tmp_path: Path) -> None:

@@ -90,17 +90,17 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path, text: str) -> None:
 # --- what is refused ------------------------------------------------------------------------------------------------
 
 
-def test_a_second_run_is_refused_unless_it_replaces_or_goes_on(tmp_path: Path) -> None:
+def test_a_second_run_is_refused_unless_it_replaces_or_resumes_the_first(tmp_path: Path) -> None:
     create(tmp_path).close()
-    with pytest.raises(RunError, match="already holds a run") as caught:
+    with pytest.raises(RunError, match="already has a run") as caught:
         create(tmp_path)
     assert caught.value.hint is not None
     assert all(option in caught.value.hint for option in ("--resume", "--overwrite", "--out"))
-    with pytest.raises(RunError, match="give one of them"):
+    with pytest.raises(RunError, match="use one of them"):
         create(tmp_path, resume=True, overwrite=True)
 
 
-def test_a_run_that_came_before_the_lock_was_ours_is_not_touched(
+def test_a_run_started_just_before_the_lock_was_acquired_is_not_touched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def slow(folder: Path) -> FolderLock:
@@ -108,7 +108,7 @@ def test_a_run_that_came_before_the_lock_was_ours_is_not_touched(
         return FolderLock(folder)
 
     monkeypatch.setattr("dualproc.run.folder.FolderLock", slow)
-    with pytest.raises(RunError, match="already holds a run"):
+    with pytest.raises(RunError, match="already has a run"):
         create(tmp_path)
     assert not (tmp_path / "spec.yaml").exists()
 
@@ -127,7 +127,7 @@ def test_overwrite_deletes_the_earlier_run_and_nothing_else(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_files_that_no_run_wrote_are_never_touched(tmp_path: Path, overwrite: bool) -> None:
+def test_files_that_are_not_a_runs_are_never_touched(tmp_path: Path, overwrite: bool) -> None:
     (tmp_path / "README.md").write_text("a project's own")
     with pytest.raises(RunError, match=r"is not a run, but has files .*: README\.md"):
         create(tmp_path, overwrite=overwrite)
@@ -173,17 +173,27 @@ def test_a_refused_start_leaves_the_folder_unlocked(tmp_path: Path) -> None:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def test_opening_what_is_no_run_says_why_and_where_runs_are(tmp_path: Path) -> None:
+def test_opening_a_folder_without_a_run_says_why_and_lists_runs(tmp_path: Path) -> None:
     create(tmp_path / "line_weight" / "thin").close()
     create(tmp_path / "line_weight" / "thick").close()
     with pytest.raises(RunError, match=r"line_weight is not a run: it has no spec\.resolved\.yaml") as caught:
         RunFolder.open(tmp_path / "line_weight")
     assert f"{tmp_path}/line_weight/thick, {tmp_path}/line_weight/thin" in str(caught.value)
-    with pytest.raises(RunError, match="there is no folder") as caught:
+    with pytest.raises(RunError, match="no such folder") as caught:
         RunFolder.open(tmp_path / "line_weight" / "thicc")
     assert "line_weight/thick" in str(caught.value)
     with pytest.raises(RunError, match=rf"not finished: it has no {WEIGHTS}"):
         RunFolder.open(tmp_path / "line_weight" / "thin", needs=[WEIGHTS])
+
+
+def test_an_evaluation_of_an_earlier_version_is_refused_with_the_command_that_renews_it(tmp_path: Path) -> None:
+    with create(tmp_path) as run:
+        run.write_evaluation(evaluation())
+        path = tmp_path / "evaluation.json"
+        path.write_text(path.read_text().replace('"trained"', '"taught"'))
+        with pytest.raises(RunError, match="from another version of dualproc: trained") as caught:
+            run.read_evaluation()
+    assert caught.value.hint == f"evaluate the run again: dp score {tmp_path}"
 
 
 def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
@@ -192,10 +202,10 @@ def test_a_run_can_be_read_while_it_is_written(tmp_path: Path) -> None:
         assert RunFolder.open(tmp_path).metrics() == [record(1)]
 
 
-# --- checkpoints and going on ---------------------------------------------------------------------------------------
+# --- checkpoints and resuming -----------------------------------------------------------------------------------------
 
 
-def test_checkpoints_come_back_and_the_newest_two_stay(tmp_path: Path) -> None:
+def test_checkpoints_are_read_back_and_the_newest_two_kept(tmp_path: Path) -> None:
     shared = torch.arange(6.0).reshape(2, 3)
     with create(tmp_path) as run:
         for step in (5, 10, 100):
@@ -233,7 +243,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_earlier_one_named(tmp_path: Pat
     assert "continue from checkpoint-1" in (caught.value.hint or "")
 
 
-def test_resume_drops_the_steps_that_will_be_done_again(tmp_path: Path) -> None:
+def test_resume_drops_the_steps_that_will_be_repeated(tmp_path: Path) -> None:
     with create(tmp_path) as run:
         for step in range(1, 6):
             run.log(record(step))
@@ -247,7 +257,7 @@ def test_resume_drops_the_steps_that_will_be_done_again(tmp_path: Path) -> None:
         assert [one.step for one in run.metrics()] == [1, 2, 3, 4]
 
 
-def test_resume_starts_where_there_is_nothing_to_resume(tmp_path: Path) -> None:
+def test_resume_starts_a_new_run_where_there_is_none(tmp_path: Path) -> None:
     with create(tmp_path / "new", resume=True) as run:
         assert run.latest_checkpoint() is None
 
@@ -265,7 +275,7 @@ def test_resume_is_refused_for_another_spec_naming_the_keys(tmp_path: Path) -> N
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_takes_no_more_leaves_the_old_content(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
     write_atomically(path, "old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -19,8 +19,10 @@ from run_examples import SPEC, evaluation, measurement, record, score
 import dualproc
 from dualproc.errors import RunError
 from dualproc.report import render_card, render_report, summary_rows, write_card, write_report, write_samples
-from dualproc.report.charts import Series, dot_plot, line_chart
+from dualproc.report.charts import Chart, Series, dot_plot, line_chart
+from dualproc.report.html import page
 from dualproc.run import RunFolder
+from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Prompt, Recipe
 
 EVIL = "\"><script>alert(1)</script><img src=x onerror=alert(1)>'&amp;"
@@ -72,11 +74,11 @@ def finish(run: RunFolder, found: Evaluation | None = None, *, size: int = 8, ov
     return run
 
 
-def test_the_report_says_the_outcome_and_shows_every_part(run: RunFolder) -> None:
+def test_the_report_states_the_result_and_shows_every_part(run: RunFolder) -> None:
     page = Page(write_report(finish(run)).read_text())
     assert "Measured line weight: 0.0300\u00a0→\u00a00.0420 (target 0.042)" in page.text
     assert "4 held-out images of 2 prompts" in page.text
-    assert "4 steps done in 1.0 s" in page.text
+    assert "4 training steps done in 1.0 s" in page.text
     assert "Does the line weight match the red line?" in page.text
     assert "Is there {subject}?" in page.text
     assert page.tags.count("img") == 4 * 3
@@ -88,7 +90,7 @@ def test_the_report_says_the_outcome_and_shows_every_part(run: RunFolder) -> Non
         assert all(cell in page.text for cell in row)
 
 
-def test_the_report_needs_nothing_from_outside_and_runs_nothing(run: RunFolder) -> None:
+def test_the_report_loads_nothing_and_runs_nothing(run: RunFolder) -> None:
     html = render_report(finish(run))
     page = Page(html)
     assert not {"script", "link", "iframe", "object", "form", "a", "base"} & set(page.tags)
@@ -118,43 +120,43 @@ def test_nothing_from_a_spec_or_a_plugin_becomes_markup(tmp_path: Path) -> None:
     assert not re.search(r"(?<![\\`])<(script|img)", outside_code.replace(f"`{EVIL}`", ""))
 
 
-def test_an_interrupted_run_is_reported_as_such(run: RunFolder) -> None:
+def test_an_interrupted_run_is_reported_as_unfinished(run: RunFolder) -> None:
     page = Page(render_report(run))
-    assert "No step has been done yet" in page.text
-    assert "No step has been logged" in page.text
+    assert "No training step has been done yet" in page.text
+    assert "No training step has been logged" in page.text
     assert "The LoRA has not been written yet" in page.text
     run.log(record(1))
     run.log(record(2, loss=math.nan, reward=math.nan, skipped=True, anchor=0.0))
     page = Page(render_report(run))
-    assert "2 of 4 steps done" in page.text
+    assert "2 of 4 training steps done" in page.text
     assert "Nothing has been measured yet" in page.text
     assert "1 step skipped" in page.text
-    assert "No referee was asked" in page.text
+    assert "No referee was asked during training" in page.text
     assert "img" not in page.tags
     assert "Not evaluated yet" in render_card(run, Recipe("owner/model", "float32"))
 
 
-def test_what_a_spec_does_not_name_is_said_to_be_missing(run: RunFolder) -> None:
+def test_missing_scorer_referee_and_preserve_question_are_listed(run: RunFolder) -> None:
     nothing: dict[str, Any] = {"scores": (), "referee": None, "preserved": None}
     page = Page(render_report(finish(run, evaluation(measurement(**nothing), **nothing), overlaid=False)))
     assert "The spec names no scorer, no referee, no preserve question." in page.text
-    assert "Nothing independent was measured" in page.text
+    assert "No independent measurement" in page.text
     assert "(not an independent measurement)" in page.text
     assert page.tags.count("img") == 4 * 2
 
 
-def test_a_hacked_fit_is_called_out(run: RunFolder) -> None:
+def test_reward_hacking_is_warned_about(run: RunFolder) -> None:
     page = Page(render_report(finish(run, evaluation(hack_meter=0.12, judge=(0.99,) * 4))))
     assert [value for name, value in page.attributes if name == "class"].count("callout warn") == 2
     assert "The hack meter is 4.0x the base's" in page.text
-    assert "learnt to please it" in page.text
+    assert "possible reward hacking" in page.text
     assert render_card(run, Recipe("owner/model", "float32")).count("**Look closely.**") == 2
 
 
-def test_an_alarm_does_not_hide_what_judge_and_measurement_say(run: RunFolder) -> None:
+def test_a_warning_does_not_hide_the_comparison_of_judge_and_measurement(run: RunFolder) -> None:
     page = Page(render_report(finish(run, evaluation(hack_meter=0.12))))
     assert [value for name, value in page.attributes if name == "class"].count("callout warn") == 1
-    assert "The two do not contradict each other." in page.text
+    assert "The two agree." in page.text
 
 
 def test_a_run_without_images_or_environment_still_has_a_report(run: RunFolder) -> None:
@@ -165,7 +167,7 @@ def test_a_run_without_images_or_environment_still_has_a_report(run: RunFolder) 
     assert "Not recorded." in page.text
 
 
-def test_large_images_are_reduced(run: RunFolder) -> None:
+def test_large_images_are_downscaled(run: RunFolder) -> None:
     finish(run, size=512)
     stored = sum(path.stat().st_size for path in run.samples.rglob("*seed*.png"))
     assert len(render_report(run)) < stored / 3
@@ -177,13 +179,19 @@ def test_a_damaged_spec_is_named(run: RunFolder) -> None:
         render_report(run)
 
 
+def drawn(chart: Chart | None) -> str:
+    """The chart as the page shows it."""
+    assert chart is not None
+    values = {"curves": [chart], "task": task({}), "name": "a", "heading": "b"}
+    return re.findall(r"<figure.*?</figure>", page(values), flags=re.DOTALL)[0]
+
+
 # --- charts ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.0, 0.0], [1e9, -1e9], [1e-12, 2e-12], [math.nan, 3.0], [7.0] * 5000])
 def test_curves_of_any_values_stay_inside_their_frame(values: list[float]) -> None:
-    figure = line_chart("loss", [Series("", "plain", [(float(i), value) for i, value in enumerate(values, 1)])])
-    assert figure is not None
+    figure = drawn(line_chart("loss", [Series("", "plain", [(float(i), value) for i, value in enumerate(values, 1)])]))
     assert len(figure) < 30_000
     for path in re.findall(r' d="([^"]*)"', figure):
         points = re.findall(r"[ML]([-\d.]+) ([-\d.]+)", path)
@@ -197,8 +205,7 @@ def test_curves_without_a_number_are_left_out() -> None:
 
 
 def test_a_gap_breaks_the_curve() -> None:
-    figure = line_chart("loss", [Series("", "plain", [(1.0, 1.0), (2.0, math.nan), (3.0, 1.0)])])
-    assert figure is not None
+    figure = drawn(line_chart("loss", [Series("", "plain", [(1.0, 1.0), (2.0, math.nan), (3.0, 1.0)])]))
     (path,) = re.findall(r' d="([^"]*)"', figure)
     assert path.count("M") == 2
     assert "L" not in path
@@ -206,18 +213,16 @@ def test_a_gap_breaks_the_curve() -> None:
 
 def test_a_dot_is_inside_the_band_exactly_if_its_image_is_on_target() -> None:
     values = tuple(0.030 + 0.0005 * step + 0.0002 for step in range(50))
-    figure = dot_plot(score((0.01,)), score(values))
-    assert figure is not None
+    figure = drawn(dot_plot(score((0.01,)), score(values)))
     left, width = (float(value) for value in re.findall(r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)"', figure)[0])
     dots = [float(x) for x in re.findall(r'<circle cx="([\d.]+)"[^>]*class="dot trained"', figure)]
     assert len(dots) == 50
     assert sum(left < x < left + width for x in dots) == sum(abs(value - 0.042) <= 0.006 for value in values)
 
 
-def test_a_dot_on_the_edge_of_what_is_accepted_is_inside_and_no_target_is_drawn_where_there_is_none() -> None:
+def test_a_dot_on_the_edge_of_the_accepted_range_is_inside_it_and_no_target_line_is_drawn_without_a_target() -> None:
     changes = {"target": None, "accepted": (0.25, 1.0)}
-    figure = dot_plot(score((0.0, 0.2499), **changes), score((0.25, 1.0, 1.0), **changes))
-    assert figure is not None
+    figure = drawn(dot_plot(score((0.0, 0.2499), **changes), score((0.25, 1.0, 1.0), **changes)))
     left, width = (float(value) for value in re.findall(r'<rect x="([\d.]+)" y="\d+" width="([\d.]+)"', figure)[0])
     inside = {
         style: [
@@ -231,7 +236,7 @@ def test_a_dot_on_the_edge_of_what_is_accepted_is_inside_and_no_target_is_drawn_
     assert "within 0.25 to 1" in figure
 
 
-def test_scores_that_nobody_could_measure_have_no_plot() -> None:
+def test_scores_without_any_value_have_no_plot() -> None:
     assert dot_plot(score((math.nan,)), score((math.nan,))) is None
 
 
@@ -259,7 +264,7 @@ def test_the_card_has_front_matter_numbers_image_and_usage(run: RunFolder) -> No
     compile(code, "card", "exec")
 
 
-def test_a_model_in_a_folder_is_no_hub_id_and_is_called_as_it_was_sampled(run: RunFolder) -> None:
+def test_a_model_in_a_folder_is_not_a_hub_id_and_is_called_with_the_sampling_arguments(run: RunFolder) -> None:
     text = render_card(run, Recipe("/models/mine", "float32", {"height": 64, "guidance_scale": 0.0}))
     assert "base_model:" not in text
     assert 'from_pretrained("/models/mine", torch_dtype=torch.float32)' in text
@@ -277,7 +282,7 @@ def test_a_shipped_model_is_found_wherever_dualproc_is_installed(run: RunFolder)
     assert Path(eval(found, {"files": files, "str": str})) == folder
 
 
-def test_a_model_of_another_library_is_drawn_with_by_dualproc(run: RunFolder) -> None:
+def test_the_card_of_another_library_says_to_use_dp_generate(run: RunFolder) -> None:
     finish(run)
     text = render_card(run, Recipe("small", "float32", library="acme-small"))
     assert yaml.safe_load(text.split("---\n", 2)[1])["library_name"] == "acme-small"
@@ -292,7 +297,7 @@ def test_a_spec_cannot_end_its_code_block(tmp_path: Path) -> None:
     assert f"````yaml\n{resolved}````" in render_card(run, Recipe("owner/model", "float32"))
 
 
-def test_card_says_how_to_draw_where_the_pipeline_itself_does_not_know(run: RunFolder) -> None:
+def test_the_card_says_how_to_load_the_lora_if_the_pipeline_has_no_loader(run: RunFolder) -> None:
     recipe = Recipe("owner/model", "float32", scheduler="DDIMScheduler", peft_module="transformer")
     text = render_card(run, recipe)
     code = text[text.index("```python") + len("```python") :].partition("```")[0]

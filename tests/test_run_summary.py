@@ -19,9 +19,9 @@ def test_the_rows_have_every_number_once() -> None:
         "line weight": ("0.0300 ± 0.0071", "0.0420 ± 0.00082", "target 0.042, of the height"),
         "line weight on target": ("25%", "75%", "within 0.036 to 0.048"),
         "line weight not measurable": ("0", "1", "of 4 images"),
-        "judge's P(wanted answer)": ("0.300 ± 0.071", "0.750 ± 0.050", "it trained, so it is no proof"),
-        "referee's P(wanted answer)": ("0.200 ± 0.071", "0.700 ± 0.071", "it never trained"),
-        "subjects kept": ("100%", "100%", "images where the referee's P is over 0.5"),
+        "judge's P(wanted answer)": ("0.300 ± 0.071", "0.750 ± 0.050", "it trained the LoRA, so it is no proof"),
+        "referee's P(wanted answer)": ("0.200 ± 0.071", "0.700 ± 0.071", "it took no part in training"),
+        "subjects kept": ("100%", "100%", "share of images with the referee's P above 0.5"),
         "hack meter": ("0.0300", "0.0330", "1.1x the base's"),
         "diversity": ("0.200", "0.190", "0.9x the base's"),
     }
@@ -55,48 +55,48 @@ def test_a_score_without_a_target_says_which_way_is_better() -> None:
     assert [row.label for row in summary_rows(found)][:2] == ["sharpness", "judge's P(wanted answer)"]
 
 
-def test_a_healthy_fit_gives_no_alarm() -> None:
+def test_a_healthy_fit_gives_no_warning() -> None:
     assert alarms(evaluation()) == []
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"judge": (0.86, 0.86, 0.86, 0.86)}, "too content"),  # 75% are on target
+        ({"judge": (0.86, 0.86, 0.86, 0.86)}, "possible reward hacking"),  # 75% are on target
         ({"hack_meter": 0.046}, "hack meter is 1.5x"),
         ({"hack_meter": math.nan}, "could not be judged"),
         ({"diversity": 0.09}, "45% of the base's diversity"),
-        ({"preserved": (0.9, 0.9, 0.9, 0.4)}, "100% were recognisable before, 75% are now"),
+        ({"preserved": (0.9, 0.9, 0.9, 0.4)}, "100% are recognisable in base images, 75% now"),
     ],
 )
-def test_each_kind_of_damage_gives_its_own_alarm(changes: dict[str, object], words: str) -> None:
+def test_each_kind_of_damage_gives_its_own_warning(changes: dict[str, object], words: str) -> None:
     (alarm,) = alarms(evaluation(**changes))
     assert words in alarm
 
 
-def test_a_judge_that_was_as_content_before_has_not_been_pleased() -> None:
+def test_a_gap_that_base_images_have_too_is_not_called_reward_hacking() -> None:
     found = evaluation(measurement(judge=(0.45,) * 4), judge=(0.95,) * 4)  # 25% were on target, 75% are
-    assert "sees something else" in alarms(found)[0]
+    assert "does not see what the scorer measures" in alarms(found)[0]
 
 
-def test_a_judge_that_is_not_content_is_not_called_so() -> None:
+def test_an_unconfident_judge_gives_no_warning_of_reward_hacking() -> None:
     low = evaluation(judge=(0.45,) * 4, scores=(score((0.03,) * 4, on_target=0.3),))
-    assert not any("content" in alarm for alarm in alarms(low))
+    assert not any("reward hacking" in alarm for alarm in alarms(low))
 
 
-def test_a_fit_that_hardly_learnt_says_so() -> None:
+def test_a_fit_with_little_effect_says_so() -> None:
     same = measurement().scores
     (alarm,) = alarms(evaluation(judge=(0.3,) * 4, scores=same))
-    assert "Little was learnt, images on target: 25% -> 25%" in alarm
+    assert "Little effect; images on target: 25% -> 25%" in alarm
     (alarm,) = alarms(evaluation(measurement(scores=()), scores=(), judge=(0.3,) * 4, referee=(0.25,) * 4))
     assert "the referee's P(wanted answer): 20% -> 25%" in alarm
 
 
-def test_limits_are_not_reached_early() -> None:
+def test_values_just_inside_the_limits_give_no_warning() -> None:
     assert alarms(evaluation(judge=(0.84,) * 4, hack_meter=0.044, diversity=0.11)) == []
 
 
-def test_without_a_scorer_the_judge_is_held_against_the_referee() -> None:
+def test_without_a_scorer_the_judge_is_compared_with_the_referee() -> None:
     base = measurement(scores=())
     assert judge_against_measurement(evaluation(base, scores=()))[1] is False
     assert judge_against_measurement(evaluation(base, scores=(), judge=(0.9,) * 4))[1] is True
@@ -104,7 +104,7 @@ def test_without_a_scorer_the_judge_is_held_against_the_referee() -> None:
     assert judge_against_measurement(evaluation(base, scores=(), referee=None)) == (NO_PROOF, True)
 
 
-def test_nothing_measured_is_a_dash_and_not_a_crash() -> None:
+def test_missing_measurements_are_shown_as_a_dash() -> None:
     blind = score((math.nan, math.nan))
     found = evaluation(measurement(scores=(blind,), hack_meter=math.nan), scores=(blind,), diversity=math.nan)
     rows = {row.label: row for row in summary_rows(found)}
@@ -119,11 +119,11 @@ def test_nothing_measured_is_a_dash_and_not_a_crash() -> None:
     [(0.02431, "0.0243"), (1.2, "1.20"), (43.77, "43.8"), (999.6, "1,000"), (12040.0, "12,040"), (0.0, "0"),
      (-2.234, "-2.23"), (math.nan, "–"), (math.inf, "–")],  # noqa: RUF001
 )  # fmt: skip
-def test_numbers_have_three_digits(value: float, text: str) -> None:
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_statistics_leave_out_what_was_not_measured() -> None:
+def test_statistics_ignore_missing_values() -> None:
     assert mean_and_spread((1.0, 3.0, math.nan)) == "2.00 ± 1.0"
     assert spread((5.0,)) == 0
     assert share_above((0.9, math.nan, 0.5, 0.6), 0.5) == 0.5

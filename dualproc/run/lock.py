@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,15 +26,18 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._holder = folder / HOLDER
         self._lock = FileLock(folder / LOCK, thread_local=False)
         with as_run_error("lock", folder):
             _acquire(self._lock, folder)
         if self._lock.is_locked:
             holder = f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
-            write_atomically(folder / HOLDER, holder, durable=False)
+            write_atomically(self._holder, holder, durable=False)
 
     def release(self) -> None:
         """Let others write. The lock file stays: deleting it would let two writers lock two files."""
+        with suppress(OSError):
+            self._holder.unlink(missing_ok=True)
         self._lock.release()
 
 
