@@ -1,4 +1,4 @@
-"""The command line, `dp`. Commands live in this package's modules; each has `register(app)`."""
+"""The command line, `dp`. Every module in `COMMANDS` adds its commands with `register(app)`."""
 
 from __future__ import annotations
 
@@ -19,30 +19,35 @@ from .output import print_error
 COMMANDS = (run, plan, score, ask, bench, plugins, spec)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"dualproc {__version__}")
         raise typer.Exit
 
 
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
-        False
-    ),
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = (False),
 ) -> None:
-    """Train an image generator anything you can ask a vision-language model about an image, from one YAML file.
+    """Train a LoRA for an image generator by asking a vision-language model about its images.
+
+    One YAML file, the spec, declares the task: prompts, question and expected answer. Run the commands in this order:
 
     \b
-    dp run specs/line_weight.yaml                  train it, measure it, write runs/line_weight/*
-    dp plan specs/line_weight.yaml                 what memory and time it will take
-    dp bench specs/                                every variant of every spec, and one table
+    dp spec check specs/line_weight.yaml           check the spec for mistakes
+    dp plan specs/line_weight.yaml                 estimate memory and time, without loading weights
+    dp run specs/line_weight.yaml                  train and evaluate; results go to runs/line_weight/
+    dp generate runs/line_weight/thick "a cartoon of an owl"
+
+    \b
+    dp bench specs/                                run every variant of every spec and print one table
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
     dp score images/ --spec specs/horizon.yaml --variant high
-    dp plugins                                     what is installed
-    dp plugins show visual_prompts/line            what a plugin takes
-    dp spec check specs/line_weight.yaml           is the file right?
+    dp plugins                                     list the installed plugins
+    dp plugins show visual_prompts/line            show the parameters of a plugin
     dp spec show specs/line_weight.yaml --variant thin --set train.steps=50
-    dp schema > spec.schema.json                   for an editor that completes YAML
+    dp schema > spec.schema.json                   write a schema for YAML completion in an editor
     """
 
 
@@ -60,9 +65,10 @@ app = _app()
 
 
 def main(arguments: Sequence[str] | None = None, *, error_file: str | None = None) -> None:
-    """Run the command line. Errors in the user's input and in plugins go to stderr, without a traceback; exit code 2.
+    """Run the command line.
 
-    With `error_file`, the message of such an error is also written there: `dp bench` reads it from its processes.
+    Errors in the user's input and in plugins print one message to stderr, without a traceback, and exit with code 2.
+    With `error_file`, the message is also written to that file, where `dp bench` reads it.
     """
     try:
         app(arguments, prog_name="dp")

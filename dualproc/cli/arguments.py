@@ -1,30 +1,45 @@
-"""Arguments and options that several commands take."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from dualproc.errors import DualprocError
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="The spec, a YAML or JSON file.")]
+File = Annotated[str, typer.Argument(metavar="FILE", help="The spec: a YAML or JSON file.")]
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a value: --set train.steps=50. May be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a value of the spec: --set train.steps=50. Repeatable."),
+]
+Variant = Annotated[
+    str | None,
+    typer.Option("--variant", metavar="NAME", help="The variant to use; required if the spec has variants."),
 ]
 
-Variant = Annotated[str | None, typer.Option("--variant", metavar="NAME", help="Which variant of the spec.")]
 
-SpecFile = Annotated[str | None, typer.Option("--spec", metavar="SPEC", help="The spec that says what to look for.")]
+def variant_option(default: str) -> Any:
+    """`--variant NAME` of commands that do not require it; `default` says which variants they use without it."""
+    return typer.Option("--variant", metavar="NAME", help="The variant to use.", show_default=default)
+
+
+EveryVariant = Annotated[str | None, variant_option("every variant")]
+FirstVariant = Annotated[str | None, variant_option("the first")]
+
+SpecFile = Annotated[
+    str | None, typer.Option("--spec", metavar="SPEC", help="The spec that has the questions, models and scorers.")
+]
 
 Fields = Annotated[
     list[str] | None,
     typer.Option(
-        "--field", metavar="NAME=VALUE", help="What the spec's questions call the image: --field subject='a cat'."
+        "--field",
+        metavar="NAME=VALUE",
+        help="Value of a placeholder in the spec's questions, for all images: --field subject='a cat'. Repeatable.",
     ),
 ]
 
@@ -32,23 +47,27 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 
 
 def given_folder(text: str) -> Path:
-    """The folder that `--out` names. Raises DualprocError if it is empty, as a variable of the shell may be."""
+    """The folder that `--out` names. Raises DualprocError if it is empty, for example from an unset shell variable."""
     if not text.strip():
-        raise DualprocError("`--out` is empty", hint="name a folder, or leave it out; `--out .` is the current one")
+        raise DualprocError(
+            "`--out` is empty", hint="give a folder (`--out .` is the current folder), or omit the option"
+        )
     return Path(text)
 
 
 def named_values(texts: Sequence[str]) -> dict[str, str]:
-    """What `--field NAME=VALUE` said. Raises DualprocError if one is not of that form."""
+    """The values of all `--field NAME=VALUE`, by name. Raises DualprocError if one does not have this form."""
     values = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (equals and name.strip() and value.strip()):
-            raise DualprocError(f"`--field {text}` names no field", hint="write it as --field subject='a cat'")
+            raise DualprocError(
+                f"expected --field NAME=VALUE, got `--field {text}`", hint="for example --field subject='a cat'"
+            )
         values[name.strip()] = value.strip()
     return values
 
 
 def field_options(names: Sequence[str]) -> str:
-    """How to give these fields: `--field subject=... --field prompt=...`."""
+    """The options that set these fields: `--field subject=... --field prompt=...`."""
     return " ".join(f"--field {name}=..." for name in names)

@@ -1,4 +1,4 @@
-"""`dp ask`: what a judge says of images, the judge alone."""
+"""`dp ask`: ask a judge about images, without a generator."""
 
 from __future__ import annotations
 
@@ -25,46 +25,64 @@ dp ask cat.png "Is this a drawing of a cat?"
   dp ask cat.png --spec specs/horizon.yaml --variant high --field subject="an owl\""""
 DEFAULT_JUDGE = "tiny"
 SAYABLE = 0.01
-"""Candidates that are together less probable than this are not what the judge answers."""
+"""Warn if the judge gives all candidates together less than this probability on every image."""
 BATCH = 8
-"""Images of one size that are asked about in one go."""
+"""Images in a batch, at most; they have the same size."""
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
+    """Add the command of this file."""
     app.command()(ask)
 
 
 def ask(
     words: Annotated[
-        list[str], typer.Argument(metavar="IMAGE|QUESTION", help="Images and folders, then the question.")
+        list[str],
+        typer.Argument(metavar="IMAGE|QUESTION", help="Images and folders of images, then the question in quotes."),
     ],
-    judge: Annotated[str | None, typer.Option(metavar="NAME", help="An installed judge; tiny if not given.")] = None,
-    candidates: Annotated[str, typer.Option(metavar="A,B,...", help="The answers whose probability is told.")] = (
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="An installed judge plugin.", show_default="tiny, or the spec's judge"),
+    ] = None,
+    candidates: Annotated[str, typer.Option(metavar="A,B,...", help="Answers whose probability is printed.")] = (
         "Yes,No"
     ),
     suffix: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Put after the question; 'Answer with Yes or No.' if not given.")
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help='Text to add after the question; "" adds nothing.',
+            show_default="'Answer with A or B.', from the candidates",
+        ),
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Length of its words; that of the longest candidate if not given."),
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Maximum length of the answer, in tokens.",
+            show_default="length of the longest candidate",
+        ),
     ] = None,
     spec: SpecFile = None,
     variant: Variant = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a parameter of the judge; with --spec, a value of it."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Set a parameter of the judge or, with --spec, a value of the spec. Repeatable.",
+        ),
     ] = None,
     fields: Fields = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a judge about images.
+    """Ask a judge a question about images.
 
-    It tells the answer in words, and how probable each candidate answer is.
+    Prints the judge's answer in words, and the probability of each candidate answer.
 
-    With --spec, the judge and the questions are the spec's, and its visual prompt is laid over the images as in
-    training (without jitter). A question of your own is then asked instead of the spec's.
+    With --spec, the judge and the questions come from the spec, and its visual prompt is laid over the images as in
+    training, but without jitter. A question on the command line replaces the questions of the spec.
 
     \b
     dp ask cat.png "Is this a drawing of a cat?"
@@ -77,9 +95,9 @@ def ask(
 
     places, text = _split(words)
     if text is None and spec is None:
-        raise DualprocError("no question is asked: it comes last, in quotes", hint=FORMS)
+        raise DualprocError("the question is missing: write it last, in quotes", hint=FORMS)
     if spec is None and (variant or fields):
-        raise DualprocError("--variant and --field go with --spec", hint=FORMS)
+        raise DualprocError("--variant and --field need --spec", hint=FORMS)
     questions = [_question(text, candidates, suffix)] if text is not None else []
     if spec is None:
         asked: PluginRef | TaskSpec = _judge(judge or DEFAULT_JUDGE, overrides or ())
@@ -88,22 +106,25 @@ def ask(
         questions = questions or _questions(asked, named_values(fields or ()))
     files = image_files(places)
     replies = _replies(asked, files, questions, tokens)
-    _warn_of_other_answers(questions, replies)
+    _warn_about_other_answers(questions, replies)
     if as_json:
-        typer.echo(json.dumps(_plain(files, questions, replies), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(_as_data(files, questions, replies), indent=1, ensure_ascii=False))
     else:
         _print(files, questions, replies)
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], str | None]:
-    """Images, and the question if the last word is one: with a space or a `?`, and neither a file nor named so."""
+    """The images, and the question if the last word is one.
+
+    A question contains a space or ends with `?`, and is neither an existing file nor the name of an image file.
+    """
     from dualproc.kit.image_files import is_image_name
 
     last = words[-1].strip()
     if not (" " in last or last.endswith("?")) or Path(words[-1]).exists() or is_image_name(last):
         return list(words), None
     if len(words) == 1:
-        raise DualprocError("no image is given: images come first, then the question", hint=FORMS)
+        raise DualprocError("the images are missing: write them first, then the question", hint=FORMS)
     return list(words[:-1]), last
 
 
@@ -112,13 +133,16 @@ def _question(text: str, candidates: str, suffix: str | None) -> Question:
 
     answers = tuple(answer.strip() for answer in candidates.split(","))
     if not all(answers) or len(set(answers)) < len(answers):
-        raise DualprocError(f"`--candidates {candidates}` is no list of different answers", hint="write Yes,No")
+        raise DualprocError(
+            f"expected different answers, separated by commas, got `--candidates {candidates}`",
+            hint="for example --candidates Yes,No",
+        )
     ending = f"Answer with {' or '.join(answers)}." if suffix is None else suffix
     return Question(f"{text} {ending}".rstrip(), answers)
 
 
 def _judge(name: str, overrides: Sequence[str]) -> PluginRef:
-    """A judge by name, with the parameters that `--set` gives it."""
+    """A judge by name, with the parameters from `--set`."""
     from dualproc.spec import PluginRef
     from dualproc.spec.document import from_data
     from dualproc.spec.merge import override
@@ -130,7 +154,7 @@ def _judge(name: str, overrides: Sequence[str]) -> PluginRef:
 
 
 def _spec(file: str, variant: str | None, judge: str | None, overrides: Sequence[str]) -> TaskSpec:
-    """The spec, with another judge if one is named."""
+    """The spec, with `judge` as its judge if given."""
     from dualproc.resolve import load_spec
 
     other = [f"judge={{type: {json.dumps(judge)}}}"] if judge else []
@@ -138,25 +162,28 @@ def _spec(file: str, variant: str | None, judge: str | None, overrides: Sequence
 
 
 def _questions(spec: TaskSpec, fields: dict[str, str]) -> list[Question]:
-    """The spec's questions, but for those that need to know something of the images that nobody said."""
+    """The spec's questions, without those that use a field which `fields` does not have; each of these is warned of.
+
+    Raises DualprocError if no question is left.
+    """
     from dualproc.engine.ask import missing_fields, prompt_for
 
     prompt = prompt_for(spec, fields)
     unknown = {question.template: missing_fields(question, prompt) for question in spec.questions}
     asked = [question.for_prompt(prompt) for question in spec.questions if not unknown[question.template]]
     for template, names in unknown.items():
-        told, hint = f"not asked: {template}", f"add {field_options(names)}"
+        skipped, hint = f"not asked: {template}", f"add {field_options(names)}"
         if not asked:
-            raise DualprocError(told, hint=f"{hint}, or give a question of your own")
+            raise DualprocError(skipped, hint=f"{hint}, or write a question on the command line")
         if names:
-            print_warning(f"{told} ({hint})")
+            print_warning(f"{skipped} ({hint})")
     return asked
 
 
 def _replies(
     asked: PluginRef | TaskSpec, files: Sequence[Path], questions: Sequence[Question], tokens: int | None
 ) -> list[list[Reply]]:
-    """Load the judge (of a spec: with its visual prompt) and ask it."""
+    """Load the judge, with the visual prompt if `asked` is a spec, and ask it."""
     from .progress import quiet
 
     quiet()
@@ -169,24 +196,24 @@ def _replies(
     images = batches(files, BATCH)
     if isinstance(asked, PluginRef):
         return ask_judge(build_judge([(1.0, asked)]), images, questions, tokens=tokens)
-    evaluators = Evaluators(asked.model_copy(update={"referee": None, "scorers": ()}))  # neither is asked here
+    evaluators = Evaluators(asked.model_copy(update={"referee": None, "scorers": ()}))  # not needed: do not load
     return ask_judge(evaluators.judge, map(evaluators.judge_view, images), questions, tokens=tokens)
 
 
-def _warn_of_other_answers(questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> None:
-    """Where all candidates together are improbable, their order says nothing."""
+def _warn_about_other_answers(questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> None:
+    """Warn about questions that the judge answers with other words: then the candidates' probabilities mean little."""
     for index, question in enumerate(questions):
-        most = max(sum(row[index].probabilities) for row in replies)
-        if most < SAYABLE:
-            said = ", ".join(dict.fromkeys(row[index].words for row in replies[:3]))
+        highest = max(sum(row[index].probabilities) for row in replies)
+        if highest < SAYABLE:
+            answers = ", ".join(dict.fromkeys(row[index].words for row in replies[:3]))
             print_warning(
-                f"the judge does not answer {question.text!r} with {' or '.join(question.candidates)} (P = {most:.1g} "
-                f"together), but with: {said}"
+                f"the judge does not answer {question.text!r} with {' or '.join(question.candidates)} (P = "
+                f"{highest:.1g} for all of them together); it answers: {answers}"
             )
 
 
-def _plain(files: Sequence[Path], questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> list[Any]:
-    """One mapping for each image and question."""
+def _as_data(files: Sequence[Path], questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> list[Any]:
+    """One mapping per image and question."""
     return [
         {
             "image": str(file),
@@ -200,7 +227,7 @@ def _plain(files: Sequence[Path], questions: Sequence[Question], replies: Sequen
 
 
 def _print(files: Sequence[Path], questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> None:
-    """One table a question, one row per image."""
+    """Print one table per question, one row per image."""
     from dualproc.report.numeric import number
 
     for index, question in enumerate(questions):

@@ -1,4 +1,4 @@
-"""`dp bench`: every spec and variant, one fit after another, and one table of what came of them."""
+"""`dp bench`: run every variant of many specs, and collect the results in one table."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dualproc.errors import DualprocError, Problem, RunError, SpecError
+from dualproc.wording import plural
 
 from .arguments import Overrides, given_folder
 from .bench_bars import BenchBars
@@ -24,9 +25,9 @@ if TYPE_CHECKING:
 DEFAULT_PATHS, DEFAULT_OUT = ("specs",), "runs/bench"
 SUFFIXES = (".yaml", ".yml", ".json")
 _POLL = 0.2
-"""Seconds between two looks at the fits."""
+"""Seconds between two checks of the running fits."""
 _GRACE = 10.0
-"""Seconds that fits have to end when a bench fails; after them they are killed."""
+"""If a bench fails, its fits have this many seconds to end before they are killed."""
 
 
 def register(app: typer.Typer) -> None:
@@ -36,33 +37,38 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="[PATH]...", help="Specs, or folders of specs; specs/ if not given.")
+        list[str] | None,
+        typer.Argument(metavar="[PATH]...", help="Specs, or folders of specs.", show_default="specs/"),
     ] = None,
     overrides: Overrides = None,
-    variant: Annotated[str | None, typer.Option(metavar="NAME", help="Only the variants of this name.")] = None,
-    out: Annotated[str, typer.Option(metavar="DIR", help="Where runs and table go.")] = DEFAULT_OUT,
+    variant: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only variants of this name.", show_default="every variant")
+    ] = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the runs and the table.")] = DEFAULT_OUT,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete the earlier runs of these specs in DIR and start anew.")
+        bool, typer.Option("--overwrite", help="Delete the earlier runs of these specs in DIR and start again.")
     ] = False,
-    jobs: Annotated[int, typer.Option(metavar="N", min=1, help="Fits at a time; they share the CPU cores.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Number of fits to run at the same time; they share the CPU cores.")
+    ] = 1,
 ) -> None:
-    """Train and measure every variant of many specs, and put the results into one table.
+    """Run every variant of many specs, and print one table.
 
-    Runs go to DIR/NAME/VARIANT, the table to DIR/bench.md and DIR/bench.json, images of all to DIR/gallery.png. The
-    table is written anew after each fit.
+    Runs go to DIR/NAME/VARIANT, the table to DIR/bench.md and DIR/bench.json, sample images to DIR/gallery.png. These
+    files are updated after every fit.
 
-    What is finished is not run again, what was interrupted goes on from its checkpoint: after Ctrl+C, give the same
-    command again (without --overwrite). Only the specs are compared: after a change of the models' weights or of
-    dualproc itself, use --overwrite. All mistakes of all specs are reported before anything runs (exit code 2). A fit
-    that fails is one row of the table, and the others still run (exit code 1).
+    After Ctrl+C, run the same command again without --overwrite: finished runs are kept, and an interrupted run resumes
+    from its checkpoint. Only the spec of a run is compared: after a change of model weights or of dualproc, use
+    --overwrite. Mistakes in any spec are reported before the first fit starts (exit code 2). If a fit fails, its row
+    shows the error, and the other fits still run (exit code 1).
 
     \b
-    dp bench specs/                                        every variant of every spec
-    dp bench specs/line_weight.yaml specs/horizon.yaml     these two
-    dp bench specs/ --variant thin                         the variants called thin
-    dp bench specs/ --set train.steps=20 --out runs/short  a quick look, in a folder of its own
-    dp bench specs/horizon.yaml --overwrite                this one again, after a change
-    dp bench specs/ --jobs 2                               two fits at a time
+    dp bench specs/                                        all specs, all variants
+    dp bench specs/line_weight.yaml specs/horizon.yaml     two specs
+    dp bench specs/ --variant thin                         only variants called thin
+    dp bench specs/ --set train.steps=20 --out runs/short  a quick test in another folder
+    dp bench specs/horizon.yaml --overwrite                train one spec again
+    dp bench specs/ --jobs 2                               two fits at the same time
     """
     given = tuple(paths or DEFAULT_PATHS)
     folder = given_folder(out)
@@ -72,18 +78,18 @@ def bench(
     interrupted = _work(table, jobs)
     table.show()
     if interrupted:
-        done = f"interrupted: {len(table.rows)} of {len(planned)} variants are done"
-        typer.secho(f"\n{done}; go on with: {table.command}", fg="yellow", err=True)
+        done = f"interrupted: {len(table.rows)} of {plural(len(planned), 'variant')} done"
+        typer.secho(f"\n{done}; continue with:\n  {table.command}", fg="yellow", err=True)
         raise typer.Exit(130)
     if any(row.error for row in table.rows.values()):
         raise typer.Exit(1)
 
 
-# --- what is to be done ---------------------------------------------------------------------------------------------
+# --- planning -------------------------------------------------------------------------------------------------------
 
 
 def _plan(paths: Sequence[str], overrides: tuple[str, ...], variant: str | None, out: Path) -> list[Job]:
-    """Every spec and variant, checked; SpecError with the mistakes of all files."""
+    """One job per spec and variant. Raises SpecError with the mistakes of all files."""
     from dualproc.resolve import read_checked
 
     problems: list[Problem] = []
@@ -105,47 +111,51 @@ def _plan(paths: Sequence[str], overrides: tuple[str, ...], variant: str | None,
         raise SpecError(list(dict.fromkeys(problems)))
     if not planned:
         known = ", ".join(dict.fromkeys(filter(None, names)))
-        raise DualprocError(f"no spec has a variant `{variant}`", hint=f"there are: {known}" if known else None)
-    _refuse_twins(planned)
+        raise DualprocError(f"no spec has a variant `{variant}`", hint=f"known: {known}" if known else None)
+    _refuse_duplicates(planned)
     return planned
 
 
 def _files(paths: Sequence[str]) -> list[Path]:
-    """The spec files that are meant, each once; those of a folder in alphabetical order."""
+    """The spec files, each once; those of a folder in alphabetical order."""
     from dualproc.run.files import as_run_error
 
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.is_dir():
-            found.append(path)  # if it is missing, reading it says so
+            found.append(path)  # if it does not exist, reading it raises the error
             continue
         with as_run_error("read", path):
             files = sorted(path.iterdir())
         inside = [file for file in files if file.suffix in SUFFIXES and not file.name.startswith(".")]
         if not inside:
-            raise DualprocError(f"there is no spec in {path}", hint=f"specs end in {', '.join(SUFFIXES)}")
+            raise DualprocError(f"no spec in the folder {path}", hint=f"names of specs end in {', '.join(SUFFIXES)}")
         found += inside
     return list({file.resolve(): file for file in reversed(found)}.values())[::-1]
 
 
-def _refuse_twins(planned: Sequence[Job]) -> None:
+def _refuse_duplicates(planned: Sequence[Job]) -> None:
+    """Raise DualprocError if two jobs have the same run folder."""
     taken: dict[Path, Job] = {}
     for job in planned:
         other = taken.setdefault(job.folder, job)
         if other is not job:
             raise DualprocError(
-                f"{other.file} and {job.file} are both called {job.label}, so their runs would be in one folder",
-                hint="rename one of them (`name`), or bench them apart with `--out`",
+                f"{other.file} and {job.file} have the same name, {job.label}: their runs would share a folder",
+                hint="change `name` in one of them, or run them separately with different `--out`",
             )
 
 
 def _make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
-    """See that all runs can start or go on; RunError with everything that is in the way."""
+    """With `overwrite`, delete the earlier runs of these jobs.
+
+    Raises RunError with all runs that can neither be started nor resumed.
+    """
     from dualproc.run import RunFolder, portable
     from dualproc.run.lock import refuse_locked
 
     for job in planned:
-        refuse_locked(job.folder)  # nothing to mend there but to wait, as its error says
+        refuse_locked(job.folder)  # raised first: its hint is to wait, not to overwrite
     errors: list[RunError] = []
     for job in planned:
         try:
@@ -153,14 +163,16 @@ def _make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
         except RunError as error:
             errors.append(error)
     if errors:
-        renew = "" if overwrite else "start these anew (`--overwrite`), or "
-        raise RunError("\n".join(error.message for error in errors), hint=f"{renew}name another folder (`--out`)")
-    for job in planned if overwrite else ():  # all at once: what is still there after Ctrl+C is of this bench
+        restart = "" if overwrite else "start these runs again with `--overwrite`, or "
+        raise RunError(
+            "\n".join(error.message for error in errors), hint=f"{restart}choose another folder with `--out`"
+        )
+    for job in planned if overwrite else ():  # all before the first fit: after Ctrl+C, any run left is from this bench
         RunFolder.delete(job.folder)
 
 
 def _command(paths: Sequence[str], overrides: Sequence[str], variant: str | None, out: str, jobs: int) -> str:
-    """What to type to go on."""
+    """The command that repeats or continues this bench."""
     words = ["dp", "bench", *paths, *(["--variant", variant] if variant else [])]
     words += [word for override in overrides for word in ("--set", override)]
     words += ["--out", out] if out != DEFAULT_OUT else []
@@ -168,41 +180,41 @@ def _command(paths: Sequence[str], overrides: Sequence[str], variant: str | None
     return shlex.join(words)
 
 
-# --- doing it -------------------------------------------------------------------------------------------------------
+# --- running --------------------------------------------------------------------------------------------------------
 
 
 def _work(table: _Table, at_a_time: int) -> bool:
-    """Run what is not finished; whether Ctrl+C (or the like) came in between."""
+    """Run all unfinished jobs; True if Ctrl+C, SIGTERM or a closed terminal interrupted them."""
     waiting = [job for job in table.planned if not table.take_finished(job)]
     if table.rows:
-        typer.echo(f"{len(table.rows)} of {len(table.planned)} variants are finished already")
+        typer.echo(f"already finished: {len(table.rows)} of {plural(len(table.planned), 'variant')}")
     table.write()
     running: list[TrainingProcess] = []
     try:
-        with interrupts() as asked, BenchBars(waiting) as bars:
-            while running or (waiting and not asked()):
-                while waiting and len(running) < at_a_time and not asked():
+        with interrupts() as interrupted, BenchBars(waiting) as bars:
+            while running or (waiting and not interrupted()):
+                while waiting and len(running) < at_a_time and not interrupted():
                     running.append(TrainingProcess(waiting.pop(0), threads=threads_each(at_a_time)))
                 for process in [each for each in running if each.poll() is not None]:
                     running.remove(process)
-                    table.take(process, interrupted=asked() > 0)
+                    table.take(process, interrupted=interrupted() > 0)
                     table.write()
                     bars.done(process.job, table.sentence(process.job) if process.job in table.rows else None)
                 for process in running:
-                    bars.show(process, ending=asked() > 0)
-                    if asked():
-                        process.end(at_once=asked() > 1)
+                    bars.show(process, ending=interrupted() > 0)
+                    if interrupted():
+                        process.end(at_once=interrupted() > 1)
                 time.sleep(_POLL)
-            return asked() > 0
-    finally:  # also when the disk is full, say: no fit goes on unwatched
+            return interrupted() > 0
+    finally:  # after an error too, such as a full disk: no fit may outlive its bench
         _end_all(running)
 
 
 def _end_all(processes: Sequence[TrainingProcess]) -> None:
-    """Return when none of them goes on: each is asked, twice if need be, and then killed."""
+    """End all processes and wait for them; those that do not end within `_GRACE` seconds are killed."""
     deadline = time.monotonic() + _GRACE
-    while going := [each for each in processes if each.poll() is None]:
-        for process in going:
+    while alive := [each for each in processes if each.poll() is None]:
+        for process in alive:
             if time.monotonic() < deadline:
                 process.end(at_once=True)
             else:
@@ -212,7 +224,7 @@ def _end_all(processes: Sequence[TrainingProcess]) -> None:
 
 @dataclass
 class _Table:
-    """The rows so far, and the files that hold them."""
+    """The results so far, and the files that they are written to."""
 
     out: Path
     planned: Sequence[Job]
@@ -220,7 +232,7 @@ class _Table:
     rows: dict[Job, BenchRow] = field(default_factory=dict)
 
     def take_finished(self, job: Job) -> bool:
-        """Add the row of a run if it is finished; whether it is."""
+        """Add the row of a run if it is finished; returns whether it is."""
         from dualproc.report.bench import is_finished, read_result
 
         if not is_finished(job.folder):
@@ -229,21 +241,21 @@ class _Table:
         return True
 
     def take(self, process: TrainingProcess, *, interrupted: bool) -> None:
-        """Add the row of a fit that has ended: its numbers, or why it failed; none if it was interrupted."""
+        """Add the row of a fit that ended: its results, or why it failed. An interrupted fit gets no row."""
         try:
             if (process.poll() == 0 and self.take_finished(process.job)) or interrupted:
                 return
             reason = process.failure()
-        except RunError as error:  # it left damaged files
+        except RunError as error:  # the run has damaged files
             reason = str(error)
         self.rows[process.job] = replace(self._empty(process.job), error=reason)
 
     def sorted_rows(self) -> list[BenchRow]:
-        """In the order of the plan, whichever was finished first."""
+        """The rows in the order of the plan."""
         return [self.rows[job] for job in self.planned if job in self.rows]
 
     def write(self) -> None:
-        """Write table and gallery, as far as they go."""
+        """Write the table and the gallery of the rows so far."""
         from dualproc.report.bench import GALLERY, write_table
         from dualproc.report.gallery import write_gallery
 
@@ -252,7 +264,7 @@ class _Table:
         write_gallery(self.out / GALLERY, self.out, rows)
 
     def sentence(self, job: Job) -> str:
-        """What came of a job, in a line."""
+        """The result of a job in one line."""
         from dualproc.report.bench import HEADINGS, cells
 
         cell = dict(zip(HEADINGS, cells(self.rows[job]), strict=True))
@@ -261,7 +273,7 @@ class _Table:
         return f"{job.label}: {cell['measured']}, on target {cell['on target']}, trained in {cell['seconds']} s"
 
     def show(self) -> None:
-        """Print the table, what failed, and where the files are."""
+        """Print the table, the errors, and the paths of the files."""
         from dualproc.report.bench import GALLERY, HEADINGS, TABLE_JSON, TABLE_MARKDOWN, cells, footer
 
         rows = self.sorted_rows()
@@ -272,7 +284,7 @@ class _Table:
             typer.echo(f"\n{line}")
         for job, row in self.rows.items():
             if row.error:
-                print_warning(f"{job.label} failed: {row.error}\n  all that it printed: {job.log}")
+                print_warning(f"{job.label} failed: {row.error}\n  full output: {job.log}")
         written = [self.out / name for name in (TABLE_MARKDOWN, TABLE_JSON, GALLERY)]
         typer.echo("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
 

@@ -1,4 +1,4 @@
-"""The bars of `dp bench`: one for all, one for each fit that is going on."""
+"""Progress bars of `dp bench`: one for all variants, one for each running fit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
     from .processes import Job, TrainingProcess
 
-_MEASURING = 0.25
-"""Loading and measuring take about this much of the time of the steps: all that the time left is guessed from."""
+_OVERHEAD = 0.25
+"""Time for loading and evaluating, as a share of the time for training: a rough value, for the time left."""
 
 
 class BenchBars:
-    """How far a bench is. On what is no terminal only the line that each fit ends with is written."""
+    """Shows the progress of a bench. Without a terminal, it only prints one line when a fit ends."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         from rich.progress import BarColumn, Progress, TextColumn
@@ -30,8 +30,8 @@ class BenchBars:
             TextColumn("{task.fields[note]}", markup=False),
         )
         self._jobs, self._done = len(jobs), 0
-        self._work = {job: job.spec.train.steps * (1 + _MEASURING) for job in jobs}
-        """Of each job that is not done, in steps."""
+        self._work = {job: job.spec.train.steps * (1 + _OVERHEAD) for job in jobs}
+        """Work per unfinished job, in units of a training step."""
         self._total, self._before, self._started = sum(self._work.values()), 0.0, time.monotonic()
         self._running: dict[Job, TaskID] = {}
         self._steps: dict[Job, int] = {}
@@ -48,20 +48,20 @@ class BenchBars:
         self._progress.stop()
 
     def show(self, process: TrainingProcess, *, ending: bool) -> None:
-        """Where a fit stands; `ending` if it was asked to end."""
+        """Update the bar of a running fit; `ending` if it was asked to end."""
         job, steps, total = process.job, process.steps_done(), process.job.spec.train.steps
         if job not in self._running:
             self._running[job] = self._progress.add_task(job.label, total=total, note="")
-            self._before += steps  # of an earlier sitting: no time of this one
+            self._before += steps  # done in an earlier session: not counted in the speed of this one
         self._steps[job] = steps
         stage = process.stage()
-        note = f"step {steps} of {total}" if stage == "training" else stage
-        note = "ending after this step; Ctrl+C again: at once" if ending else note
+        note = f"training: step {steps} of {total}" if stage == "training" else stage
+        note = "stopping after this step (press Ctrl+C again to stop at once)" if ending else note
         self._progress.update(self._running[job], completed=steps, note=note)
         self._show_all()
 
     def done(self, job: Job, sentence: str | None) -> None:
-        """A fit has ended, with this to be said about it; None if it was interrupted."""
+        """Remove the bar of a fit that ended, and print `sentence`; None if the fit was interrupted."""
         task = self._running.pop(job, None)
         if task is not None:
             self._progress.remove_task(task)

@@ -1,4 +1,4 @@
-"""How commands print."""
+"""Errors, warnings and tables on the terminal."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from dualproc.errors import DualprocError
 
 
 def print_error(error: DualprocError) -> None:
-    """Write an error to stderr, its first word in red."""
+    """Print an error to stderr, with `error:` in red."""
     typer.echo(f"{typer.style('error:', fg='red', bold=True)} {error}", err=True)
 
 
 def print_warning(message: str) -> None:
-    """Write a warning to stderr, its first word in yellow."""
+    """Print a warning to stderr, with `warning:` in yellow."""
     typer.echo(f"{typer.style('warning:', fg='yellow', bold=True)} {message}", err=True)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write rows in columns as wide as their longest cell, below bold headings."""
+    """Print rows under bold headings; each column is as wide as its longest cell."""
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:
@@ -32,7 +32,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def print_folded_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write rows in columns, cells folded to the width of the terminal; as wide as need be where there is none."""
+    """Print rows in columns; on a terminal, long cells wrap to its width. Elsewhere, no cell wraps."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""Parameters in words: what a JSON schema says of a value, for people."""
+"""Types and default values of plugin parameters as readable text, from their JSON schema."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusive
 
 
 def value_words(value: Any) -> str:
-    """A default value as one writes it in a spec."""
+    """A value as it is written in a spec."""
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def type_words(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """A JSON schema type; `schema` is the whole schema, whose `$defs` the field may refer to."""
+    """The type and bounds of a field, such as `number > 0 and <= 1`; `schema` has the `$defs` that it may refer to."""
     if "$ref" in field:
         return type_words(schema["$defs"][field["$ref"].rsplit("/", 1)[-1]], schema)
     if "x-plugin" in field:

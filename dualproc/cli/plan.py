@@ -1,4 +1,4 @@
-"""`dp plan`: what training a spec will take, and what makes it fit, before any weights are loaded."""
+"""`dp plan`: estimate the memory and time of training a spec, and find settings that need less, without weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from dualproc.errors import DualprocError
 from dualproc.wording import plural
 
-from .arguments import AsJson, File, Overrides, Variant
+from .arguments import AsJson, File, FirstVariant, Overrides
 from .output import print_table, print_warning
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dualproc.spec import TaskSpec
 
 GB = 1e9
-"""A card of 24 GB has 24 * 1024^3 bytes: the 7 % more are left to the driver and to fragmentation."""
+"""A GPU of 24 GB has 24 * 1024^3 bytes; the difference of 7 % is a margin for the driver and for fragmentation."""
 
 
 def register(app: typer.Typer) -> None:
@@ -31,23 +31,27 @@ def register(app: typer.Typer) -> None:
 def plan(
     file: File,
     overrides: Overrides = None,
-    variant: Variant = None,
+    variant: FirstVariant = None,
     memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Does it fit into so much, such as 24GB? If not: what would.")
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Check against this much memory, for example 24GB, and suggest settings that fit.",
+            show_default="the memory of --device",
+        ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A GPU to plan for, such as h100 or 4090; else this machine.")
+        str | None,
+        typer.Option(metavar="NAME", help="The GPU to plan for, such as h100 or 4090.", show_default="this machine"),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what memory and time a spec's training will take.
+    """Estimate the memory and time of training, without loading weights.
 
-    No weights are loaded: the models are built from their configurations, without memory, and the engine takes one step
-    on shapes alone. Of models of a hub, only configurations and tokenizers are fetched. Of a spec with variants, the
-    first is planned unless --variant names one.
-
-    With --memory, or the memory of the --device, it is said whether the spec fits, and if not, which --set flags make
-    it fit: each is tried alone, then the cheapest combination.
+    The models are built from their configurations, and one training step is simulated on tensor shapes. From a model
+    hub, only configurations and tokenizers are downloaded. With --memory or --device, the command checks whether
+    training fits into that memory. If it does not, it tries each memory-saving setting alone, and prints the cheapest
+    combination of --set options that fits.
 
     \b
     dp plan specs/line_weight.yaml
@@ -70,33 +74,35 @@ def plan(
     card = gpu_named(device) if device else None
     limit = limit or (card.memory * GB if card else None)
     gpu = limit is not None or torch.cuda.is_available()
-    _tell("building the models without their weights, and taking a step")
+    _report("building the models without weights, and simulating a training step")
     observed: dict[str, Observed] = {}
     found = dry_run(spec, gpu=gpu, known=observed)
     search = None
     if limit is not None and found.peak > limit:
-        search = switches.search(spec, found, limit, gpu=gpu, known=observed, progress=_tell)
-    # This machine's own speed says nothing of a GPU that it does not have.
-    guess = seconds(found.operations, card) if card or not gpu or torch.cuda.is_available() else None
+        search = switches.search(spec, found, limit, gpu=gpu, known=observed, progress=_report)
+    # The measured speed of this machine's CPU does not apply to a GPU.
+    estimate = seconds(found.operations, card) if card or not gpu or torch.cuda.is_available() else None
     if as_json:
-        typer.echo(json.dumps(_plain(spec, found, guess, limit, search), indent=1))
+        typer.echo(json.dumps(_as_data(spec, found, estimate, limit, search), indent=1))
         return
     _print_parts(spec, found)
-    _print_time(found, guess, f"the data sheet of {device}" if card else "matrix products, measured on this machine")
+    _print_time(
+        found, estimate, f"in the data sheet of {device}" if card else "of matrix products, measured on this machine"
+    )
     for note in found.notes:
         print_warning(note)
     if limit is not None:
-        _print_fit(found, limit, search)
+        _print_limit(found, limit, search)
 
 
-def _tell(message: str) -> None:
+def _report(message: str) -> None:
     typer.secho(f"{message} ...", dim=True, err=True)
 
 
 def _bytes(text: str) -> float:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(GB|MB|GiB|MiB|G|M)?\s*", text, re.IGNORECASE)
     if match is None or float(match[1]) == 0:
-        raise DualprocError(f"`--memory {text}` is no size", hint="write it as --memory 24GB")
+        raise DualprocError(f"expected a size such as 24GB, got `--memory {text}`", hint="units: GB, MB, GiB, MiB")
     units = {"gb": 1e9, "g": 1e9, "mb": 1e6, "m": 1e6, "gib": 1024**3, "mib": 1024**2}
     return float(match[1]) * units[(match[2] or "GB").lower()]
 
@@ -114,59 +120,64 @@ def _count(count: float) -> str:
 
 
 def _print_parts(spec: TaskSpec, found: Plan) -> None:
-    asked = f"{plural(spec.train.batch, 'image')}, {plural(len(spec.questions), 'question')} per training step"
-    typer.secho(f"{spec.label}: {asked}", bold=True)
+    from dualproc.plan.ledger import MAIN
+
+    batch = f"{plural(spec.train.batch, 'image')}, {plural(len(spec.questions), 'question')} per training step"
+    typer.secho(f"{spec.label}: {batch}", bold=True)
     rows = [
         (
             part.role, part.name, part.kind, _count(part.parameters), part.precision, _size(part.bytes),
-            part.device if part.stays else f"{part.device}, until the prompts are encoded",
+            part.device if part.stays else f"{part.device}, until prompts are encoded",
         )
         for part in found.parts
     ]  # fmt: skip
     home, lora = next((place, memory.lora) for place, memory in found.memory.items() if memory.lora)
-    rows.append(("generator", "LoRA", "and AdamW", _count(found.lora_parameters), "float32", _size(lora), home))
-    print_table(("", "part", "class", "parameters", "precision", "memory", "device"), rows)
+    rows.append(
+        ("generator", "LoRA", "with optimiser state", _count(found.lora_parameters), "float32", _size(lora), home)
+    )
+    print_table(("role", "part", "class", "parameters", "precision", "memory", "device"), rows)
     for place, memory in found.memory.items():
         typer.echo()
-        print_table((f"memory on {place}", ""), _memory_rows(memory))
+        print_table((place if place == MAIN else f"memory on {place}", ""), _memory_rows(memory))
 
 
 def _memory_rows(memory: Memory) -> list[tuple[str, str]]:
     return [
         ("weights", _size(memory.weights)),
-        ("LoRA, its gradients and moments", _size(memory.lora)),
-        ("activations, kept for the backward pass", _size(memory.activations)),
-        ("temporaries at the highest moment", _size(memory.temporaries)),
-        ("at most, in a step", _size(memory.training)),
-        ("at most, while loading", _size(memory.loading)),
+        ("LoRA, its gradients and optimiser state", _size(memory.lora)),
+        ("activations for the backward pass", _size(memory.activations)),
+        ("temporary tensors at the peak", _size(memory.temporaries)),
+        ("peak in a training step", _size(memory.training)),
+        ("peak while loading", _size(memory.loading)),
     ]
 
 
-def _print_time(found: Plan, guess: float | None, basis: str) -> None:
+def _print_time(found: Plan, estimate: float | None, basis: str) -> None:
     from dualproc.plan.hardware import SHARE
     from dualproc.report.numeric import number, percent
 
-    total = f"\na step: {number(sum(found.operations.values()) / 1e12)} x 10^12 operations"
-    if guess is None:
-        typer.echo(f"{total} (with --device, a guess at the time)")
+    total = f"\none training step: {number(sum(found.operations.values()) / 1e12)} x 10^12 operations"
+    if estimate is None:
+        typer.echo(f"{total} (for an estimate of the time, add --device)")
         return
-    typer.echo(f"{total}, perhaps {number(guess)} seconds ({percent(SHARE)} of the speed by {basis})")
+    typer.echo(f"{total}, about {number(estimate)} seconds (at {percent(SHARE)} of the speed {basis})")
 
 
-def _print_fit(found: Plan, limit: float, search: Search | None) -> None:
+def _print_limit(found: Plan, limit: float, search: Search | None) -> None:
     typer.echo()
     if search is None:
-        typer.secho(f"fits into {_size(limit)}: at most {_size(found.peak)}", fg="green")
+        typer.secho(f"fits into {_size(limit)}: peak {_size(found.peak)}", fg="green")
         return
-    typer.secho(f"does not fit into {_size(limit)}: it takes {_size(found.peak)}. Each alone:", fg="yellow")
-    print_table(("switch", "in a step", "while loading"), [_trial_row(trial) for trial in search.alone])
+    typer.secho(f"does not fit into {_size(limit)}: peak {_size(found.peak)}. Each setting alone:", fg="yellow")
+    headings = ("setting", "peak in a training step", "peak while loading")
+    print_table(headings, [_trial_row(trial) for trial in search.alone])
     for trial in search.alone:
         if trial.problem:
             print_warning(f"not tried: {trial.flags} ({trial.problem})")
     if search.together is None or search.together.plan is None:
-        typer.secho("\nno combination was found that fits", fg="red")
+        typer.secho("\nfound no combination of these settings that fits", fg="red")
         return
-    typer.secho(f"\nfits, with at most {_size(search.together.plan.peak)}:", fg="green")
+    typer.secho(f"\nfits with these settings, peak {_size(search.together.plan.peak)}:", fg="green")
     typer.echo(f"  {search.together.flags}")
 
 
@@ -177,8 +188,8 @@ def _trial_row(trial: Trial) -> tuple[str, str, str]:
     return trial.flags, _size(max(m.training for m in memories)), _size(max(m.loading for m in memories))
 
 
-def _plain(spec: TaskSpec, found: Plan, guess: float | None, limit: float | None, search: Search | None) -> Any:
-    """Everything as plain data; sizes in bytes."""
+def _as_data(spec: TaskSpec, found: Plan, estimate: float | None, limit: float | None, search: Search | None) -> Any:
+    """The output of `--json`; sizes in bytes."""
     from dataclasses import asdict
 
     def memory(plan: Plan) -> dict[str, dict[str, int]]:
@@ -190,15 +201,15 @@ def _plain(spec: TaskSpec, found: Plan, guess: float | None, limit: float | None
         values = {key: value for switch in one.switches for key, value in switch.values.items()}
         return {"set": values, "memory": memory(one.plan) if one.plan else None, "problem": one.problem or None}
 
-    hidden = {"linear", "largest"}
+    internal = {"linear", "largest"}
     return {
         "spec": spec.name,
         "variant": spec.variant,
-        "parts": [{k: v for k, v in asdict(part).items() if k not in hidden} for part in found.parts],
+        "parts": [{k: v for k, v in asdict(part).items() if k not in internal} for part in found.parts],
         "lora_parameters": found.lora_parameters,
         "memory": memory(found),
         "operations": dict(found.operations),
-        "seconds_a_step": guess,
+        "seconds_per_step": estimate,
         "notes": list(found.notes),
         "limit": limit,
         "fits": None if limit is None else search is None,

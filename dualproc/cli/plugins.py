@@ -1,4 +1,4 @@
-"""`dp plugins`: which plugins are installed, what one of them takes, and a new package of one's own."""
+"""`dp plugins`: list the installed plugins, show the parameters of one, create a package for a new one."""
 
 from __future__ import annotations
 
@@ -31,30 +31,34 @@ def register(app: typer.Typer) -> None:
 
 
 def all_kinds(context: typer.Context) -> None:
-    """List the installed plugins, show one, or begin one of your own.
+    """List, show or create plugins.
+
+    Without a command, it lists all installed plugins: kind, name, distribution and entry point.
 
     \b
-    dp plugins                             all of them
-    dp plugins judges                      one kind
-    dp plugins show visual_prompts/line    one plugin and its parameters
-    dp plugins new dualproc-redness        a package for a plugin of your own
+    dp plugins                             list all plugins
+    dp plugins judges                      list the plugins of one kind
+    dp plugins show visual_prompts/line    show the parameters of a plugin
+    dp plugins new dualproc-redness        create a package for a new plugin
     """
     if context.invoked_subcommand is None:
         _print_entries(*KINDS)
 
 
-def show(name: Annotated[str, typer.Argument(metavar="KIND/NAME", help="such as judges/tiny")]) -> None:
-    """Load one plugin and show its parameters.
+def show(name: Annotated[str, typer.Argument(metavar="KIND/NAME", help="The plugin, such as judges/tiny.")]) -> None:
+    """Show the parameters of a plugin: type, default, meaning.
+
+    If several distributions have a plugin of this name, write KIND/DISTRIBUTION/NAME.
 
     \b
     dp plugins show visual_prompts/line
-    dp plugins show judges/some-distribution/tiny    where several distributions have a tiny
+    dp plugins show judges/dualproc/tiny
     """
     from dualproc.registry import load
 
     kind, slash, bare = name.partition("/")
     if not slash:
-        raise PluginError(f"'{name}' does not say which kind", hint="write KIND/NAME, such as judges/tiny")
+        raise PluginError(f"expected KIND/NAME, got '{name}'", hint="for example judges/tiny; `dp plugins` lists both")
     loaded = load(kind, bare)
     entry = loaded.entry
     typer.secho(name, bold=True, nl=False)
@@ -67,22 +71,27 @@ def show(name: Annotated[str, typer.Argument(metavar="KIND/NAME", help="such as 
 
 
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the package, such as dualproc-redness.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the package, such as dualproc-redness.")],
     kind: Annotated[
         list[str] | None,
-        typer.Option("--kind", metavar="KIND", help="scorer (default), judge, ...; may be repeated."),
+        typer.Option(
+            "--kind",
+            metavar="KIND",
+            help="generator, judge, reward, visual_prompt, anchor or scorer. Repeatable.",
+            show_default="scorer",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FOLDER", help="Where to; a folder called NAME by default.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Folder for the package.", show_default="NAME")
     ] = None,
 ) -> None:
-    """Write a package with a small plugin that works, its tests, and what is needed to install it.
+    """Create a package for a new plugin.
+
+    The package has a small working plugin of each KIND, its tests and a pyproject.toml, and is ready to install.
 
     \b
     dp plugins new dualproc-redness
     dp plugins new dualproc-house-style --kind visual_prompt --kind judge --out house-style
-
-    Kinds: generator, judge, reward, visual_prompt, anchor, scorer.
     """
     from dualproc.scaffold import new_package
 
@@ -110,11 +119,11 @@ def _print_entries(*kinds: str) -> None:
     ]
     print_table(("kind", "name", "distribution", "entry point"), rows)
     for message in dict.fromkeys(message for discovery in found.values() for message in discovery.unreadable):
-        typer.secho(f"left out: {message}", fg="yellow", err=True)
+        typer.secho(f"skipped: {message}", fg="yellow", err=True)
 
 
 def _parameters(loaded: LoadedPlugin) -> list[str]:
-    """Two lines for each parameter: its name, type and default, and what it means."""
+    """Two lines per parameter: name, type and default, then its meaning."""
     schema = loaded.cls.Params.model_json_schema()
     required = set(schema.get("required", ()))
     lines = []

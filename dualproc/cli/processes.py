@@ -1,4 +1,4 @@
-"""`dp run` in processes of its own: started, followed through their run folders, ended without losing work."""
+"""Training jobs as `dp run` subprocesses: start them, read their progress, end them without losing work."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 
 
 _DP = "import sys; sys.path.remove(''); from dualproc.cli import main; main(error_file=sys.argv.pop(1))"
-"""`dp`. Not `python -m dualproc`, which would import modules beside a third-party spec that are named as a library."""
+"""Runs `dp`. `python -m dualproc` would also import modules from the current folder, which may hold third-party files
+named like a library."""
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One spec and variant to be run."""
+    """One spec and variant to train."""
 
     file: str
     variant: str | None
-    """The variant to choose on the command line; None if the spec needs no choice."""
+    """The value of `--variant`; None if the spec has no variants or names one itself."""
     overrides: tuple[str, ...]
     spec: TaskSpec
     folder: Path
@@ -40,16 +41,16 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """What `dp run` prints. Beside the run folder, because a failing run may never make its folder."""
+        """The output of `dp run`. It is beside the run folder, because a run can fail before it creates its folder."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def error_file(self) -> Path:
-        """The message of the error that `dp run` ended with, if any."""
+        """Where `dp run` writes its error message if it fails with exit code 2."""
         return self.folder.with_name(f".{self.folder.name}.error")
 
     def command(self) -> list[str]:
-        """The `dp run` that does this job, or continues it."""
+        """The `dp run` command that starts or resumes this job."""
         chosen = ["--variant", self.variant] if self.variant else []
         settings = [part for override in self.overrides for part in ("--set", override)]
         return [
@@ -59,10 +60,13 @@ class Job:
 
 
 class TrainingProcess:
-    """A job in a process of its own, so that it has its own memory and its end does not affect others."""
+    """A job in a subprocess: it has its own memory, and its failure does not affect other jobs."""
 
     def __init__(self, job: Job, *, threads: int | None) -> None:
-        """Start it, with at most `threads` threads. Raises RunError if its log cannot be written."""
+        """Start the process, with at most `threads` threads (None: no limit).
+
+        Raises RunError if the log cannot be written.
+        """
         from dualproc.run.files import as_run_error, make_folder, remove
         from dualproc.run.folder import METRICS, WEIGHTS
 
@@ -76,14 +80,14 @@ class TrainingProcess:
         with (
             as_run_error("write", job.log),
             job.log.open("wb") as log,
-        ):  # a session of its own: Ctrl+C reaches only this process, which passes it on
+        ):
             self._process = subprocess.Popen(
                 job.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=True,
+                start_new_session=True,  # Ctrl+C in the terminal must reach only the bench, which then calls `end`
             )
 
     def poll(self) -> int | None:
@@ -91,7 +95,7 @@ class TrainingProcess:
         return self._process.poll()
 
     def steps_done(self) -> int:
-        """Training steps so far: one line of the metrics each."""
+        """Training steps so far: the metrics have one line per step."""
         try:
             return self._metrics.read_bytes().count(b"\n")
         except OSError:  # no metrics yet
@@ -104,15 +108,15 @@ class TrainingProcess:
         return "training" if self.steps_done() else "loading"
 
     def kill(self) -> None:
-        """Kill it; its checkpoints stay intact."""
+        """Kill the process; its checkpoints stay intact."""
         self._process.kill()
 
     def end(self, *, at_once: bool) -> None:
-        """End it; call this again until `poll` returns an exit code.
+        """Ask the process to end; call this repeatedly until `poll` returns an exit code.
 
-        The process is asked to end after the current step, and terminated once a checkpoint has all its steps: nothing
-        is lost, and no time goes into evaluating an unfinished run. With `at_once`, steps since the last checkpoint are
-        lost.
+        The first call interrupts it, so that it stops and saves a checkpoint after the current training step. A later
+        call terminates it as soon as the checkpoint contains all steps, because an unfinished run needs no evaluation.
+        With `at_once`, it is terminated immediately, and the steps after its last checkpoint are lost.
         """
         from dualproc.run import RunFolder
 
@@ -123,14 +127,17 @@ class TrainingProcess:
             self._process.send_signal(signal.SIGINT)
 
     def failure(self) -> str:
-        """Why it failed: its error message, or else the last line of its log."""
+        """Why the process failed; waits for its end.
+
+        The message of the error file if there is one, otherwise a signal or the last line of the log.
+        """
         code = self._process.wait()
         if code < 0:
             return f"ended by signal {signal.Signals(-code).name}" + (
                 " (out of memory?)" if code == -signal.SIGKILL else ""
             )
         if code == 130:
-            return "interrupted from outside; the next `dp bench` goes on with it"
+            return "interrupted from outside; the next `dp bench` resumes it"
         if code == 2 and self.job.error_file.is_file():
             return self.job.error_file.read_text(encoding="utf-8").strip()
         text = self.job.log.read_text(encoding="utf-8", errors="replace")
@@ -138,7 +145,7 @@ class TrainingProcess:
 
 
 def threads_each(jobs: int) -> int | None:
-    """How many threads each of `jobs` processes may use; None (torch decides) if there is only one."""
+    """CPU threads for each of `jobs` processes; None for a single process, where torch decides."""
     if jobs == 1:
         return None
     given = os.environ.get("OMP_NUM_THREADS", "")
@@ -148,7 +155,7 @@ def threads_each(jobs: int) -> int | None:
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], int]]:
-    """Within, Ctrl+C (also SIGTERM and the terminal's closing) interrupts nothing, but is counted."""
+    """Within, Ctrl+C, SIGTERM and a closed terminal do not interrupt; the yielded function counts them."""
     count = 0
 
     def handle(_signal: int, _frame: Any) -> None:
@@ -165,6 +172,7 @@ def interrupts() -> Iterator[Callable[[], int]]:
 
 
 def _stamp(path: Path) -> int:
+    """When a file was last written, in nanoseconds; 0 if it does not exist."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

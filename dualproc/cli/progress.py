@@ -1,4 +1,4 @@
-"""Progress on the terminal, and silence from the libraries."""
+"""Progress bars, and suppression of the libraries' own output."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 def quiet() -> None:
-    """Keep the libraries' own bars and warnings off the terminal. Call before they are imported."""
+    """Suppress progress bars and warnings of the libraries. Call it before they are imported."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it tells of every attempt to reach the hub
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it reports every attempt to reach the hub
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("always", category=DualprocWarning)
     warnings.showwarning = lambda message, *_, **__: print_warning(str(message))
@@ -34,7 +34,7 @@ def quiet() -> None:
 
 
 class Bars:
-    """One bar for the steps and one for the held-out images: an `engine.Progress`."""
+    """One bar for training steps and one for evaluated images; implements `dualproc.engine.fit.Progress`."""
 
     def __init__(self) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -57,18 +57,20 @@ class Bars:
         self._progress.stop()
 
     def step(self, record: StepRecord, total: int) -> None:
-        """Show loss, reward and the referee's P(wanted answer)."""
+        """Show loss, reward and the referee's latest P(wanted answer)."""
         if record.referee is not None:
             self._referee = f" referee {record.referee:.2f}"
         note = f"loss {record.loss:.2f} reward {record.reward:.2f}{self._referee}"
         if record.skipped:
-            note += " (not a number: skipped)"
+            note += " (not finite: skipped)"
         self._progress.update(self._steps, completed=record.step, total=total, note=note, visible=True)
 
     def ending(self) -> None:
-        """Say that Ctrl+C was heard."""
-        self._progress.console.print("Ending here; what was learnt is being saved and measured (Ctrl+C again: at once)")
+        """Confirm Ctrl+C."""
+        self._progress.console.print(
+            "Training stopped. Saving and evaluating the LoRA; press Ctrl+C again to exit at once."
+        )
 
     def images(self, done: int, total: int) -> None:
-        """Show how many held-out images are made."""
+        """Show how many images are done."""
         self._progress.update(self._images, completed=done, total=total, visible=True)

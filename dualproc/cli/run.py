@@ -1,4 +1,4 @@
-"""`dp run`, `dp generate`: train and use."""
+"""`dp run` and `dp generate`: train a generator, and generate images with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from dualproc.errors import DualprocError
 from dualproc.wording import plural
 
-from .arguments import File, Overrides, Variant, given_folder
+from .arguments import EveryVariant, File, Overrides, given_folder
 from .output import print_table, print_warning
 
 if TYPE_CHECKING:
@@ -30,24 +30,32 @@ def register(app: typer.Typer) -> None:
 def run(
     file: File,
     overrides: Overrides = None,
-    variant: Variant = None,
+    variant: EveryVariant = None,
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="The run folder; runs/NAME/VARIANT if not given.")
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="The run folder; with several variants, its subfolders are the runs.",
+            show_default="runs/NAME/VARIANT",
+        ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an unfinished run from its last checkpoint.")
+        bool, typer.Option("--resume", help="Continue an unfinished run from its last checkpoint.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the same folder.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete an earlier run in the same folder and start again.")
+    ] = False,
 ) -> None:
-    """Train what a spec says, and measure what was learnt.
+    """Train a LoRA as a spec declares, and evaluate it on held-out prompts.
 
-    Without --variant, every variant of the spec is run. Ctrl+C ends the training after the current step: the LoRA, the
-    measurement and the report are still made; a second Ctrl+C ends at once (go on later with --resume). SIGTERM does
-    the same.
+    Every run gets a folder with the LoRA, the checkpoints, the evaluation and a report. Ctrl+C (or SIGTERM) ends the
+    training after the current step; the LoRA so far is still saved and evaluated. A second Ctrl+C exits at once.
+    Continue either with --resume.
 
     \b
     dp run specs/line_weight.yaml
     dp run specs/line_weight.yaml --variant thick --set train.steps=50 --out runs/short
+    dp run specs/line_weight.yaml --variant thick --resume
     """
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
@@ -57,11 +65,11 @@ def run(
     text = Path(file).read_text(encoding="utf-8")
     specs = [one.require() for one in loaded.each()]
     targets = [_target(spec, out, several=len(specs) > 1) for spec in specs]
-    for spec, folder in zip(specs, targets, strict=True):  # before hours of work, not after
+    for spec, folder in zip(specs, targets, strict=True):  # refuse before hours of training, not after
         RunFolder.refuse(folder, portable(spec).text, resume=resume, overwrite=overwrite)
     for spec, folder in zip(specs, targets, strict=True):
         if resume and is_finished(folder):
-            typer.echo(f"{spec.label}: finished already, in {folder} (`dp score {folder}` measures it again)")
+            typer.echo(f"{spec.label}: already finished, in {folder} (evaluate it again: dp score {folder})")
         elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).outcome.interrupted:
             raise typer.Exit(130)
 
@@ -82,7 +90,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 
     quiet()
     if resume and not (out / METRICS).exists():
-        typer.echo(f"{spec.label}: there is nothing to go on with in {out}: a new run is started")
+        typer.echo(f"{spec.label}: nothing to resume in {out}, starting a new run")
     judges = " + ".join(ref.type for _, ref in spec.judges)
     typer.secho(f"{spec.label}: loading {spec.generator.type} (generator) and {judges} (judge)", bold=True)
     from dualproc.engine import Engine
@@ -93,43 +101,53 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
         with Bars() as bars:
             result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
     except KeyboardInterrupt:
-        begun = (out / METRICS).exists()
-        further = "go on from its last checkpoint with --resume" if begun else "nothing was trained yet"
-        typer.secho(f"\ninterrupted: {further}", fg="yellow", err=True)
+        trained = (out / METRICS).exists()
+        advice = "continue from the last checkpoint with --resume" if trained else "no training step is done yet"
+        typer.secho(f"\ninterrupted: {advice}", fg="yellow", err=True)
         raise typer.Exit(130) from None
     outcome = result.outcome
     if outcome.stopped:
-        further = " (continue with --resume)" if outcome.interrupted else ""
-        typer.secho(f"{outcome.stopped}; the LoRA so far is saved{further}", fg="yellow")
+        advice = " (continue with --resume)" if outcome.interrupted else ""
+        typer.secho(f"{outcome.stopped}; the LoRA so far is saved{advice}", fg="yellow")
     if outcome.skipped:
         print_warning(f"{plural(outcome.skipped, 'training step')} skipped: loss or gradient was not finite")
     if outcome.lora_step != outcome.steps:
-        typer.echo(f"the LoRA is from step {outcome.lora_step}, where the referee's score was highest")
+        typer.echo(f"the LoRA is from training step {outcome.lora_step}, where the referee's score was highest")
     print_evaluation(result.evaluation)
-    typer.echo(f"  images  {result.run / 'samples' / 'before_after.png'}")
+    typer.echo(f"  images    {result.run / 'samples' / 'before_after.png'}")
     typer.echo(f"  report    {result.run / 'report.html'}")
-    typer.echo(f'  use it    dp generate {result.run} "{result.evaluation.prompts[0].text}" --seed 3 -n 4\n')
+    typer.echo(f'  next      dp generate {result.run} "{result.evaluation.prompts[0].text}" --seed 3 -n 4\n')
     return result
 
 
 def generate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/line_weight/thick.")],
-    prompt: Annotated[str, typer.Argument(help="What to draw, such as 'a cartoon of an owl'.")],
-    seed: Annotated[int, typer.Option(min=0, max=2**62, help="Seed of the first image; the others follow.")] = 0,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many images.")] = 1,
-    strength: Annotated[float, typer.Option(help="Strength of the LoRA: 1 as trained, 0 the base.")] = 1.0,
-    out: Annotated[str | None, typer.Option(metavar="DIR", help="Where to write; RUN/generated if not given.")] = None,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder, such as runs/line_weight/thick.")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt, such as 'a cartoon of an owl'.")],
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**62, help="Seed of the first image; the next ones use SEED+1, ...")
+    ] = 0,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of images.")] = 1,
+    strength: Annotated[
+        float, typer.Option(help="Strength of the LoRA: 1 is as trained, 0 is the base generator.")
+    ] = 1.0,
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder for the images.", show_default="RUN/generated")
+    ] = None,
 ) -> None:
-    """Draw images with what a run has learnt.
+    """Generate images with the LoRA of a run.
+
+    Writes one PNG file per seed and prints its path.
 
     \b
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 --strength 0
     """
     if not prompt.strip():
-        raise DualprocError("the prompt is empty", hint='say what to draw, such as "a cartoon of an owl"')
+        raise DualprocError("the prompt is empty", hint='for example "a cartoon of an owl"')
     if not math.isfinite(strength):
-        raise DualprocError(f"`--strength {strength}` is no number", hint="1 is as trained, 0 the base")
+        raise DualprocError(
+            f"expected a finite number, got `--strength {strength}`", hint="1 is as trained, 0 is the base generator"
+        )
     from .progress import quiet
 
     quiet()
@@ -144,17 +162,19 @@ def generate(
     generator.prepare([prompt])
     images = draw(generator, prompt, seeds)
     folder = Path(run, GENERATED) if out is None else given_folder(out)
-    ending = "" if strength == 1 else f"-strength{strength:g}"  # beside the images as trained, not in their place
+    ending = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
     for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
         typer.echo(str(path))
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Write the table of results and, to stderr, what should make one look closer."""
+    """Print the table of results and, to stderr, warnings about them."""
     from dualproc.report import alarms, summary_rows
 
-    typer.echo(f"\nMeasured on {len(evaluation.seeds)} held-out images (prompts and seeds never trained on):")
+    typer.echo(
+        f"\nEvaluation on {plural(len(evaluation.seeds), 'held-out image')} (prompts and seeds never trained on):"
+    )
     rows: Sequence[Sequence[str]] = [tuple(row) for row in summary_rows(evaluation)]
-    print_table(("", "base", "trained", ""), rows)
+    print_table(("", "base", "trained", "note"), rows)
     for alarm in alarms(evaluation):
         print_warning(alarm)

@@ -1,4 +1,4 @@
-"""`dp score`: measure a run again, or images of any origin."""
+"""`dp score`: evaluate a run again, or measure any images with the scorers and models of a spec."""
 
 from __future__ import annotations
 
@@ -22,32 +22,36 @@ if TYPE_CHECKING:
     from dualproc.types import Measurement, Prompt
 
 FORMS = """\
-a run:         dp score runs/horizon/high
+a run:       dp score runs/horizon/high
   any images:  dp score IMAGES --spec specs/horizon.yaml --variant high"""
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
+    """Add the command of this file."""
     app.command()(score)
 
 
 def score(
     places: Annotated[
-        list[str], typer.Argument(metavar="RUN|IMAGE", help="A run; or, with --spec, images and folders.")
+        list[str],
+        typer.Argument(metavar="RUN|IMAGE", help="A run folder or, with --spec, images and folders of images."),
     ],
     spec: SpecFile = None,
     variant: Variant = None,
     overrides: Overrides = None,
     fields: Fields = None,
     as_json: AsJson = False,
-    csv: Annotated[str | None, typer.Option(metavar="FILE", help="Write every image's numbers as CSV, too.")] = None,
+    csv: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Also write the numbers of every image to a CSV file.")
+    ] = None,
 ) -> None:
-    """Measure a run again, or any images by a spec.
+    """Evaluate a run again, or measure any images.
 
-    A run: on its held-out prompts and seeds; its images and report are made anew.
+    For a run, the images of its held-out prompts and seeds are generated and measured again, and the report is
+    rewritten.
 
-    Images, with --spec: scorers, judge and referee of the spec measure them, whoever drew them; nothing is generated.
-    What the spec's questions call {subject} is not known of them: --field says it, for all images.
+    With --spec, the spec's scorers, judge and referee measure image files of any origin; no image is generated. If a
+    question of the spec has a placeholder such as {subject}, give its value for all images with --field.
 
     \b
     dp score runs/line_weight/thick
@@ -58,7 +62,7 @@ def score(
         _score_images(places, spec, variant, overrides or (), fields or (), as_json=as_json, csv=csv)
         return
     if variant or overrides or fields or as_json or csv:
-        raise DualprocError("--variant, --set, --field, --json and --csv are for images, with --spec", hint=FORMS)
+        raise DualprocError("--variant, --set, --field, --json and --csv need images and --spec", hint=FORMS)
     _score_run(places)
 
 
@@ -67,7 +71,7 @@ def _score_run(places: Sequence[str]) -> None:
     from dualproc.run.lock import refuse_locked
 
     if len(places) > 1:
-        raise DualprocError("one run at a time is measured, and images only with --spec", hint=FORMS)
+        raise DualprocError(f"expected one run, got {len(places)}; images need --spec", hint=FORMS)
     try:
         RunFolder.open(places[0])
     except RunError as error:
@@ -103,7 +107,7 @@ def _score_images(
 
     spec = load_spec(file, overrides=overrides, variant=variant)
     prompt = prompt_for(spec, named_values(fields))
-    spec = _without_unknown(spec, prompt)
+    spec = _without_unanswerable(spec, prompt)
     files = image_files(places)
     from .progress import Bars, quiet
 
@@ -122,21 +126,24 @@ def _score_images(
 
         measured = measure_batches(evaluators, batches(files, spec.evaluation.batch), prompt, advance)
     if as_json:
-        typer.echo(_json(spec, files, measured))
+        typer.echo(_as_json(spec, files, measured))
     else:
         _print_images(spec, files, measured)
     if csv is not None:
         _write_csv(Path(csv), files, image_columns(measured))
 
 
-def _without_unknown(spec: TaskSpec, prompt: Prompt) -> TaskSpec:
-    """The spec without a `preserve` question that needs unknown fields; without them, the task itself is refused."""
+def _without_unanswerable(spec: TaskSpec, prompt: Prompt) -> TaskSpec:
+    """The spec without its `preserve` question if that uses a field which the prompt does not have, after a warning.
+
+    Raises DualprocError if a question of the task itself uses such a field.
+    """
     from dualproc.engine.ask import missing_fields
 
     names = sorted({name for question in spec.measured_questions for name in missing_fields(question, prompt)})
     if names:
-        asked = " / ".join(question.template for question in spec.measured_questions)
-        raise DualprocError(f"the question needs to know of the images: {asked}", hint=f"add {field_options(names)}")
+        templates = " / ".join(question.template for question in spec.measured_questions)
+        raise DualprocError(f"a field of the question has no value: {templates}", hint=f"add {field_options(names)}")
     if spec.preserve is not None and spec.referee is not None and (names := missing_fields(spec.preserve, prompt)):
         print_warning(f"not asked: {spec.preserve.template} (add {field_options(names)})")
         return spec.model_copy(update={"question": spec.measured_questions, "preserve": None})
@@ -147,16 +154,16 @@ def _print_images(spec: TaskSpec, files: Sequence[Path], measured: Measurement) 
     from dualproc.report import image_columns, image_rows
     from dualproc.report.numeric import number
 
-    typer.echo(f"\nMeasured {plural(len(files), 'image')} by {spec.label}:")
-    print_table(("", "mean", "on target", ""), image_rows(measured))
+    typer.echo(f"\n{plural(len(files), 'image')}, measured with {spec.label}:")
+    print_table(("", "mean", "on target", "note"), image_rows(measured))
     columns = image_columns(measured)
     rows = [(str(path), *(number(values[index]) for _, values in columns)) for index, path in enumerate(files)]
     typer.echo()
     print_table(("image", *(heading.replace("_", " ") for heading, _ in columns)), rows)
 
 
-def _json(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> str:
-    """The numbers laid out as in a run's evaluation.json: lists of one number per image."""
+def _as_json(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> str:
+    """The output of `--json`. As in evaluation.json of a run, every list has one number per image."""
     from dualproc.run.records import to_json
 
     return to_json(
@@ -174,7 +181,7 @@ def _json(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> str:
 
 
 def _write_csv(target: Path, files: Sequence[Path], columns: Sequence[tuple[str, Sequence[float]]]) -> None:
-    """One row per image; what could not be measured is empty."""
+    """Write one row per image; the cell of a value that could not be measured is empty."""
     import csv
     import io
     import math

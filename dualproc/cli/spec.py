@@ -1,4 +1,4 @@
-"""`dp spec` and `dp schema`: is a spec right, what does it come to, what may it say."""
+"""`dp spec` and `dp schema`: check a spec, show its values, print the schema of all specs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from .arguments import File, Overrides, Variant
+from .arguments import EveryVariant, File, Overrides, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check a spec, or show what it comes to.")
+    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check a spec, or show all its values.")
     group.command()(check)
     group.command()(show)
     app.add_typer(group, name="spec")
     app.command()(schema)
 
 
-def check(file: File, overrides: Overrides = None, variant: Variant = None) -> None:
-    """Report every mistake of a spec.
+def check(file: File, overrides: Overrides = None, variant: EveryVariant = None) -> None:
+    """Check a spec, and report every mistake with file, line and column.
 
-    That includes what it tells its plugins, and all its variants unless one is chosen.
+    The check covers all variants and the parameters of all plugins. No model is loaded.
 
     \b
     dp spec check specs/line_weight.yaml
@@ -43,9 +43,9 @@ def check(file: File, overrides: Overrides = None, variant: Variant = None) -> N
 
 
 def show(file: File, overrides: Overrides = None, variant: Variant = None) -> None:
-    """Print all values of a spec and their origins.
+    """Print all values of a spec, with defaults.
 
-    Defaults are included. The output is a spec too, the origins being comments.
+    A comment after every value names its origin: file and line, --set, or default. The output is a valid spec.
 
     \b
     dp spec show specs/line_weight.yaml --variant thin
@@ -59,26 +59,28 @@ def show(file: File, overrides: Overrides = None, variant: Variant = None) -> No
 
 
 def schema() -> None:
-    """Print the JSON schema of a spec, for editors.
+    """Print the JSON schema of specs, for completion in editors.
 
-    It has the parameters of all plugins that are installed.
+    The schema includes the parameters of all installed plugins. To use it, add this first line to a spec:
+
+    \b
+    # yaml-language-server: $schema=spec.schema.json
 
     \b
     dp schema > spec.schema.json
-    # then, in the first line of a spec:  # yaml-language-server: $schema=spec.schema.json
     """
     import json
 
     from dualproc.resolve import installed_schema
 
-    found, broken = installed_schema()
-    typer.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    document, broken = installed_schema()
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
     for error in broken:
-        typer.secho(f"left out: {error}", fg="yellow", err=True)
+        typer.secho(f"skipped: {error}", fg="yellow", err=True)
 
 
 def _with_origins(spec: TaskSpec, loaded: LoadedSpec) -> Iterable[str]:
-    """The spec as YAML, each value's origin as a comment in a column of its own."""
+    """The lines of the spec as YAML, with every value's origin as a comment; the comments are aligned."""
     from dualproc.spec import to_yaml
     from dualproc.spec.document import dotted
     from dualproc.spec.reading import read_text

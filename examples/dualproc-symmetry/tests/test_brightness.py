@@ -14,12 +14,12 @@ BRIGHT, DARK = "Is the image bright? Answer with Yes or No.", "Is the image dark
 JUDGE = Brightness(Brightness.Params(middle=0.5, sureness=10))
 
 
-def test_it_keeps_to_the_protocol() -> None:
+def test_brightness_follows_the_protocol() -> None:
     check_judge(Brightness, {"middle": 0.4}, questions=(BRIGHT, DARK))
     check_judge("brightness", questions=(BRIGHT, DARK))
 
 
-def test_the_probability_is_logistic_in_the_brightness() -> None:
+def test_probability_is_logistic_in_the_luma() -> None:
     images = torch.tensor([0.0, 0.5, 0.6, 1.0])[:, None, None, None].expand(4, 3, 8, 8)
     answers = JUDGE.answer_log_likelihoods(images, [[Question(BRIGHT), Question(DARK)]] * 4)
     bright, dark = answers.log_likelihoods[..., 0].exp().unbind(dim=1)
@@ -35,7 +35,7 @@ def test_green_is_brighter_than_red_and_red_than_blue() -> None:
     assert green > red > blue
 
 
-def test_its_gradient_makes_a_image_brighter_or_darker() -> None:
+def test_gradient_makes_an_image_brighter_or_darker() -> None:
     for question, sign in ((BRIGHT, 1), (DARK, -1)):
         images = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
         answers = JUDGE.answer_log_likelihoods(images, [[Question(question)]])
@@ -44,7 +44,7 @@ def test_its_gradient_makes_a_image_brighter_or_darker() -> None:
         assert (sign * images.grad > 0).all()
 
 
-def test_it_says_yes_and_no() -> None:
+def test_generate_answers_yes_or_no() -> None:
     images = torch.tensor([0.1, 0.9])[:, None, None, None].expand(2, 3, 8, 8)
     assert JUDGE.generate(images, [BRIGHT, DARK]) == ["No", "No"]
     assert JUDGE.generate(images, [DARK, BRIGHT]) == ["Yes", "Yes"]
@@ -52,8 +52,11 @@ def test_it_says_yes_and_no() -> None:
 
 @pytest.mark.parametrize(
     ("question", "message"),
-    [(Question("Is this a cat?"), "cannot answer 'Is this a cat"), (Question(DARK, ("Maybe", "No")), "say 'Maybe'")],
+    [
+        (Question("Is this a cat?"), "cannot answer 'Is this a cat"),
+        (Question(DARK, ("Maybe", "No")), "cannot answer 'Maybe'"),
+    ],
 )
-def test_what_it_cannot_answer_is_refused(question: Question, message: str) -> None:
+def test_unknown_questions_and_candidates_are_refused(question: Question, message: str) -> None:
     with pytest.raises(PluginError, match=message):
         JUDGE.answer_log_likelihoods(torch.zeros(1, 3, 8, 8), [[question]])

@@ -1,1 +1,1 @@
-"""Plugins for dualproc: mirror symmetry, a vignette, brightness. An example of a package of one's own."""
+"""Plugins for dualproc: a scorer of mirror symmetry, a vignette, a judge of brightness. An example of a package."""

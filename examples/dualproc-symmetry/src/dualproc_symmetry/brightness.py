@@ -1,4 +1,4 @@
-"""The judge `brightness`: a plain function of the pixels that answers whether an image is bright, or dark."""
+"""The judge `brightness`: answers whether an image is bright or dark, as a plain function of the pixels."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 SIGNS = {"bright": 1.0, "light": 1.0, "dark": -1.0}
 ANSWERS = {"yes": 0, "no": 1}
 LUMA = (0.299, 0.587, 0.114)
-"""How bright red, green and blue look beside each other (ITU-R BT.601)."""
+"""Weights of red, green and blue in the perceived brightness (ITU-R BT.601)."""
 
 
 class Brightness:
-    """Answers whether an image is bright or dark, from the mean of its pixels; no network, so it trains in seconds.
+    """Answers whether an image is bright or dark, from its mean luma; it has no network, so training takes seconds.
 
-    P(Yes) to "Is the image bright?" is a logistic function of the mean luma, 0.5 at `middle`.
+    P(Yes) for "Is the image bright?" is a logistic function of the mean luma; it is 0.5 at `middle`.
     """
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """What is bright, and how sure the judge is."""
+        """Where bright begins, and how confident the judge is."""
 
-        middle: float = Field(0.5, gt=0, lt=1, description="Mean luma that is neither bright nor dark.")
-        sureness: float = Field(20.0, gt=0, description="How fast the log-odds of Yes rise with the luma.")
+        middle: float = Field(0.5, gt=0, lt=1, description="Mean luma at which P(Yes) is 0.5.")
+        sureness: float = Field(20.0, gt=0, description="Slope of the log-odds of Yes over the luma.")
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -39,7 +39,7 @@ class Brightness:
         """Log-likelihood [B, Q, K] of Yes and No to `questions[b][q]` about `images[b]` ([B, 3, H, W] in [0, 1]).
 
         Raises:
-            PluginError: a question says neither bright nor dark, or a candidate is neither Yes nor No.
+            PluginError: a question mentions neither bright nor dark, or a candidate is neither Yes nor No.
         """
         import torch
         from torch.nn.functional import logsigmoid
@@ -53,7 +53,7 @@ class Brightness:
         return Answers(yes_and_no.gather(2, picked.expand(len(images), -1, -1)), torch.ones_like(picked))
 
     def generate(self, images: Tensor, questions: Sequence[str], *, max_new_tokens: int = 32) -> list[str]:
-        """Yes or No, whichever is likelier, to one question per image."""
+        """The more probable answer, Yes or No, to one question per image."""
         answers = self.answer_log_likelihoods(images, [[Question(text)] for text in questions])
         return [("Yes", "No")[best] for best in answers.log_likelihoods[:, 0].argmax(dim=-1).tolist()]
 
@@ -64,13 +64,13 @@ def _sign(text: str) -> float:
         if word in text.lower():
             return sign
     raise PluginError(
-        f"the judge brightness cannot answer {text!r}", hint="ask whether the image is bright, or whether it is dark"
+        f"the judge brightness cannot answer {text!r}", hint="ask whether the image is bright or whether it is dark"
     )
 
 
 def _answer(candidate: str) -> int:
     if candidate.lower() not in ANSWERS:
         raise PluginError(
-            f"the judge brightness does not say {candidate!r}", hint="let the question's candidates be Yes and No"
+            f"the judge brightness cannot answer {candidate!r}", hint="set the question's candidates to Yes and No"
         )
     return ANSWERS[candidate.lower()]

@@ -1,4 +1,4 @@
-"""The scorer `symmetry`: is the left half of an image the mirror image of the right one?"""
+"""The scorer `symmetry`: how similar an image is to its left-right mirror image."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLAT = 1e-5
-"""Variance below which an image is one plain colour; rounding to 8 bits alone makes about 1e-6."""
+"""An image with a lower variance is treated as one plain colour; rounding to 8 bits alone gives about 1e-6."""
 
 
 class Symmetry:
-    """Left-right mirror symmetry: 1 for an image that is its own mirror image, 0 for one that is its negative.
+    """Left-right mirror symmetry: 1 for an image that equals its mirror image, 0 for one that equals its negative.
 
-    An image is the sum of a part that mirroring leaves as it is and one whose sign it turns; this is the share of the
-    first in the variance, each channel's mean left out. Two halves that have nothing to do with each other give 0.5 on
-    average; scenes on a level ground give more, because sky and ground are the same at both sides.
+    After subtracting the mean of each channel, an image is the sum of a symmetric part, which mirroring does not
+    change, and an antisymmetric part, which mirroring negates. The value is the symmetric part's share of the variance.
+    Two unrelated halves give 0.5 on average. Scenes on level ground give more, because sky and ground are the same on
+    both sides.
     """
 
     api_version: ClassVar[int] = 1
@@ -27,25 +28,25 @@ class Symmetry:
     better: ClassVar[Literal["higher", "lower", "target"]] = "target"
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """What counts as a hit."""
+        """Which values are on target."""
 
-        target: float | None = Field(None, ge=0, le=1, description="Wanted symmetry; 1 is a perfect mirror image.")
-        tolerance: float = Field(0.1, gt=0, le=1, description="An image is on target within this.")
+        target: float | None = Field(None, ge=0, le=1, description="Symmetry to aim at; 1 is perfect symmetry.")
+        tolerance: float = Field(0.1, gt=0, le=1, description="Largest accepted distance from the target.")
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     @property
     def accepted(self) -> tuple[float, float] | None:
-        """Values within the tolerance of the target; None without a target."""
+        """The range of values on target; None without a target."""
         target, tolerance = self.params.target, self.params.tolerance
         return None if target is None else (target - tolerance, target + tolerance)
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] in [0, 1], of images [B, 3, H, W] in [0, 1]; nan for an image of one plain colour. Differentiable."""
+        """Symmetry [B] in [0, 1] of images [B, 3, H, W] in [0, 1]; nan for one plain colour. Differentiable."""
         centred = images - images.mean(dim=(2, 3), keepdim=True)
         mirrored = centred.flip(-1)
-        same = ((centred + mirrored) / 2).square().mean(dim=(1, 2, 3))
-        turned = ((centred - mirrored) / 2).square().mean(dim=(1, 2, 3))
-        total = same + turned
-        return (same / total.clamp(min=FLAT)).masked_fill(total < FLAT, float("nan"))
+        symmetric = ((centred + mirrored) / 2).square().mean(dim=(1, 2, 3))
+        antisymmetric = ((centred - mirrored) / 2).square().mean(dim=(1, 2, 3))
+        total = symmetric + antisymmetric
+        return (symmetric / total.clamp(min=FLAT)).masked_fill(total < FLAT, float("nan"))

@@ -1,4 +1,4 @@
-"""The visual prompt layer `vignette`: darkens the corners, so that the judge looks at the middle."""
+"""The visual prompt layer `vignette`: shades the corners, so that the judge sees mainly the middle."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class Vignette:
-    """A shade that is nothing in the middle and grows towards the corners: what is there counts less for the judge.
+    """A shade that is transparent in the middle and becomes opaque towards the corners.
 
-    The image itself keeps its corners; only what the judge sees is shaded, and where it sees nothing, nothing is
-    trained.
+    Only the judge's view of the image is shaded, not the image itself. Where the shade is opaque, the image gets no
+    gradient from the judge.
     """
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """Where the shade begins, and how strong it becomes."""
+        """Where the shade begins, its opacity and its colour."""
 
-        start: float = Field(0.5, ge=0, lt=1, description="Where it begins: 0 is the middle, 1 the corners.")
+        start: float = Field(0.5, ge=0, lt=1, description="Where the shade begins: 0 is the middle, 1 the corners.")
         strength: float = Field(1.0, gt=0, le=1, description="Opacity in the corners; 1 hides them.")
-        color: str = Field("black", description="A name or a hex value.")
+        color: str = Field("black", description="Colour of the shade: a name or a hex value.")
 
         @field_validator("color")
         @classmethod
@@ -38,7 +38,7 @@ class Vignette:
         self.params = params
 
     def draw(self, canvas: Image) -> None:
-        """Draw the shade onto an RGBA canvas, in place; its outline is an ellipse of the canvas's proportions."""
+        """Draw the shade onto an RGBA canvas, in place; contours of equal opacity have the canvas's aspect ratio."""
         import numpy as np
         from PIL import Image, ImageColor
 
