@@ -90,7 +90,8 @@ def bare(engine: Engine) -> Callable[[], None]:
     prompts = random.Random(0).choices(engine.prompts, k=engine.spec.train.batch)
     size = generator.params.height
     texts = [
-        [judge._tokens(row[q].text, size, size) for row in engine.questions(prompts)] for q in range(len(engine.wanted))
+        [judge._question_tokens(row[q].text, size, size) for row in engine.questions(prompts)]
+        for q in range(len(engine.wanted))
     ]
     asked = engine.questions(prompts)[0][0]
     answers = [judge._answer_ids(asked.text, candidate)[0] for candidate in asked.candidates]
@@ -98,7 +99,7 @@ def bare(engine: Engine) -> Callable[[], None]:
     blank = engine.judge_view(torch.zeros(len(prompts), 3, size, size))
     opaque = engine.judge_view(torch.ones(len(prompts), 3, size, size)) - blank  # how much of the image is seen
     more = {k: v for k, v in judge._image_inputs(blank).items() if k != "pixel_values"}
-    read = judge._read_on if judge.reads_on and len(texts) > 1 else judge._read_anew
+    read = judge._read_cached if judge.uses_cache and len(texts) > 1 else judge._read_uncached
 
     def step() -> None:
         latents = noise["hidden_states"] - backbone(**noise)[0]

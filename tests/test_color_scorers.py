@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from pydantic import ValidationError
 
 from dualproc.errors import PluginError
-from dualproc.kit.colors import SHADES, distances, dominant, lab_and_ink, to_lab
+from dualproc.kit.colors import SHADES, distances, dominant_colors, lab_and_ink, to_lab
 from dualproc.plugins.scorers.palette import Palette
 from dualproc.plugins.scorers.region_color import RegionColor
 from dualproc.types import Prompt, ScoreContext
@@ -72,7 +72,7 @@ def test_the_colours_of_the_areas_are_found_with_their_shares() -> None:
     ImageDraw.Draw(canvas).point((20, 20), fill="#00ff00")
     pixels, ink = lab_and_ink(tensor(canvas)[None])
     assert not ink.any()
-    colours, shares = dominant(pixels.reshape(-1, 3))
+    colours, shares = dominant_colors(pixels.reshape(-1, 3))
     assert distances(colours[:1], ["#aabbcc"])[0] < 0.01
     assert distances(colours[1:], ["#cc8844"]).tolist() == pytest.approx([0], abs=0.01)
     assert shares.tolist() == pytest.approx([0.7, 0.3], abs=0.001)
@@ -80,7 +80,7 @@ def test_the_colours_of_the_areas_are_found_with_their_shares() -> None:
 
 def test_a_image_of_noise_alone_still_ends() -> None:
     torch.manual_seed(0)
-    colours, shares = dominant(lab_and_ink(torch.rand(1, 3, 64, 64))[0].reshape(-1, 3))
+    colours, shares = dominant_colors(lab_and_ink(torch.rand(1, 3, 64, 64))[0].reshape(-1, 3))
     assert len(colours) == len(shares) <= 16
     assert shares.sum() <= 1
 

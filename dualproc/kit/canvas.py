@@ -1,7 +1,9 @@
-"""Drawing onto a visual prompt's canvas: parameter types of places, boxes and colours; exact, blended shapes.
+"""Drawing on a visual prompt's canvas: parameter types for places, boxes and colours; exact, blended shapes and text.
 
-Pillow's own drawing replaces pixels (a half transparent shape erases what is below) and rounds widths to whole pixels.
-Neither suits an image instruction whose thickness is the message.
+Pillow's own drawing replaces pixels (a half transparent shape erases what is below it) and rounds widths to whole
+pixels. Both would distort an instruction whose message is a thickness. A canvas is an RGBA image. The functions draw
+on it in place, with edges blended by the covered share of each pixel, and cut off everything outside the canvas. They
+raise ValueError for an unknown colour.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
 
 
-def _refuse_empty(value: Any) -> Any:
+def _refuse_missing(value: Any) -> Any:
     if value is None:
-        raise ValueError('no colour given; a hex value needs quotes in YAML ("#cc2244"), because # starts a comment')
+        raise ValueError('the colour is empty; quote hex values in YAML ("#cc2244"), because # starts a comment')
     return value
 
 
@@ -36,45 +38,46 @@ def _known_color(value: str) -> str:
         advice = (
             suggestion(value.lower(), ImageColor.colormap) or "write a name such as red, or a hex value such as #cc2244"
         )
-        raise ValueError(f"'{value}' is not a colour; {advice}") from None
+        raise ValueError(f"unknown colour '{value}'; {advice}") from None
     return value
 
 
-Color = Annotated[str, BeforeValidator(_refuse_empty), AfterValidator(_known_color)]
-"""A colour name of CSS or a hex value, `#cc2244`; `#cc224480` is half transparent."""
+Color = Annotated[str, BeforeValidator(_refuse_missing), AfterValidator(_known_color)]
+"""A CSS colour name or a hex value such as `#cc2244`; `#cc224480` is half transparent."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-"""A length as a fraction of the image: horizontal lengths of its width, all others of its height."""
+"""A fraction of the image, from 0 to 1: of its width for horizontal positions, else of its height."""
 
 Size = Annotated[float, Field(gt=0, le=1)]
+"""A length as a fraction of the image, above 0 and at most 1."""
 
 Place = tuple[Fraction, Fraction]
-"""x from the left and y from the top, as fractions of width and height."""
+"""[x, y]: from the left and from the top, as fractions of the width and height."""
 
 
-def _with_area(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+def _refuse_empty_box(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
     left, top, right, bottom = box
     if not (left < right and top < bottom):
-        raise ValueError("the box has no area; write [left, top, right, bottom]")
+        raise ValueError("the box is empty; expected [left, top, right, bottom] with left < right and top < bottom")
     return box
 
 
-Box = Annotated[tuple[Fraction, Fraction, Fraction, Fraction], AfterValidator(_with_area)]
-"""An upright rectangle: left, top, right, bottom, as fractions of width and height."""
+Box = Annotated[tuple[Fraction, Fraction, Fraction, Fraction], AfterValidator(_refuse_empty_box)]
+"""An upright rectangle [left, top, right, bottom], as fractions of the width and height, with an area above 0."""
 
 
 def pixels(canvas: Image, place: Place) -> tuple[float, float]:
-    """A place in pixels; integers lie between two pixels."""
+    """(x, y) of a place in pixels; whole numbers are the borders between pixels."""
     return place[0] * canvas.width, place[1] * canvas.height
 
 
 def box_pixels(canvas: Image, box: Box) -> tuple[float, float, float, float]:
-    """A box in pixels: left, top, right, bottom."""
+    """(left, top, right, bottom) of a box in pixels; whole numbers are the borders between pixels."""
     return *pixels(canvas, box[:2]), *pixels(canvas, box[2:])
 
 
 def fill_polygon(canvas: Image, corners: Sequence[tuple[float, float]], color: str) -> None:
-    """Fill a convex polygon given by its corners in pixels, clockwise; edge pixels are filled by the covered share."""
+    """Fill a convex polygon; `corners` are at least 3 different places (x, y) in pixels, in clockwise order."""
     import numpy as np
 
     xs, ys = (np.array(values, dtype=float) for values in zip(*corners, strict=True))
@@ -82,7 +85,7 @@ def fill_polygon(canvas: Image, corners: Sequence[tuple[float, float]], color: s
     top, bottom = max(0, floor(ys.min())), min(canvas.height, ceil(ys.max()))
     grid_x, grid_y = np.arange(left, right)[None, :] + 0.5, np.arange(top, bottom)[:, None] + 0.5
     edges_x, edges_y = np.roll(xs, -1) - xs, np.roll(ys, -1) - ys
-    uncovered = np.zeros((bottom - top, right - left))
+    uncovered = np.zeros((grid_y.size, grid_x.size))
     for x, y, dx, dy in zip(xs, ys, edges_x, edges_y, strict=True):
         inside = (dx * (grid_y - y) - dy * (grid_x - x)) / hypot(dx, dy)
         uncovered += 1 - np.clip(inside + 0.5, 0, 1)
@@ -90,7 +93,7 @@ def fill_polygon(canvas: Image, corners: Sequence[tuple[float, float]], color: s
 
 
 def fill_disc(canvas: Image, center: tuple[float, float], radius: float, color: str) -> None:
-    """Fill a disc (in pixels); edge pixels are filled by the covered share."""
+    """Fill a disc; `center` is (x, y), in pixels like `radius`."""
     import numpy as np
 
     x, y = center
@@ -101,7 +104,10 @@ def fill_disc(canvas: Image, center: tuple[float, float], radius: float, color: 
 
 
 def fill_rectangle(canvas: Image, corner: tuple[float, float], opposite: tuple[float, float], color: str) -> None:
-    """Fill an upright rectangle (in pixels), its edges rounded to whole pixels so that neighbours meet."""
+    """Fill an upright rectangle; `corner` is its upper left and `opposite` its lower right, (x, y) in pixels.
+
+    The edges are rounded to whole pixels, so that neighbouring rectangles meet. Nothing is drawn if it is empty then.
+    """
     from PIL import Image
 
     left, top, right, bottom = (round(value) for value in (*corner, *opposite))
@@ -111,7 +117,7 @@ def fill_rectangle(canvas: Image, corner: tuple[float, float], opposite: tuple[f
 
 
 def text_size(text: str, size: float) -> tuple[float, float]:
-    """Width and height of the ink of `text` at a font size, all in pixels."""
+    """(width, height) in pixels of `text` as drawn at a font size in pixels; `text` may have several lines."""
     left, top, right, bottom = _ink_box(text, _font(size))
     return right - left, bottom - top
 
@@ -119,13 +125,16 @@ def text_size(text: str, size: float) -> tuple[float, float]:
 def write(
     canvas: Image, text: str, at: tuple[float, float], size: float, color: str, *, anchor: tuple[float, float]
 ) -> None:
-    """Write text at a place (pixels), moved as little as needed to stay inside the image.
+    """Write text, moved as little as needed to stay inside the canvas.
 
     Args:
-        anchor: the point of the text that is `at` the place, from (0, 0), its top left, to (1, 1), its bottom right.
+        at: (x, y) in pixels.
+        size: the font size in pixels.
+        anchor: the point of the text that is put `at` this place: (0, 0) is its top left, (1, 1) its bottom right. The
+            first number, which also aligns the lines, is 0, 0.5 or 1.
 
     Raises:
-        PluginError: the text is larger than the image.
+        PluginError: the text is larger than the canvas.
     """
     from PIL import Image, ImageDraw
 
@@ -147,7 +156,7 @@ def write(
 
 
 def _paint(canvas: Image, coverage: ndarray, corner: tuple[int, int], color: str) -> None:
-    """Composite a colour over the canvas by `coverage` (rows x columns, clipped to 0..1)."""
+    """Composite a colour over the canvas; `coverage` [rows, columns] is the share of each pixel, clipped to [0, 1]."""
     from PIL import Image
 
     *rgb, opacity = _rgba(color)

@@ -1,11 +1,11 @@
-"""Colours as they are seen: CIELAB, CIEDE2000, the colours that fill an image's areas, and shades by name."""
+"""Perceived colour: CIELAB, CIEDE2000 distances, the dominant colours of an image, and the shades of a colour name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from .ink import ink_of
+from .ink import ink_map
 from .structure import downscaled
 
 if TYPE_CHECKING:
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     Array = npt.NDArray[np.float64]
 
 ROWS = 64
-"""Higher images are reduced to this many rows: what fills large areas is still there."""
+"""Higher images are downscaled to this many rows, which keeps large areas."""
 INK = 0.25
-"""Pixels that are narrow and this much (of the way to black) darker than their surroundings belong to the drawing."""
+"""Pixels with more ink than this (`dualproc.kit.ink`) belong to outlines."""
 CELL = 4
-"""Side of the cells in which colours are counted, in units of CIELAB."""
-REACH = 8
-"""Colours this near (Euclidean, in CIELAB) to the most frequent one are shades of it."""
-LEAST = 0.02
-"""A colour of less than this share of the area fills no area: mostly it is the blend at an edge."""
-MOST = 16
-"""At most this many colours are told apart."""
+"""The side of the histogram cells in which colours are counted, in units of CIELAB."""
+SHADE_RADIUS = 8
+"""Colours up to this distance (Euclidean, in CIELAB) from the most frequent one are its shades."""
+LEAST_SHARE = 0.02
+"""A colour with less than this share of the pixels is not dominant: mostly it is a blend at an edge."""
+MOST_COLORS = 16
+"""The largest number of dominant colours of an image."""
 
 SHADES: dict[str, tuple[str, ...]] = {
     "snow": ("#ffffff", "#f2f5fa", "#e6ebf2", "#d9e0e8"),
@@ -42,17 +42,16 @@ SHADES: dict[str, tuple[str, ...]] = {
     "white": ("#f8f8f8", "#ffffff", "#f0f0f0"),
     "gray": ("#bdbdbd", "#cccccc", "#9a9a9a", "#747474", "#a9b0b8"),
 }
-"""What goes by a name, in some shades of it: the small world's own first, then lighter and darker ones."""
+"""The shades that a name stands for: first those of the shipped generator, then lighter and darker ones."""
 
-
-ADVICE = f"write one of {', '.join(SHADES)}, another name of CSS, or a hex value such as #cc2244"
-"""What to do about a colour that is none."""
+COLOR_HINT = f"write one of {', '.join(SHADES)}, another CSS colour name, or a hex value such as #cc2244"
+"""The hint for an unknown colour."""
 
 
 def shades(name: str) -> tuple[str, ...]:
-    """The shades of a name, or the one colour that a hex value or any other name of CSS is.
+    """The colours that a name stands for: all its shades if it is in SHADES, else one CSS colour name or hex value.
 
-    ValueError if it is no colour.
+    Case and spaces around the name are ignored, and `grey` is `gray`. Raises ValueError for an unknown colour.
     """
     from PIL import ImageColor
 
@@ -63,17 +62,17 @@ def shades(name: str) -> tuple[str, ...]:
     return (name,)
 
 
-def shade_names(value: str) -> str:
-    """A validator: a name of SHADES or a colour of CSS."""
+def require_color(value: str) -> str:
+    """A pydantic validator for names that `shades` accepts; ValueError, with a hint, for any other text."""
     try:
         shades(value)
     except ValueError:
-        raise ValueError(f"'{value}' is no colour; {ADVICE}") from None
+        raise ValueError(f"unknown colour '{value}'; {COLOR_HINT}") from None
     return value
 
 
 def to_lab(colors: Sequence[str]) -> Array:
-    """[K, 3]: colours (names of CSS or hex values) in CIELAB, D65."""
+    """[K, 3]: K colours (CSS names or hex values) in CIELAB (D65). Raises ValueError for an unknown colour."""
     import numpy as np
     from PIL import ImageColor
     from skimage.color import rgb2lab
@@ -83,7 +82,7 @@ def to_lab(colors: Sequence[str]) -> Array:
 
 
 def distances(found: Array, colors: Sequence[str]) -> Array:
-    """[N]: CIEDE2000 distance of each of `found` [N, 3] (CIELAB) to the nearest of `colors`."""
+    """[N]: CIEDE2000 distance from each of `found` [N, 3] (CIELAB) to the nearest of `colors` (names or hex values)."""
     from skimage.color import deltaE_ciede2000
 
     apart: Array = deltaE_ciede2000(found[:, None], to_lab(colors)[None])
@@ -92,29 +91,33 @@ def distances(found: Array, colors: Sequence[str]) -> Array:
 
 
 def lab_and_ink(images: Tensor) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """[B, H, W, 3] pixels in CIELAB, reduced to ROWS, and [B, H, W] which of them belong to outlines."""
+    """The pixels of `images` [B, 3, H, W] in [0, 1], in CIELAB, and which of them belong to outlines.
+
+    Returns [B, h, w, 3] and booleans [B, h, w], where h is at most ROWS and w keeps the aspect ratio.
+    """
     import numpy as np
     from skimage.color import rgb2lab
 
     images = downscaled(images.detach().float().cpu().clamp(0, 1), ROWS)
-    ink = ink_of(images).squeeze(1).numpy() > INK
+    ink = ink_map(images).squeeze(1).numpy() > INK
     return np.asarray(rgb2lab(images.permute(0, 2, 3, 1).double().numpy())), ink
 
 
-def dominant(pixels: Array) -> tuple[Array, Array]:
-    """The colours [K, 3] that fill the areas of `pixels` [N, 3] (CIELAB), most frequent first, and their shares [K].
+def dominant_colors(pixels: Array) -> tuple[Array, Array]:
+    """The dominant colours [K, 3] of `pixels` [N, 3] (CIELAB), most frequent first, and their shares [K] of the pixels.
 
-    The most frequent colour, with all pixels within REACH of it, is taken away, then the most frequent of the rest, and
-    so on, while a colour has at least LEAST of all pixels. The rest (blends at edges, noise) has no colour, so that
-    the shares add up to less than 1. Deterministic. None at all for pixels that are no numbers.
+    The most frequent colour is removed with all pixels within SHADE_RADIUS of it, then the most frequent colour of the
+    rest, and so on, as long as a colour has at least LEAST_SHARE of all pixels; K is at most MOST_COLORS. The rest
+    (blends at edges, noise) counts for no colour, so the shares may add up to less than 1. Deterministic. K is 0 if any
+    of the pixels is not finite.
     """
     import numpy as np
 
     colours: list[Array] = []
     shares: list[float] = []
     left = pixels
-    least = max(1.0, LEAST * len(pixels))
-    while len(left) >= least and len(colours) < MOST and np.isfinite(left).all():
+    least = max(1.0, LEAST_SHARE * len(pixels))
+    while len(left) >= least and len(colours) < MOST_COLORS and np.isfinite(left).all():
         near = _most_frequent(left)
         if near.sum() < least:
             break
@@ -125,19 +128,19 @@ def dominant(pixels: Array) -> tuple[Array, Array]:
 
 
 def _most_frequent(pixels: Array) -> npt.NDArray[np.bool_]:
-    """[N]: which pixels have the most frequent colour; it moves from the fullest cells to the middle of its shades."""
+    """[N]: which pixels have the most frequent colour: mean shift from the fullest cells to the mean of its shades."""
     import numpy as np
 
     centre = _peak(pixels)
-    near: npt.NDArray[np.bool_] = np.linalg.norm(pixels - centre, axis=1) <= REACH
+    near: npt.NDArray[np.bool_] = np.linalg.norm(pixels - centre, axis=1) <= SHADE_RADIUS
     for _ in range(2):
         if near.any():
-            near = np.linalg.norm(pixels - pixels[near].mean(axis=0), axis=1) <= REACH
+            near = np.linalg.norm(pixels - pixels[near].mean(axis=0), axis=1) <= SHADE_RADIUS
     return near
 
 
 def _peak(pixels: Array) -> Array:
-    """Mean of the pixels in the fullest cube of 3 x 3 x 3 cells."""
+    """[3]: the mean of the pixels in the fullest cube of 3 x 3 x 3 cells."""
     import numpy as np
     import torch
     import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""Ink: the outlines of a drawing, as what is dark and narrow."""
+"""Ink: the outlines of a drawing, found as areas that are dark and narrow."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WIDEST = 0.09
-"""Dark areas wider than this share of the height are not outlines."""
+"""Dark areas wider than this share of the image height are not outlines."""
 
 
-def ink_of(images: Tensor, level: float = 0.0) -> Tensor:
-    """[B, 1, H, W]: how much of each pixel is ink, 0 to 1, of images [B, 3, H, W] in [0, 1]. No gradient.
+def ink_map(images: Tensor, level: float = 0.0) -> Tensor:
+    """[B, 1, H, W] in [0, 1]: how much of each pixel of `images` [B, 3, H, W] in [0, 1] is ink. No gradient.
 
-    A grey-scale closing minus the image (the black top-hat), as a share of the way to `level`, the ink's luminance.
+    The ink of a pixel is the black top-hat (a grey-scale closing of the luminance minus the luminance), as a share of
+    the distance from its surroundings to `level`, the luminance of pure ink in [0, 1).
     """
     luminance = images.new_tensor([0.299, 0.587, 0.114]) @ images.detach().flatten(2)
     luminance = luminance.view(len(images), 1, *images.shape[-2:])
@@ -23,7 +24,7 @@ def ink_of(images: Tensor, level: float = 0.0) -> Tensor:
 
 
 def _closing(x: Tensor, size: int) -> Tensor:
-    """Grey-scale closing with a square of `size` pixels: fills what is dark and narrower."""
+    """Grey-scale closing of `x` [B, 1, H, W] by a square of `size` pixels: fills dark areas that are narrower."""
     import torch.nn.functional as F
 
     pad = size // 2

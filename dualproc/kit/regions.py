@@ -1,11 +1,11 @@
-"""What the geometry scorers share: an image taken apart into plain sky, plain ground and what is drawn before them.
+"""Split an image into plain sky, plain ground and the drawing in front of them: the model of the geometry scorers.
 
-Sky and ground are each one colour that may change evenly over the image, the horizon is a straight line between them,
-and what neither colour explains is drawn. No colour is known beforehand: both are fitted robustly (iteratively
-reweighted least squares with the Geman-McClure function, in CIELAB) for every row that the horizon may have, and the
-row is taken that leaves least unexplained.
+Sky and ground each have one colour that may change smoothly over the image. The horizon is a straight line between
+them. Pixels that neither colour explains belong to the drawing. The colours are not known in advance: both are fitted
+robustly (iteratively reweighted least squares with the Geman-McClure function, in CIELAB) for every possible row of the
+horizon, and the row that leaves the least unexplained is used.
 
-Letters: H x W pixels, R regions, N pixels in a row. Rows of a line are counted in pixels, from the top edge.
+Shape letters: H x W pixels, R regions, N pixels in a list.
 """
 
 from __future__ import annotations
@@ -23,67 +23,68 @@ if TYPE_CHECKING:
     Mask: TypeAlias = npt.NDArray[np.bool_]
 
 ROWS = 64
-"""Images are looked at with this many rows: texture is averaged away, and pixels mean the same for every size."""
+"""Images are resized to this many rows: texture is averaged away, and lengths in pixels mean the same at every size."""
 COARSE = 2
-"""The horizon is first looked for in every second row and column."""
+"""The first search for the horizon uses every second row and column."""
 STEEPEST = 0.3
 """Largest slope of a horizon, rise over run."""
 STEEP = 1.5
-"""What slope 1 costs, in unexplained rows: without evidence a horizon is level."""
+"""The penalty of a slope of 1, in unexplained rows: without evidence, the horizon is level."""
 OFF = 6.0
-"""A colour this far from a plain one (CIELAB) is half explained by it."""
+"""A plain colour half explains a colour at this distance (CIELAB)."""
 SCALES = (40.0, 20.0, 10.0, OFF, OFF)
-"""Fits begin with a wide view, so that it does not matter where they begin."""
+"""The distance that counts as half explained, for each iteration of a fit: wide at first, to fit from any start."""
 STIFF = (0.01, 0.002, 0.0003)
-"""How much holds back the change of a plain colour over the image, as a share of the pixels."""
+"""Ridge penalties on the change of a plain colour over the image, tried in turn; as shares of the number of pixels."""
 LEAST_STEP = 3.0
-"""Least difference of colour (CIELAB) across a horizon."""
+"""The smallest difference in colour (CIELAB) across a horizon."""
 LEAST_SEEN = 0.04
-"""Least share of the columns in which a horizon is seen."""
+"""The smallest share of the columns in which a horizon must be visible."""
 BAND = (1, 5)
-"""Rows to either side of the horizon in which it is seen: not the nearest, where an outline may be."""
+"""The rows on either side of the horizon that show it; the nearest are left out, because an outline may be there."""
 DRAWN = 9.0
-"""A colour this far from the plain one is drawn; in texture it takes more, up to twice that."""
+"""A colour at this distance (CIELAB) from the plain one belongs to the drawing; up to twice as far in texture."""
 GAP = 0.06
-"""Parts of a drawing no farther above one another than this share of the height belong together."""
+"""Parts of a drawing with a vertical gap of up to this share of the height are one object."""
 SPECK = 0.004
-"""Drawings smaller than this share of the image do not count as objects."""
+"""Drawings smaller than this share of the image are not objects."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """An image taken apart. Fractions are of the height, from the top."""
+    """An image split into sky, ground and drawing. Rows are fractions of the height, from the top."""
 
     row: float
-    """Where the horizon crosses the middle of the image; nan without a convincing horizon."""
+    """The row where the horizon crosses the middle column; nan if there is no convincing horizon."""
     slope: float
-    """Its rise over run: positive if it falls to the right; 0 without a horizon."""
+    """The slope of the horizon, rise over run: positive if it falls to the right; 0 without a horizon."""
     drawn: Mask
-    """[H, W]: neither plain sky nor plain ground, or enclosed by what is neither."""
+    """[H, W]: True for pixels that are neither sky nor ground, and for all pixels that those enclose."""
 
     def objects(self) -> list[Mask]:
-        """[H, W] each: drawings that reach below the horizon, or without one into the lower two thirds.
+        """A mask [H, W] for each drawing that reaches below the horizon or, without one, into the lower two thirds.
 
-        Parts of them that hover closely above one another belong together: a head above its shoulders.
+        Parts with a small vertical gap between them are one object: a head and the shoulders below it.
         """
         import numpy as np
         from scipy.ndimage import binary_closing
 
         height, width = self.drawn.shape
-        floor = _line(self.row if self.row == self.row else 1 / 3, self.slope, height, width) + 0.01 * height
+        row = 1 / 3 if np.isnan(self.row) else self.row
+        floor = _line(row, self.slope, height, width) + 0.01 * height
         below = np.arange(height)[:, None] + 0.5 > floor
         standing = np.zeros_like(self.drawn)
-        for part in parts_of(self.drawn):
+        for part in connected_parts(self.drawn):
             if (part & below).any():
                 standing |= part
         gap = round(GAP * height)
         joined = binary_closing(np.pad(standing, gap), np.ones((gap + 1, 1)))[gap:-gap, gap:-gap]
-        objects = [part & standing for part in parts_of(joined)]
+        objects = [part & standing for part in connected_parts(joined)]
         return [mask for mask in objects if mask.mean() >= SPECK]
 
 
 def layouts(images: Tensor) -> Iterator[Layout | None]:
-    """Images [B, 3, H, W] in [0, 1] taken apart, at ROWS rows; None for one with values that are not finite."""
+    """The layout of each image of [B, 3, H, W] in [0, 1], at ROWS rows; None if it has values that are not finite."""
     import torch
     import torch.nn.functional as F
     from skimage.color import rgb2lab
@@ -100,7 +101,7 @@ def layouts(images: Tensor) -> Iterator[Layout | None]:
 
 
 def layout(lab: Array) -> Layout:
-    """An image [H, W, 3] in CIELAB taken apart."""
+    """The layout of one image [H, W, 3] in CIELAB, at its own size; the constants here are meant for ROWS rows."""
     import numpy as np
 
     height, width = lab.shape[:2]
@@ -117,16 +118,16 @@ def layout(lab: Array) -> Layout:
         (plain,) = _plain(lab, np.ones((1, height, width)), STIFF[-1])
         return Layout(np.nan, 0.0, _drawn(np.linalg.norm(lab - plain, axis=-1)))
     rows = np.arange(height)[:, None] + 0.5 - _line(found, slope, height, width)
-    _, aside = _mixture(lab, sky, ground)
+    _, unlike = _mixture(lab, sky, ground)
     off = np.linalg.norm(lab - np.where(rows[..., None] > 0, ground, sky), axis=-1)
-    return Layout(found, slope, _drawn(np.where(np.abs(rows) < 1.5, np.minimum(off, aside), off)))
+    return Layout(found, slope, _drawn(np.where(np.abs(rows) < 1.5, np.minimum(off, unlike), off)))
 
 
 # --- plain colours ----------------------------------------------------------------------------------------------
 
 
 def _plain(lab: Array, regions: Array, stiff: float) -> Array:
-    """[R, H, W, 3]: the plain colour of each region [R, H, W] (1 inside, 0 outside), carried on over the image."""
+    """[R, H, W, 3]: the plain colour of each region [R, H, W] (1 inside, 0 outside), extended over the whole image."""
     height, width = lab.shape[:2]
     basis = _basis(height, width)
     found = _fit(lab.reshape(-1, 3), basis, regions.reshape(len(regions), -1), stiff)
@@ -139,7 +140,7 @@ def _fit(colours: Array, basis: Array, inside: Array, stiff: float) -> Array:
     import numpy as np
 
     products = (basis[:, :, None] * np.concatenate([basis, colours], axis=1)[:, None]).reshape(len(basis), -1)
-    weights = inside.astype(np.float32) * (0.2 + basis[:, 1] ** 2)  # objects are rather in the middle
+    weights = inside.astype(np.float32) * (0.2 + basis[:, 1] ** 2)  # objects are more often in the middle columns
     ridge = np.diag([1e-6, stiff, stiff, stiff]) * inside.sum(1)[:, None, None]
     found: Array | None = None
     for scale in (None, *SCALES):
@@ -153,7 +154,7 @@ def _fit(colours: Array, basis: Array, inside: Array, stiff: float) -> Array:
 
 
 def _basis(height: int, width: int) -> Array:
-    """[H * W, 3]: 1, and the column and row of each pixel, -1 to 1."""
+    """[H * W, 4]: 1, column, row and squared row of each pixel, with columns and rows scaled to [-1, 1]."""
     import numpy as np
 
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
@@ -163,7 +164,7 @@ def _basis(height: int, width: int) -> Array:
 
 
 def _unexplained(lab: Array, plain: Array) -> Array:
-    """[..., H, W]: 0 where a colour is the plain one, 1 where it is another."""
+    """[..., H, W] in [0, 1): 0 where the colour equals the plain one; rises towards 1 as the distance grows."""
     squares = ((lab - plain) ** 2).sum(-1)
     share: Array = squares / (squares + OFF**2)
     return share
@@ -173,7 +174,7 @@ def _unexplained(lab: Array, plain: Array) -> Array:
 
 
 def _coarse_row(lab: Array, stiff: float) -> int:
-    """The row of a level horizon that leaves least unexplained."""
+    """The row, in pixels of this reduced image, of the level horizon that leaves the least unexplained."""
     import numpy as np
 
     height, width = lab.shape[:2]
@@ -185,7 +186,10 @@ def _coarse_row(lab: Array, stiff: float) -> int:
 
 
 def _best_line(over_sky: Array, over_ground: Array) -> tuple[float, float]:
-    """Row and slope of the line that leaves least unexplained, by sky above it [H, W] and by ground below it [H, W]."""
+    """Row (a fraction of the height) and slope of the line that leaves the least unexplained.
+
+    `over_sky` and `over_ground` [H, W] are what sky and ground leave unexplained; above the line, the sky counts.
+    """
     import numpy as np
 
     height, width = over_sky.shape
@@ -205,21 +209,21 @@ def _best_line(over_sky: Array, over_ground: Array) -> tuple[float, float]:
 
 
 def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float) -> float | None:
-    """The row to a part of a pixel, from the columns in which the horizon is seen; None if it is not convincing."""
+    """The row (a fraction of the height) from all columns that show the horizon; None if it is not convincing."""
     import numpy as np
 
     height, width = lab.shape[:2]
     line = _line(row, slope, height, width)
     rows = np.arange(height)[:, None] + 0.5 - line
-    between, aside = _mixture(lab, sky, ground)
-    explained = aside < OFF
+    ground_share, unlike = _mixture(lab, sky, ground)
+    explained = unlike < OFF
     over, under = (rows < -BAND[0]) & (rows > -BAND[1]), (rows > BAND[0]) & (rows < BAND[1])
 
     def mostly(what: Mask, where: Mask) -> Mask:
         most: Mask = (what & where).sum(0) > 0.6 * where.sum(0)
         return most
 
-    sky_like, ground_like = explained & (between < 0.35), explained & (between > 0.65)
+    sky_like, ground_like = explained & (ground_share < 0.35), explained & (ground_share > 0.65)
     seen = mostly(sky_like, over) & mostly(ground_like, under)
     denied = (mostly(sky_like, over) & mostly(sky_like, under)) | (
         mostly(ground_like, over) & mostly(ground_like, under)
@@ -229,21 +233,21 @@ def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float) -
     step = np.linalg.norm((ground - sky)[np.clip(line.astype(int), 0, height - 1), np.arange(width)], axis=-1)
     if np.median(step[seen]) < LEAST_STEP:
         return None
-    if not _abrupt(between[:, seen], explained[:, seen], line[seen]):
+    if not _abrupt(ground_share[:, seen], explained[:, seen], line[seen]):
         return None
     near = np.abs(rows) < BAND[0] + 1
-    belongs = np.where(explained, between.clip(0, 1), 0.5)  # an outline along the horizon is half sky and half ground
-    crossing = (near * (1 - belongs)).sum(0) + (rows <= -BAND[0] - 1).sum(0)
+    ground_part = np.where(explained, ground_share.clip(0, 1), 0.5)  # an outline along the horizon counts as half
+    crossing = (near * (1 - ground_part)).sum(0) + (rows <= -BAND[0] - 1).sum(0)
     return float(row + np.median((crossing - line)[seen]) / height)
 
 
-def _abrupt(between: Array, explained: Mask, line: Array) -> bool:
-    """Whether sky turns into ground at the line, in columns [H, N]: not as evenly as a gradient that goes on beyond."""
+def _abrupt(ground_share: Array, explained: Mask, line: Array) -> bool:
+    """Whether sky turns into ground at the line [N], in columns [H, N], and not in a wider gradient."""
     import numpy as np
 
     def at(offset: float, otherwise: float) -> float:
-        rows, columns = (line + offset).astype(int).clip(0, len(between) - 1), np.arange(len(line))
-        plain = between[rows, columns][explained[rows, columns]]
+        rows, columns = (line + offset).astype(int).clip(0, len(ground_share) - 1), np.arange(len(line))
+        plain = ground_share[rows, columns][explained[rows, columns]]
         return float(np.median(plain)) if len(plain) else otherwise
 
     above, below = at(-3, 0), at(3, 1)
@@ -251,7 +255,7 @@ def _abrupt(between: Array, explained: Mask, line: Array) -> bool:
 
 
 def _mixture(lab: Array, sky: Array, ground: Array) -> tuple[Array, Array]:
-    """[H, W] twice: share of ground in the mixture of sky and ground that is most like a pixel, and how far off."""
+    """[H, W] twice: the share of ground in the mix of sky and ground nearest to each pixel, and the distance to it."""
     import numpy as np
 
     step = ground - sky
@@ -261,7 +265,7 @@ def _mixture(lab: Array, sky: Array, ground: Array) -> tuple[Array, Array]:
 
 
 def _line(row: float, slope: float, height: int, width: int) -> Array:
-    """[W]: row of the horizon at every column, in pixels."""
+    """[W]: the row of the horizon at every column, in pixels from the top edge."""
     import numpy as np
 
     line: Array = row * height + slope * (np.arange(width) + 0.5 - width / 2)
@@ -279,7 +283,7 @@ def _below(row: float, slope: float, height: int, width: int) -> Array:
 
 
 def _drawn(off: Array) -> Mask:
-    """[H, W]: what is far off the plain colours, and what that encloses."""
+    """[H, W]: True where `off`, the distance to the plain colours, is large, and for all pixels that those enclose."""
     import numpy as np
     from scipy.ndimage import binary_fill_holes
 
@@ -287,8 +291,8 @@ def _drawn(off: Array) -> Mask:
     return mask
 
 
-def parts_of(mask: Mask) -> list[Mask]:
-    """The connected parts of a mask [H, W], corners included."""
+def connected_parts(mask: Mask) -> list[Mask]:
+    """The connected parts of a mask [H, W], each as a mask [H, W]; pixels that touch at a corner are connected."""
     import numpy as np
     from scipy.ndimage import label
 

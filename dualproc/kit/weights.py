@@ -1,4 +1,4 @@
-"""Models of strangers: their weights are data, and nothing that comes with them is run."""
+"""Load third-party models safely: weights are read as data, and no code that comes with a model is run."""
 
 from __future__ import annotations
 
@@ -18,66 +18,78 @@ from .patching import replaced
 if TYPE_CHECKING:
     import torch
 
-SAFE: Mapping[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
-"""Arguments for every `from_pretrained`: no pickle, which can hold any code, and no code of the model's own."""
+SAFE_ARGUMENTS: Mapping[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
+"""Arguments for every `from_pretrained`: no pickles, which can hold any code, and no code that comes with the model."""
 
 
 @contextmanager
-def loading(what: str, model: str, kind: str) -> Iterator[None]:
-    """Within, every `from_pretrained` of transformers and diffusers refuses code and gaps, of all parts of a pipeline.
+def safe_loading(what: str, model: str, kind: str) -> Iterator[None]:
+    """Within, `from_pretrained` of transformers and diffusers refuses custom code and missing weights.
 
-    Code of the model's own is refused also where transformers would otherwise ask at the terminal. Gaps are weights
-    that are in no file: both libraries draw them at random, and only log it. Raises PluginError for them, and for
-    whatever else goes wrong: why `what` (the generator, the judge) cannot be loaded from `model`, which should be a
-    `kind`, and what to do.
+    This covers all components of a pipeline. Custom code is refused without the question that transformers would ask
+    at the terminal. Weights that no file contains are refused because both libraries initialise them at random and only
+    log it. Pass SAFE_ARGUMENTS to each `from_pretrained` as well.
+
+    Args:
+        what: what is loaded, for the message: `the generator`, `the judge`.
+        model: its hub id or folder.
+        kind: what the model must be, for the message: `a vision-language model`.
+
+    Raises:
+        PluginError: anything was raised within, or weights are missing; says why, and what to do.
     """
     from diffusers import ModelMixin
     from transformers import PreTrainedModel, dynamic_module_utils
 
     with ExitStack() as stack:
-        # diffusers does not pass `trust_remote_code` on to processors
+        # diffusers does not pass `trust_remote_code` on to processors, which would then ask the user.
         stack.enter_context(replaced(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0))
         for library in (PreTrainedModel, ModelMixin):
-            whole = partial(_whole, vars(library)["from_pretrained"].__func__, what, model)
-            stack.enter_context(replaced(library, "from_pretrained", classmethod(whole)))
+            complete = partial(_load_complete, vars(library)["from_pretrained"].__func__, what, model)
+            stack.enter_context(replaced(library, "from_pretrained", classmethod(complete)))
         try:
             yield
         except DualprocError:
             raise
-        except Exception as error:  # a damaged folder makes the libraries raise anything
-            raise _refusal(what, model, error, kind) from error
+        except Exception as error:  # the libraries may raise anything on a damaged folder
+            raise _loading_error(what, model, error, kind) from error
 
 
-def _whole(load: Callable[..., Any], what: str, model: str, cls: Any, *args: Any, **kwargs: Any) -> Any:
-    """What `load`, a library's own `from_pretrained`, returns, if all weights were in the files."""
-    asked = kwargs.pop("output_loading_info", False)
+def _load_complete(load: Callable[..., Any], what: str, model: str, cls: Any, *args: Any, **kwargs: Any) -> Any:
+    """What `load`, a library's own `from_pretrained`, returns; PluginError if weights are in no file."""
+    with_report = kwargs.pop("output_loading_info", False)
     loaded, report = load(cls, *args, output_loading_info=True, **kwargs)
     if missing := sorted(report["missing_keys"]):
         raise PluginError(
-            f"cannot load {what} {model!r}: weights of its {type(loaded).__name__} are missing in its files: "
-            + listed(missing),
-            hint="they would be drawn at random; download it again, or see whether the installed diffusers and "
-            "transformers are as new as the model asks for",
+            f"cannot load {what} {model!r}: its files lack weights of its {type(loaded).__name__}: {listed(missing)}",
+            hint="they would be initialised at random; download the model again, or check whether it needs a newer"
+            " diffusers or transformers",
         )
-    return (loaded, report) if asked else loaded
+    return (loaded, report) if with_report else loaded
 
 
 def quantization(kind: str, dtype: torch.dtype, library: Literal["diffusers", "transformers"]) -> Any:
-    """The library's own configuration of bitsandbytes, for `kind`: `8bit` or `4bit`.
+    """The bitsandbytes configuration to pass to the library's `from_pretrained` as `quantization_config`.
 
-    Raises PluginError without the package, or without a GPU where the library needs one.
+    Args:
+        kind: `8bit`, or `4bit` (NF4).
+        dtype: the precision that 4-bit layers compute in.
+        library: the library that loads the model.
+
+    Raises:
+        PluginError: bitsandbytes is not installed, or diffusers is to load the model and there is no CUDA GPU.
     """
     import torch
 
     if importlib.util.find_spec("bitsandbytes") is None:
         raise PluginError(
-            f"quantize: {kind} needs the package bitsandbytes, which is not installed",
+            f"quantize: {kind} needs the package bitsandbytes",
             hint="pip install 'dualproc[quant]'",
         )
     if library == "diffusers" and not torch.cuda.is_available():
         raise PluginError(
-            f"quantize: {kind} needs a CUDA GPU: diffusers loads bitsandbytes weights nowhere else",
-            hint="leave quantize out on this machine",
+            f"quantize: {kind} needs a CUDA GPU for a diffusers model, and this machine has none",
+            hint="leave quantize out",
         )
     import diffusers
     import transformers
@@ -88,41 +100,47 @@ def quantization(kind: str, dtype: torch.dtype, library: Literal["diffusers", "t
     return config(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def _refusal(what: str, model: str, error: Exception, kind: str) -> PluginError:
-    """Why `what` (the generator, the judge) cannot be loaded from `model`, which should be a `kind`, and what to do."""
+def _loading_error(what: str, model: str, error: Exception, kind: str) -> PluginError:
+    """Says why `what` cannot be loaded from `model`, which must be `kind`, and what to do."""
     lines = str(error).strip().splitlines()
     reason = lines[0][:500] if lines else type(error).__name__
     if "custom code" in str(error) or "trust_remote_code" in str(error):
-        reason = "it brings code of its own, and dualproc never runs code that comes with a model"
-        hint = "use a model whose classes the installed diffusers and transformers have themselves"
+        reason = "it comes with its own code, and dualproc never runs code that comes with a model"
+        hint = "use a model whose classes are part of the installed diffusers and transformers"
     elif "safetensors" in str(error):
-        hint = "its weights have to be whole .safetensors files; .bin and .ckpt can hold code and are never read"
+        hint = "its weights must be complete .safetensors files; .bin and .ckpt files can hold code and are never read"
     elif model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
-        reason = "there is no such folder"
-        hint = f"give the folder of {kind}, or a model id of the hub"
+        reason = "no such folder"
+        hint = f"write a folder that holds {kind}, or a hub id"
     elif _unreachable(error):
-        reason = "it is neither a folder here nor among the downloaded models, and the hub cannot be reached"
-        hint = "give a folder that holds it, or run once with a network: what is fetched is kept"
+        reason = "it is neither a local folder nor a downloaded model, and the hub cannot be reached"
+        hint = "write a folder that holds it, or run once with network access: downloads are kept"
     elif "out of memory" in str(error):
-        hint = "`dp plan` says what a model takes, and what makes it fit"
+        hint = "`dp plan` shows how much memory a model needs, and suggests settings that need less"
     else:
-        hint = f"give the model id of {kind} that can be reached, or a folder that holds one"
+        hint = f"write the hub id of {kind} that you have access to, or a folder that holds one"
     return PluginError(f"cannot load {what} {model!r}: {reason}", hint=hint)
 
 
-def warn_of_unknown(owner: str, tokenizer: Any, texts: Sequence[str]) -> None:
-    """Warn of words that a tokenizer can only call unknown; never where it spells out whatever it is given."""
+def warn_about_unknown_words(owner: str, tokenizer: Any, texts: Sequence[str]) -> None:
+    """Warn (DualprocWarning) about words in `texts` that a transformers tokenizer maps to its unknown token.
+
+    `owner` begins the warning: `the judge 'x'`. Tokenizers that spell every word out in pieces have no unknown words.
+    """
     unknown = getattr(tokenizer, "unk_token_id", None)
-    if unknown in (None, tokenizer.eos_token_id):  # CLIP's has no token of its own for it
+    if unknown in (
+        None,
+        tokenizer.eos_token_id,
+    ):  # CLIP's tokenizer spells out every word, and names its end token here
         return
     words = dict.fromkeys(word for text in texts for word in text.split())
-    strange = [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
-    if strange:
-        warnings.warn(f"{owner} has no word for: {', '.join(strange)}", DualprocWarning, stacklevel=3)
+    unknown_words = [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
+    if unknown_words:
+        warnings.warn(f"{owner} does not know the words: {', '.join(unknown_words)}", DualprocWarning, stacklevel=3)
 
 
 def _unreachable(error: BaseException | None) -> bool:
-    """Whether a download failed for want of a network (or by HF_HUB_OFFLINE); libraries tell it as a missing file."""
+    """Whether a download failed without network access, or by HF_HUB_OFFLINE; the libraries report a missing file."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     while error is not None and not isinstance(error, LocalEntryNotFoundError):

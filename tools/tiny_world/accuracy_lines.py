@@ -29,7 +29,7 @@ def main() -> None:
     scorer = meter.LineWeight(meter.LineWeight.Params())
     if args.fit:
         sets = [scenes_at(size, seed=31, count=1500) for size in (64, 96, 128)]
-        x = torch.cat([meter.features(meter.ink_of(images)) for images, _ in sets])
+        x = torch.cat([meter.features(meter.ink_map(images)) for images, _ in sets])
         y = torch.cat([truth for _, truth in sets])
         weight = 1 / y.clamp(min=1)  # errors count relative to the width
         coefficients = torch.linalg.lstsq(x * weight[:, None], (y * weight)[:, None]).solution[:, 0]
@@ -37,7 +37,7 @@ def main() -> None:
     for size in (64, 96, 128, 256):
         images, truth = scenes_at(size, seed=32, count=600)
         if args.fit:
-            found = meter.features(meter.ink_of(images)) @ coefficients
+            found = meter.features(meter.ink_map(images)) @ coefficients
         else:
             found = size * scorer.score(images, ScoreContext(prompts=(), seeds=()))
         ours = (truth / size >= 0.011) & (truth / size <= 0.052)

@@ -16,27 +16,27 @@ if TYPE_CHECKING:
 
 
 class BaseDenoise:
-    """Keeps the images ones that the base would leave alone: re-noised, the base denoises them to the same place.
+    """Penalises images that the base model would change: add noise, denoise with the base, measure the distance.
 
-    The clean latents are re-noised to a level t, drawn uniformly from [low, high], and denoised in one step by the base
-    weights, without gradient. The squared distance is the penalty: small where the base finds the image likely,
-    whatever it shows, and large on the grids and fringes of an exploited judge.
+    Noise is added to the clean latents up to a level drawn uniformly from [low, high]. The base weights denoise them in
+    one step, without gradient. The penalty is the mean squared distance to the result: small if the image is likely
+    under the base model, whatever it shows, and large for the grids and fringes that reward hacking produces.
     """
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel):
-        """The noise levels."""
+        """The range of noise levels."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
-        low: float = Field(0.15, gt=0, lt=1, description="Lowest noise level (0 is clean, 1 is noise).")
-        high: float = Field(0.45, gt=0, lt=1, description="Highest noise level.")
+        low: float = Field(0.15, gt=0, lt=1, description="Lowest noise level, from 0 (clean) to 1 (pure noise).")
+        high: float = Field(0.45, gt=0, lt=1, description="Highest noise level, at least `low`.")
 
         @model_validator(mode="after")
         def _ordered(self) -> BaseDenoise.Params:
             if self.low > self.high:
-                raise ValueError("low must not be above high")
+                raise ValueError(f"`low` ({self.low:g}) is above `high` ({self.high:g})")
             return self
 
     def __init__(self, params: Params) -> None:
@@ -45,7 +45,7 @@ class BaseDenoise:
     def penalty(
         self, sample: Sample, generator: Generator, prompts: Sequence[str], seeds: Sequence[int], rng: torch.Generator
     ) -> Tensor:
-        """[B]: mean squared distance between the latents and what the base makes of them, re-noised."""
+        """[B] penalties >= 0: mean squared distance from the latents to what the base denoises them to."""
         import torch
 
         level = self.params.low + (self.params.high - self.params.low) * torch.rand((), generator=rng).item()

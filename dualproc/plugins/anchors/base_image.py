@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 
 class BaseImage:
-    """Keeps every image near the one that the base draws from the same prompt and seed.
+    """Penalises the distance from each image to the base model's image of the same prompt and seed.
 
-    The penalty is the squared distance of the pixels, of both images blurred if `blur` says so. It keeps layout and
-    colours, and whatever the task changes has to be paid for; with a blur, details finer than it are free.
+    The penalty is the mean squared difference of the pixels, with both images blurred if `blur` is above 0. It keeps
+    layout and colours, but every change that the task needs is penalised too. With a blur, changes of details that are
+    finer than the blur cost nothing.
     """
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel):
-        """What of the images is compared."""
+        """How the images are compared."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +35,7 @@ class BaseImage:
             0.0,
             ge=0,
             le=0.25,
-            description="Blur both images first, with a standard deviation of this share of the height; 0: pixels.",
+            description="Blur both images first; the standard deviation as a share of the image height, 0 for no blur.",
         )
 
     def __init__(self, params: Params) -> None:
@@ -43,8 +44,8 @@ class BaseImage:
     def penalty(
         self, sample: Sample, generator: Generator, prompts: Sequence[str], seeds: Sequence[int], rng: torch.Generator
     ) -> Tensor:
-        """[B]: mean squared distance to the base's images, pixels in [0, 1]."""
-        # `grad` so that the base stops at the same sampling step; nothing is differentiated, for the LoRA is off.
+        """[B] penalties >= 0: mean squared difference to the base images, with pixels in [0, 1]."""
+        # `grad` makes the base stop at the same sampling step; with the LoRA off, nothing is differentiable.
         base = generator.sample(prompts, seeds, grad=True, base=True).images.detach()
-        # The blur is linear: that of a difference is the difference of two.
+        # The blur is linear: blurring the difference equals the difference of the blurred images.
         return blurred(sample.images - base, self.params.blur).square().flatten(1).mean(1)

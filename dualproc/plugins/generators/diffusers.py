@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from dualproc.errors import PluginError
 from dualproc.kit.adapters import lora_off
 from dualproc.kit.devices import Device, pick_device
-from dualproc.kit.offload import offload, whole_or_quantized
-from dualproc.kit.weights import warn_of_unknown
+from dualproc.kit.offload import offload, refuse_offload_with_quantize
+from dualproc.kit.weights import warn_about_unknown_words
 from dualproc.types import Recipe, Sample
 
 from .export import save_layers
@@ -99,7 +99,7 @@ class DiffusersGenerator:
         quantize: Literal["8bit", "4bit"] | None = Field(
             None, description="Load the frozen backbone and text encoders in 8 or 4 bits (needs bitsandbytes)."
         )
-        _weights = model_validator(mode="after")(whole_or_quantized)
+        _weights = model_validator(mode="after")(refuse_offload_with_quantize)
 
     def __init__(self, params: Params) -> None:
         import torch
@@ -159,7 +159,7 @@ class DiffusersGenerator:
         Warns about words that the tokenizer does not know: a generator cannot draw them.
         """
         if (tokenizer := getattr(self.pipe, "tokenizer", None)) is not None:
-            warn_of_unknown(f"the generator {self.params.model!r}", tokenizer, prompts)
+            warn_about_unknown_words(f"the generator {self.params.model!r}", tokenizer, prompts)
         if self.prompts is None:
             return
         ordered = sorted(set(prompts), key=lambda prompt: (len(prompt.split()), prompt))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
 from dualproc.kit.offload import offload
-from dualproc.kit.weights import SAFE, loading, quantization
+from dualproc.kit.weights import SAFE_ARGUMENTS, quantization, safe_loading
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None
     """
     from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 
-    with loading("the generator", model, "a diffusers pipeline"):
+    with safe_loading("the generator", model, "a diffusers pipeline"):
         index = DiffusionPipeline.load_config(model)
         _check_index(model, index)
         _check_packages(model, index["_class_name"])
@@ -42,7 +42,7 @@ def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None
                 for name in parts
             }
             more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=configs)
-        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **SAFE, **more)
+        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **SAFE_ARGUMENTS, **more)
     if scheduler is not None:
         pipe.scheduler = _scheduler(scheduler).from_config(pipe.scheduler.config)
     return pipe
@@ -52,7 +52,7 @@ def load_tiny_vae(model: str, dtype: torch.dtype) -> Any:
     """An `AutoencoderTiny`, frozen. Raises PluginError."""
     from diffusers import AutoencoderTiny
 
-    with loading("the reward_vae", model, "a diffusers AutoencoderTiny"):
+    with safe_loading("the reward_vae", model, "a diffusers AutoencoderTiny"):
         vae = AutoencoderTiny.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
     freeze(vae)
     return vae
@@ -70,7 +70,7 @@ def load_text_encoder(
 ) -> nn.Module:
     """The component `name` of a model, of class `kind`, frozen."""
     more = {"quantization_config": quantization(quantize, dtype, "transformers")} if quantize else {}
-    encoder: nn.Module = kind.from_pretrained(model, subfolder=name, dtype=dtype, **SAFE, **more)
+    encoder: nn.Module = kind.from_pretrained(model, subfolder=name, dtype=dtype, **SAFE_ARGUMENTS, **more)
     freeze(encoder)
     if not offloaded:
         return encoder.to(device)

@@ -1,4 +1,4 @@
-"""Generators by name: each a set of parameters for `diffusers`."""
+"""Presets of the generator `diffusers`: models by name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 PROJECTIONS = ["to_q", "to_k", "to_v", "to_out.0"]
 ATTENTION = [*PROJECTIONS, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
-# What the small noise codes of the shipped world go through before anything else: without these, many more steps.
-ENTRANCE = ["x_embedder", "proj_mlp"]
+# Only for the shipped generator: without a LoRA on these, its training needs many more steps.
+TINY_ONLY = ["x_embedder", "proj_mlp"]
 
 
 def within(blocks: str, names: Sequence[str]) -> list[str]:
-    """Layers of every one of some blocks."""
+    """Name endings of these layers in all blocks of a list of blocks."""
     return [f"{blocks}.*.{name}" for name in names]
 
 
@@ -31,7 +31,7 @@ def large(
     lora_targets: Sequence[str],
     **more: Any,
 ) -> Preset:
-    """A model of a hub: square images, weights in bfloat16."""
+    """A model from the Hugging Face hub: square images, weights in bfloat16."""
     return Preset(
         of="diffusers",
         summary=summary,
@@ -48,7 +48,7 @@ def large(
     )
 
 
-# The single-stream blocks of both Flux have projections too, and are left alone, as in the paper.
+# The single-stream blocks of FLUX.1 and FLUX.2 have projections too, but receive no LoRA, as in the paper.
 DOUBLE_STREAM = within("transformer_blocks", [f"attn.{name}" for name in ATTENTION])
 FLUX_TARGETS = DOUBLE_STREAM + within("transformer_blocks", FEED_FORWARD)
 FLUX2_TARGETS = DOUBLE_STREAM + within(
@@ -58,7 +58,7 @@ CROSS_TARGETS = within(
     "transformer_blocks",
     [*(f"{attn}.{name}" for attn in ("attn1", "attn2") for name in PROJECTIONS), "ff.net.0.proj", "ff.net.2"],
 )
-# Sana's feed-forward is one of convolutions.
+# Sana's feed-forward layers are convolutions.
 SANA_TARGETS = CROSS_TARGETS[:-2]
 JOINT_TARGETS = [*DOUBLE_STREAM, *within("transformer_blocks", [f"attn2.{name}" for name in PROJECTIONS])]
 SD3_TARGETS = JOINT_TARGETS + within("transformer_blocks", FEED_FORWARD)
@@ -74,20 +74,20 @@ Z_IMAGE_TARGETS = within(
 
 TINY = Preset(
     of="diffusers",
-    summary="The shipped FluxPipeline: cartoons at 64 x 64 pixels in one step, made for two CPU cores.",
+    summary="The shipped generator (a FluxPipeline): cartoons, 64 x 64 pixels in one step; runs on two CPU cores.",
     params={
         "model": str(WEIGHTS / "generator"),
         "height": 64,
         "width": 64,
         "steps": 1,
         "guidance": 0.0,
-        "lora_targets": ATTENTION + FEED_FORWARD + ENTRANCE,
+        "lora_targets": ATTENTION + FEED_FORWARD + TINY_ONLY,
         "call": {"max_sequence_length": 14},
     },
 )
 
 FLUX_SCHNELL = large(
-    "FLUX.1-schnell (12 B parameters): 512 x 512 pixels in one step; a LoRA on the double-stream blocks.",
+    "FLUX.1-schnell (12 B parameters): 512 x 512 pixels in one step; LoRA on the double-stream blocks.",
     model="black-forest-labs/FLUX.1-schnell",
     size=512,
     steps=1,
@@ -96,7 +96,7 @@ FLUX_SCHNELL = large(
     call={"max_sequence_length": 256},
 )
 FLUX_DEV = large(
-    "FLUX.1-dev (12 B parameters): 512 x 512 pixels in 28 steps; a LoRA on the double-stream blocks.",
+    "FLUX.1-dev (12 B parameters): 512 x 512 pixels in 28 steps; LoRA on the double-stream blocks.",
     model="black-forest-labs/FLUX.1-dev",
     size=512,
     steps=28,
@@ -105,7 +105,7 @@ FLUX_DEV = large(
     call={"max_sequence_length": 256},
 )
 FLUX2_KLEIN = large(
-    "FLUX.2-klein (4 B parameters, distilled): 512 x 512 pixels in 4 steps; a LoRA on the double-stream blocks.",
+    "FLUX.2-klein (4 B parameters, distilled): 512 x 512 pixels in 4 steps; LoRA on the double-stream blocks.",
     model="black-forest-labs/FLUX.2-klein-4B",
     size=512,
     steps=4,
@@ -114,7 +114,7 @@ FLUX2_KLEIN = large(
     call={"max_sequence_length": 256},
 )
 SD1_5 = large(
-    "Stable Diffusion 1.5 (0.9 B parameters): 512 x 512 pixels in 50 steps of DDIM.",
+    "Stable Diffusion 1.5 (0.9 B parameters): 512 x 512 pixels in 50 DDIM steps.",
     model="stable-diffusion-v1-5/stable-diffusion-v1-5",
     size=512,
     steps=50,
@@ -185,12 +185,12 @@ QWEN_IMAGE = large(
     model="Qwen/Qwen-Image",
     size=1024,
     steps=50,
-    guidance=None,  # its weights take none; the true guidance has an argument of its own
+    guidance=None,  # not distilled for guidance: classifier-free guidance is the argument true_cfg_scale
     lora_targets=QWEN_TARGETS,
     call={"true_cfg_scale": 4.0, "negative_prompt": " "},
 )
 KOLORS = large(
-    "Kolors (2.6 B parameters): 1024 x 1024 pixels in 50 steps; needs the package sentencepiece.",
+    "Kolors (2.6 B parameters): 1024 x 1024 pixels in 50 steps; needs `pip install 'dualproc[kolors]'`.",
     model="Kwai-Kolors/Kolors-diffusers",
     size=1024,
     steps=50,

@@ -1,4 +1,4 @@
-"""Loading a vision-language model, and showing it tensors."""
+"""Load a vision-language model, and make its processor accept tensors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
-from dualproc.kit.weights import SAFE, loading, quantization
+from dualproc.kit.weights import SAFE_ARGUMENTS, quantization, safe_loading
 
 if TYPE_CHECKING:
     import torch
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from .transformers import TransformersJudge
 
 
-NOT_IMAGES = (
+LOADING_ARGUMENTS = (
     "trust_remote_code", "code_revision", "revision", "subfolder", "cache_dir", "token", "proxies", "force_download",
     "local_files_only", "user_agent",
 )  # fmt: skip
-"""What `from_pretrained` takes besides arguments of the processor: where from, and how far it is trusted."""
+"""Arguments of `from_pretrained` that say where to load from and what to trust; `images` must not set them."""
 
 
-class Shown:
-    """An image processor that is shown tensors [B, 3, H, W], whatever it is called with."""
+class TensorImageProcessor:
+    """An image processor that processes the given tensors [B, 3, H, W] instead of the images that it is called with."""
 
     def __init__(self, real: Any, images: Tensor) -> None:
         self.real, self.images = real, images
@@ -37,27 +37,27 @@ class Shown:
 
 
 def checkpoint(model: Any) -> None:
-    """Activation checkpointing of a model's blocks.
+    """Enable activation checkpointing of a model's blocks. Raises PluginError if it has no blocks that support it.
 
-    Not the model's own, which asks for training: there blocks draw dropout, and take no cache, not even to generate.
-    Raises PluginError if the model has no blocks to compute again.
+    The model's own switch works in training mode only, where blocks apply dropout and do not use the cache, which
+    `generate` needs.
     """
-    from torch.utils.checkpoint import checkpoint as computed_again
+    from torch.utils.checkpoint import checkpoint as recomputed
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     blocks = [part for part in model.modules() if isinstance(part, GradientCheckpointingLayer)]
     if not blocks:
         raise PluginError(
-            f"{type(model).__name__} does not support checkpointing", hint="leave the judge's checkpointing out"
+            f"{type(model).__name__} does not support checkpointing", hint="remove `checkpointing` from the judge"
         )
     for block in blocks:
-        block.forward = partial(computed_again, block.forward, use_reentrant=False)
+        block.forward = partial(recomputed, block.forward, use_reentrant=False)
 
 
 def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, Any]:
-    """Model and processor; weights from safetensors only, and no code of the model's own.
+    """The model and its processor. Reads weights from safetensors only, and runs no code that comes with the model.
 
-    Raises PluginError if they cannot be loaded, or `images` has what is no argument of an image processor.
+    Raises PluginError if they cannot be loaded, or if `images` sets one of LOADING_ARGUMENTS.
     """
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -65,20 +65,20 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
     dtype, more = getattr(torch, params.dtype), {}
     if params.quantize:
         more = {"quantization_config": quantization(params.quantize, dtype, "transformers"), "device_map": {"": device}}
-    if wrong := sorted(set(NOT_IMAGES) & set(params.images)):
+    if wrong := sorted(set(LOADING_ARGUMENTS) & set(params.images)):
         raise PluginError(
-            f"images: {', '.join(wrong)} cannot be set: arguments of the image processor belong there",
-            hint="leave it out, and download a model by other means to choose its revision",
+            f"the judge's `images` cannot set {', '.join(wrong)}: expected arguments of the image processor only",
+            hint="remove it; to use another revision, download the model yourself and write its folder as `model`",
         )
-    with loading("the judge", params.model, "a vision-language model"):
+    with safe_loading("the judge", params.model, "a vision-language model"):
         try:
-            # Some processors heed these where they are set, others where they are called; `_inputs` does the latter.
+            # Some processors read these when they are built, others when they are called; `_inputs` passes them again.
             processor = AutoProcessor.from_pretrained(params.model, trust_remote_code=False, **params.images)
-            model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **SAFE, **more)
-        except ImportError as error:  # what a family's processor needs
+            model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **SAFE_ARGUMENTS, **more)
+        except ImportError as error:  # a package that the family's processor needs
             raise PluginError(
                 f"cannot load the judge {params.model!r}: {error}",
-                hint="install the package that it names",
+                hint="install the missing package",
             ) from error
-    moves = not (params.quantize or params.offload)  # weights of 4 or 8 bits are on the device already
+    moves = not (params.quantize or params.offload)  # quantised weights are already on the device
     return (model.to(device) if moves else model), processor

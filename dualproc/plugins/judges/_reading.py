@@ -1,8 +1,8 @@
-"""Rows of tokens for a vision-language model to read: joined, cut where they part, the image encoded once.
+"""Token sequences for a vision-language model: joined to batches, split after a common prefix, the image encoded once.
 
-A row is what a processor says of one prompt's tokens: `input_ids` and whatever else it has for each token, [1, S, ...]
-each. Rows are joined with their padding on the right and read without an attention mask: a causal model never looks at
-what comes later, and every token has the place that it would have alone.
+A row is a processor's tensors for the tokens of one prompt: `input_ids` and any other tensor with a value per token,
+each [1, S, ...] for S tokens. Rows are joined with padding on the right and read without an attention mask: in a causal
+model, no token attends to later ones, so every token is read as it would be alone.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ Row = Mapping[str, "Tensor"]
 
 
 def per_token(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those of a processor's tensors that say something of every token, without the attention mask."""
+    """The tensors among a processor's outputs that have a value per token, except the attention mask."""
     extent = inputs["input_ids"].shape
     return {name: v for name, v in inputs.items() if v.shape[:2] == extent and name != "attention_mask"}
 
 
 def length(row: Row) -> int:
-    """How many tokens a row has."""
+    """The number of tokens of a row."""
     return row["input_ids"].shape[1]
 
 
 def cut(row: Row, start: int = 0, stop: int | None = None) -> Row:
-    """The tokens from `start` to before `stop`."""
+    """The tokens from `start` to `stop`, which is excluded."""
     return {name: value[:, start:stop] for name, value in row.items()}
 
 
 def extended(row: Row, ids: Sequence[int], like: Row) -> Row:
-    """The row with the tokens `ids` after it; what else they need is said by `like`, a row of one token."""
+    """The row followed by the tokens `ids`; `like`, a row of one token, has their values of the other tensors."""
     import torch
 
     if not ids:
@@ -46,7 +46,7 @@ def extended(row: Row, ids: Sequence[int], like: Row) -> Row:
 
 
 def joined(rows: Sequence[Row], like: Row) -> Row:
-    """All rows in one batch, the shorter ones padded on the right."""
+    """All rows as one batch, padded on the right with token 0; `like` as for `extended`."""
     import torch
 
     longest = max(map(length, rows))
@@ -55,40 +55,40 @@ def joined(rows: Sequence[Row], like: Row) -> Row:
 
 
 def shared_length(rows: Sequence[Row], counts: Sequence[int]) -> int:
-    """How many tokens at the start are the same in all rows; the last `counts` of a row are never among them."""
+    """The length of the prefix that all rows share; it leaves at least the last `counts[r]` tokens of row r."""
     ids = [row["input_ids"][0].tolist() for row in rows]
-    alike = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*ids, strict=False)))
-    return min(alike, *(len(one) - count for one, count in zip(ids, counts, strict=True)))
+    equal = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*ids, strict=False)))
+    return min(equal, *(len(one) - count for one, count in zip(ids, counts, strict=True)))
 
 
-def last_places(rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[list[int]]]:
-    """The places of the last `counts` tokens of any row, and which of these places are each row's own."""
+def last_positions(rows: Sequence[Row], counts: Sequence[int]) -> tuple[Tensor, list[list[int]]]:
+    """The sorted positions of the last `counts[r]` tokens of all rows r, and for each row the indices of its own."""
     import torch
 
     own = [range(length(row) - count, length(row)) for row, count in zip(rows, counts, strict=True)]
-    places = sorted({place for row in own for place in row})
-    return torch.tensor(places), [[places.index(place) for place in row] for row in own]
+    positions = sorted({position for row in own for position in row})
+    return torch.tensor(positions), [[positions.index(position) for position in row] for row in own]
 
 
 @contextmanager
 def encoded_once(model: nn.Module) -> Iterator[None]:
-    """Within, the first pass encodes the images, and further passes over the same images use what it found.
+    """Within, the first forward pass encodes the images, and later passes over the same images reuse the features.
 
-    Nearly all families of transformers encode images in a method of this name; where one does not, every pass does.
+    Needs the method `get_image_features`, which nearly all model families have; without it, every pass encodes them.
     """
     owners = [part for part in model.modules() if callable(getattr(part, "get_image_features", None))]
     if not owners:
         yield
         return
-    inner: Any = owners[-1]  # the outer ones only pass the call on
-    encode, found = inner.get_image_features, list[Any]()
+    inner: Any = owners[-1]  # the outer ones only forward the call
+    encode, features = inner.get_image_features, list[Any]()
 
-    def remembered(*args: Any, **kwargs: Any) -> Any:
-        if not found:
-            found.append(encode(*args, **kwargs))
-        return found[0]
+    def cached(*args: Any, **kwargs: Any) -> Any:
+        if not features:
+            features.append(encode(*args, **kwargs))
+        return features[0]
 
-    inner.get_image_features = remembered
+    inner.get_image_features = cached
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The reward of the paper: how likely the judge finds the wanted answer."""
+"""The reward of the paper: the log-likelihood of the wanted answer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 class AnswerLikelihood:
     """Log-likelihood of the wanted answer, averaged over the questions.
 
-    Source: Luo et al., Dual-Process Image Generation (arXiv 2506.01955). The other candidates play no part.
+    The other candidate answers have no influence. Source: Luo et al., Dual-Process Image Generation (arXiv 2506.01955).
     """
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """Nothing to set."""
+        """No parameters."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
-        """[B], at most 0: mean over the questions of log P(candidate `wanted[q]`)."""
+        """[B] rewards <= 0: the mean over the questions q of log P(candidate `wanted[q]`)."""
         questions = range(len(wanted))
         return answers.log_likelihoods[:, questions, list(wanted)].mean(dim=1)

@@ -1,4 +1,4 @@
-"""The reward that contrasts the wanted answer with the other candidates."""
+"""The reward that compares the wanted answer with the other candidates."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ if TYPE_CHECKING:
 
 
 class YesNoGap:
-    """Log-odds of the wanted answer against the other candidates, averaged over the questions.
+    """Log-odds of the wanted answer against all other candidates, averaged over the questions.
 
-    Unlike the likelihood of the wanted answer alone, it gains nothing from a judge that merely talks less about other
-    things; found better in NP-Edit (arXiv 2510.14978).
+    Unlike the likelihood of the wanted answer alone, it does not rise if the judge merely becomes less likely to answer
+    something that is not a candidate. NP-Edit (arXiv 2510.14978) found it to work better.
     """
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """Nothing to set."""
+        """No parameters."""
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
-        """[B], unbounded: mean over the questions of log P(wanted) - log of the sum of P(candidate) over the others.
+        """[B] rewards, unbounded: the mean over the questions of log P(wanted) - log(sum of the other candidates' P).
 
         Raises:
-            PluginError: the questions have a single candidate answer.
+            PluginError: there is only one candidate answer.
         """
         import torch
         from torch.nn.functional import one_hot
@@ -41,8 +41,8 @@ class YesNoGap:
         scores = answers.log_likelihoods
         if scores.shape[-1] < 2:
             raise PluginError(
-                "reward yes_no_gap compares the wanted answer with the others, but there is only one candidate answer",
-                hint="give the question a second candidate, or take the reward answer_likelihood",
+                "the reward yes_no_gap compares the wanted answer with others, but there is only one candidate answer",
+                hint="add a second candidate to the question, or use `reward: {type: answer_likelihood}`",
             )
         questions, candidates = scores.shape[1:]
         is_wanted = one_hot(torch.tensor(wanted, device=scores.device), candidates).bool()

@@ -1,4 +1,4 @@
-"""The composition scorer: is a region left as a plain expanse, or does something upright stand at a place?"""
+"""The composition scorer: is a region empty, or does an upright object stand at a place?"""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from dualproc.kit.regions import Array
 
 TALL = 0.15
-"""Least height of an upright object, as a fraction of the image's height."""
+"""The smallest height of an upright object, as a fraction of the image height."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Composition:
-    """How far an image is from one demand on its composition: 0 where it is met; measured without a network.
+    """Distance from an image to a required composition, 0 if it is met; measured from the pixels, without a network.
 
-    `expanse`: the share of a region that drawings cover. The border of sky and ground is no drawing. `upright`: the
-    distance, as a fraction of the width, from a column to the axis (the median column of what is drawn) of the nearest
-    object that stands on the ground and is at least 0.15 of the height tall. Objects that touch count as one, with one
-    axis.
+    `expanse` requires an empty region; its value is the share of the region that drawings cover. The horizon does not
+    count as a drawing. `upright` requires an object at a column; its value is the distance, as a fraction of the width,
+    from that column to the axis (the median column of the pixels) of the nearest object that stands on the ground and
+    is at least 0.15 of the height tall. Objects that touch count as one, with one axis.
 
-    On fresh rendered scenes of 64 and 96 pixels the mean error of `expanse` is 0.012 to 0.022, mostly too much, and
-    96 % or more are within 0.05; that of `upright` is 0.012 with 96 % within 0.05, and 0.025 with 92 % in scenes far
-    beyond what the generator draws (`python -m tools.tiny_world.accuracy_geometry`).
+    On new rendered scenes of 64 and 96 pixels, the mean error of `expanse` is 0.012 to 0.022, mostly too high, and 96 %
+    or more are within 0.05. That of `upright` is 0.012 with 96 % within 0.05; in scenes more complex than the shipped
+    generator draws, 0.025 with 92 % (`python -m tools.tiny_world.accuracy_geometry`).
     """
 
     api_version: ClassVar[int] = 1
@@ -40,23 +40,25 @@ class Composition:
     better: ClassVar[Literal["higher", "lower", "target"]] = "lower"
 
     class Params(BaseModel):
-        """The demand, and what counts as a hit. What the element does not need may be given too."""
+        """The composition, and which values are on target. Parameters that `element` does not use are allowed."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
-        element: Literal["expanse", "upright"] = Field(description="A plain region, or an object at a place.")
-        box: Box | None = Field(
-            None, description="For `expanse`: the plain region, [left, top, right, bottom] as fractions of the image."
+        element: Literal["expanse", "upright"] = Field(
+            description="`expanse`: an empty region; `upright`: an object at a place."
         )
-        x: Share | None = Field(None, description="Where the object stands, as a fraction of the width; for `upright`.")
-        tolerance: float = Field(0.1, gt=0, le=1, description="An image is on target up to this value.")
+        box: Box | None = Field(
+            None, description="For `expanse`: the empty region [left, top, right, bottom], as fractions of the image."
+        )
+        x: Share | None = Field(None, description="For `upright`: column of the object, as a fraction of the width.")
+        tolerance: float = Field(0.1, gt=0, le=1, description="Largest value that is on target.")
 
         @model_validator(mode="after")
         def _complete(self) -> Self:
             if self.element == "expanse" and self.box is None:
-                raise ValueError("`expanse` needs its `box`")
+                raise ValueError("`element: expanse` needs a `box`")
             if self.element == "upright" and self.x is None:
-                raise ValueError("`upright` needs its `x`")
+                raise ValueError("`element: upright` needs an `x`")
             return self
 
     def __init__(self, params: Params) -> None:
@@ -64,11 +66,11 @@ class Composition:
 
     @property
     def accepted(self) -> tuple[float, float] | None:
-        """From 0 to the tolerance."""
+        """The values from 0 to `tolerance`."""
         return 0.0, self.params.tolerance
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] errors of images [B, 3, H, W] in [0, 1]; nan where nothing upright stands anywhere."""
+        """[B] distances of `images` [B, 3, H, W] in [0, 1] to the composition; nan without any upright object."""
         import torch
 
         off = [float("nan") if found is None else self._off(found) for found in layouts(images)]
@@ -83,7 +85,7 @@ class Composition:
 
 
 def covered(layout: Layout, box: tuple[float, float, float, float]) -> float:
-    """Share of a region that something is drawn in."""
+    """The share of a box that drawings cover."""
     import numpy as np
 
     height, width = layout.drawn.shape
@@ -93,7 +95,7 @@ def covered(layout: Layout, box: tuple[float, float, float, float]) -> float:
 
 
 def axes(layout: Layout) -> list[float]:
-    """The axis of every upright object: the median column of its pixels, as a fraction of the width."""
+    """The axis of each upright object: the median column of its pixels, as a fraction of the width."""
     import numpy as np
 
     height, width = layout.drawn.shape
@@ -102,7 +104,7 @@ def axes(layout: Layout) -> list[float]:
 
 
 def _overlap(start: float, end: float, count: int) -> Array:
-    """[count]: how much of each of `count` equal cells of [0, 1] lies from `start` to `end`."""
+    """[count]: the share of each of `count` equal cells of [0, 1] that lies between `start` and `end`."""
     import numpy as np
 
     edges = np.arange(count)

@@ -1,4 +1,4 @@
-"""The depth-order scorer: which of two objects stands nearer to the camera?"""
+"""The depth-order scorer: which of two objects stands nearer to the camera."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dualproc.kit.regions import Layout, layouts, parts_of
+from dualproc.kit.regions import Layout, connected_parts, layouts
 from dualproc.types import ScoreContext
 
 if TYPE_CHECKING:
@@ -15,29 +15,30 @@ if TYPE_CHECKING:
     from dualproc.kit.regions import Mask
 
 NEAR = 0.12
-"""An object is at a point if its columns come this near to it, as a fraction of the height."""
+"""An object is at a point if a column of it is within this distance, as a fraction of the height."""
 REACH = 0.17
-"""Where objects touch, only columns this near to a point belong to the object at it, as a fraction of the height."""
+"""If objects touch, an object has only the columns within this distance of its point, as a fraction of the height."""
 NECK = 0.15
-"""Objects that touch are parted in the middle between the points, or this share of their distance to either side."""
+"""Touching objects are separated midway between the points, or up to this share of their distance to either side."""
 DEEPEST, CORE = 3, 0.15
-"""Pixels that are worn off an object's edge to part it, and the least share of it that is left of either."""
+"""The most erosion steps to separate touching objects, and the smallest share of them that each part must keep."""
 GUARD = 0.05
-"""Columns this near to where they part may be of either: a share of the width."""
+"""Columns within this share of the width of the separation are ignored, because they may belong to either object."""
 
 Place = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
 
 
 class DepthOrder:
-    """How much nearer one object stands than another: how much lower its feet are, without a network.
+    """How much nearer to the camera one object stands than another, by the rows of their feet; without a network.
 
-    In a scene on a level ground, seen from above the ground, what stands nearer has its feet lower in the image; what
-    flies, or stands on something else than the ground, is not judged rightly. An object is what differs from sky and
-    ground and reaches below the horizon; the one at a point is found by its columns, then by its distance. Objects that
-    touch are parted: by wearing off thin parts, else between the points, where least is drawn.
+    On level ground, seen from above, the feet of a nearer object are lower in the image. The measurement is wrong for
+    objects that fly or stand on something other than the ground. An object differs from sky and ground and reaches
+    below the horizon (`dualproc.kit.regions`). The object at a point is the nearest one of those whose columns are near
+    the point. Touching objects are separated by eroding thin parts or, if that fails, between the points at the column
+    with the fewest drawn pixels.
 
-    On fresh rendered scenes of 64 and 96 pixels it is right in 98 to 100 % of those whose feet differ by more than
-    0.05; the mean error is 0.006 to 0.008 of the height (`python -m tools.tiny_world.accuracy_geometry`).
+    On new rendered scenes of 64 and 96 pixels, the order is right in 98 to 100 % of those whose feet differ by more
+    than 0.05 of the height; the mean error is 0.006 to 0.008 (`python -m tools.tiny_world.accuracy_geometry`).
     """
 
     api_version: ClassVar[int] = 1
@@ -45,26 +46,31 @@ class DepthOrder:
     better: ClassVar[Literal["higher", "lower", "target"]] = "higher"
 
     class Params(BaseModel):
-        """Which objects, and what counts as a hit."""
+        """The two objects, and which values are on target."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
-        a: Place = Field(description="Point A [x, y]: fractions of width and height, from the top left.")
-        b: Place = Field(description="Point B [x, y]: fractions of width and height, from the top left.")
-        nearer: Literal["a", "b"] | None = Field(None, description="At which point the nearer object is wanted.")
-        margin: float = Field(0.03, ge=0, le=1, description="Least difference of the feet on target, of the height.")
+        a: Place = Field(description="Point A [x, y], as fractions of the image from the top left.")
+        b: Place = Field(description="Point B [x, y], as fractions of the image from the top left.")
+        nearer: Literal["a", "b"] | None = Field(
+            None, description="The point where the nearer object should stand; no target range if unset."
+        )
+        margin: float = Field(
+            0.03, ge=0, le=1, description="Smallest difference that is on target, as a fraction of the image height."
+        )
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     @property
     def accepted(self) -> tuple[float, float] | None:
-        """From the margin to 1; None if neither point is wanted nearer."""
+        """The differences from `margin` to 1; None without `nearer`."""
         return None if self.params.nearer is None else (self.params.margin, 1.0)
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] differences of the feet in images [B, 3, H, W] in [0, 1]: wanted minus other, A minus B if neither is
-        wanted; nan where no object is at one of the points.
+        """[B] differences between the foot rows in `images` [B, 3, H, W] in [0, 1], as fractions of the height.
+
+        The `nearer` object minus the other; A minus B without `nearer`. nan if there is no object at one of the points.
         """
         import torch
 
@@ -77,7 +83,7 @@ class DepthOrder:
 
 
 def feet(layout: Layout, a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
-    """Foot rows of the objects at two points, as fractions of the height; nan where there is no object."""
+    """The foot rows of the objects at two points [x, y], as fractions of the height; nan if there is no object."""
     height, width = layout.drawn.shape
     objects = layout.objects()
     at_a, at_b = (_object_at(objects, (x * width, y * height), height) for x, y in (a, b))
@@ -87,7 +93,7 @@ def feet(layout: Layout, a: tuple[float, float], b: tuple[float, float]) -> tupl
 
 
 def _object_at(objects: list[Mask], point: tuple[float, float], height: int) -> Mask | None:
-    """The object whose columns are near to a point (x, y in pixels): of several, the nearest to the point itself."""
+    """The object with columns near a point (x, y in pixels); of several, the nearest to the point. None without one."""
     import numpy as np
 
     def distances(mask: Mask) -> tuple[float, float]:
@@ -101,15 +107,17 @@ def _object_at(objects: list[Mask], point: tuple[float, float], height: int) -> 
 
 
 def _feet_of_touching(mask: Mask, a: float, b: float) -> tuple[float, float]:
-    """Foot rows of two objects that touch, at columns `a` and `b` in pixels.
+    """The foot rows of two touching objects, at the columns `a` and `b` in pixels.
 
-    Where they touch with thin parts only, wearing them off separates them; else they are parted where least is drawn.
+    If only thin parts touch, erosion separates them; otherwise they are separated where the fewest pixels are drawn.
     """
     import numpy as np
     from scipy.ndimage import binary_erosion, distance_transform_edt
 
     for depth in range(1, DEEPEST + 1):
-        cores = [part for part in parts_of(binary_erosion(mask, iterations=depth)) if part.sum() > CORE * mask.sum()]
+        cores = [
+            part for part in connected_parts(binary_erosion(mask, iterations=depth)) if part.sum() > CORE * mask.sum()
+        ]
         if not cores:
             break
         at_a, at_b = (min(cores, key=lambda core: _aside(core, here)) for here in (a, b))
@@ -131,14 +139,14 @@ def _feet_of_touching(mask: Mask, a: float, b: float) -> tuple[float, float]:
 
 
 def _aside(mask: Mask, column: float) -> float:
-    """How far a column is from the nearest that a mask has, in pixels."""
+    """The distance from a column to the nearest column of a mask, in pixels."""
     import numpy as np
 
     return float(np.abs(np.nonzero(mask.any(0))[0] + 0.5 - column).min())
 
 
 def _foot(mask: Mask | None) -> float:
-    """The lowest row that is drawn, as a fraction of the height; nan if nothing is."""
+    """The lowest row of a mask, as a fraction of the height; nan if the mask is None or empty."""
     import numpy as np
 
     if mask is None or not mask.any():

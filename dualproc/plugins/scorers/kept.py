@@ -1,4 +1,4 @@
-"""The kept scorer: how much of the base's image is left?"""
+"""The kept scorer: how much of the base image's structure is left."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Kept:
-    """How alike in structure an image and the base's of the same prompt and seed are: 1 the same, 0 unrelated.
+    """Similarity in structure to the base image of the same prompt and seed, from 0 (unrelated) to 1 (equal).
 
-    The correlation of their blurred maps of edges (`dualproc.kit.structure`), 0 where it is negative. Colours and the
-    weight of lines hardly change it. Images of one prompt and two seeds have about 0.4, for both draw a subject
-    near the middle; a fit that keeps nothing but the subject ends there.
+    The correlation of the two blurred edge maps (`dualproc.kit.structure`), 0 if negative. Changes of colour and line
+    weight hardly affect it. Images of one prompt and two seeds have about 0.4, because both show a subject near the
+    middle; training that keeps only the subject ends there.
     """
 
     api_version: ClassVar[int] = 1
@@ -26,18 +26,18 @@ class Kept:
     better: ClassVar[Literal["higher", "lower", "target"]] = "higher"
 
     class Params(BaseModel):
-        """What counts as a hit."""
+        """Which values are on target."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
-        least: float | None = Field(None, gt=0, le=1, description="An image with at least this much is on target.")
+        least: float | None = Field(None, gt=0, le=1, description="Smallest similarity that is on target.")
 
     def __init__(self, params: Params) -> None:
         self.params = params
         self.accepted = None if params.least is None else (params.least, 1.0)
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] similarities of images [B, 3, H, W] in [0, 1] to the base's; nan where there are no base's images."""
+        """[B] similarities in [0, 1] of `images` [B, 3, H, W] in [0, 1] to the base images; nan without base images."""
         if context.base_images is None:
             return images.new_full((len(images),), float("nan"))
         return (structure(images) * structure(context.base_images)).sum(1).clamp(0, 1)

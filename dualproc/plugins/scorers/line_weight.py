@@ -1,4 +1,4 @@
-"""The line-weight scorer: how thick are the outlines of a drawing?"""
+"""The line-weight scorer: the thickness of a drawing's outlines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from dualproc.kit.ink import ink_of
+from dualproc.kit.ink import ink_map
 from dualproc.kit.structure import downscaled
 from dualproc.types import ScoreContext
 
@@ -14,22 +14,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CALIBRATED_UP_TO = 160
-"""Higher images are reduced to `REDUCED` pixels: the coefficients were fitted at 64 to 128."""
+"""Images with more rows than this are downscaled to `REDUCED` rows: the coefficients were fitted at 64 to 128."""
 REDUCED = 128
 LEAST_INK = 0.004
-"""An image with less ink than this share of its area has no outlines to measure."""
+"""An image with less ink than this share of its area has no outlines, and no value."""
 COEFFICIENTS = (-0.50089, 0.51549, 0.06176, 1.15464, -0.2791, -0.19247, 0.571)
-"""From the features to the width in pixels; fitted on rendered scenes by `tools.tiny_world.accuracy_lines --fit`."""
+"""Map the features to the width in pixels; fitted on rendered scenes by `tools.tiny_world.accuracy_lines --fit`."""
 
 
 class LineWeight:
-    """Thickness of the outlines as a fraction of the image's height, measured from the pixels, without a network.
+    """Thickness of the outlines, as a fraction of the image height; measured from the pixels, without a network.
 
-    Ink is what is darker than its surroundings and narrow: a grey-scale closing minus the image (the black top-hat),
-    as a share of the way to black. Its width follows from area, total variation and ridge length of the ink (a long
-    line of width w and length l has area w * l, total variation 2 * l, ridge length l). Lines under a pixel cannot be
-    told from pale ones: both count as thin. On fresh rendered scenes of 64 pixels the mean error is 0.10 pixels (0.0016
-    of the height), the correlation with the truth 0.978 (`python -m tools.tiny_world.accuracy_lines`).
+    Ink is narrow and darker than its surroundings: a grey-scale closing minus the image (the black top-hat), as a share
+    of the distance to black (`dualproc.kit.ink`). The width is computed from the area, the total variation and the
+    ridge length of the ink: a long line of width w and length l has area w * l, total variation 2 * l, ridge length l.
+    Lines narrower than a pixel cannot be distinguished from pale ones: both count as thin.
+
+    On new rendered scenes of 64 pixels, the mean error is 0.10 pixels (0.0016 of the height) and the correlation with
+    the true width 0.978 (`python -m tools.tiny_world.accuracy_lines`).
     """
 
     api_version: ClassVar[int] = 1
@@ -37,43 +39,50 @@ class LineWeight:
     better: ClassVar[Literal["higher", "lower", "target"]] = "target"
 
     class Params(BaseModel):
-        """What counts as a hit."""
+        """The target, and which values are on target."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
-        target: float | None = Field(None, gt=0, lt=1, description="Wanted line weight, as a fraction of the height.")
-        tolerance: float = Field(0.3, gt=0, description="An image is on target within this share of the target.")
-        ink: float = Field(0.0, ge=0, lt=1, description="Luminance of the outlines: 0 for black.")
+        target: float | None = Field(
+            None, gt=0, lt=1, description="Target line weight, as a fraction of the image height."
+        )
+        tolerance: float = Field(
+            0.3, gt=0, description="Largest distance to the target that is on target, as a share of the target."
+        )
+        ink: float = Field(0.0, ge=0, lt=1, description="Luminance of the outlines, from 0 (black).")
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     @property
     def accepted(self) -> tuple[float, float] | None:
-        """Line weights within the tolerance of the target; None without a target."""
+        """The line weights within `tolerance` of the target; None without a target."""
         target, share = self.params.target, self.params.tolerance
         return None if target is None else (target * (1 - share), target * (1 + share))
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] line weights of images [B, 3, H, W] in [0, 1]; nan for images without outlines."""
+        """[B] line weights of `images` [B, 3, H, W] in [0, 1]; nan for images without outlines."""
         import torch
 
         if images.shape[-2] > CALIBRATED_UP_TO:
             images = downscaled(images, REDUCED)
-        ink = ink_of(images, self.params.ink)
+        ink = ink_map(images, self.params.ink)
         area, found = ink.flatten(1).mean(1), widths(ink) / images.shape[-2]
         return torch.where(area < LEAST_INK, torch.nan, found.clamp(min=0))
 
 
 def widths(ink: Tensor) -> Tensor:
-    """[B]: width of the lines in pixels."""
+    """[B]: the width of the lines in pixels, from an ink map [B, 1, H, W] in [0, 1]."""
     import torch
 
     return features(ink) @ torch.tensor(COEFFICIENTS, dtype=ink.dtype, device=ink.device)
 
 
 def features(ink: Tensor) -> Tensor:
-    """[B, 7]: 1, the two width estimates 2 * area / total variation and area / ridge length, contrast, and squares."""
+    """[B, 7] of an ink map [B, 1, H, W]: 1, e, r, contrast, e * e, r * r and e * r, with two estimates of the width.
+
+    These are e = 2 * area / total variation and r = area / ridge length, in pixels.
+    """
     import torch
     import torch.nn.functional as F
 

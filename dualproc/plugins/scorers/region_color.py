@@ -1,4 +1,4 @@
-"""The region-colour scorer: does the sky, the ground or a box have a certain colour?"""
+"""The region-colour scorer: the distance of the colour of sky, ground or a box to a named colour."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from dualproc.errors import PluginError
 from dualproc.kit.canvas import Box
-from dualproc.kit.colors import ADVICE, distances, dominant, lab_and_ink, shade_names, shades
+from dualproc.kit.colors import COLOR_HINT, distances, dominant_colors, lab_and_ink, require_color, shades
 from dualproc.types import Prompt, ScoreContext
 
 if TYPE_CHECKING:
@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 REGIONS: dict[str, tuple[float, float, float, float]] = {"sky": (0.0, 0.0, 1.0, 0.1), "ground": (0.0, 0.9, 1.0, 1.0)}
-"""The parts of an image that are sky, or ground, wherever its horizon lies."""
+"""The boxes that are measured as sky and as ground, wherever the horizon is."""
 
 
 class RegionColor:
-    """Distance (CIEDE2000) of the colour of sky, ground or a box to a named colour, measured without a network.
+    """Distance (CIEDE2000) from the colour of the sky, the ground or a box to a named colour; without a network.
 
-    The region's colour is the most frequent one, so that neither a drawing that covers less of it nor outlines change
-    it. Sky and ground are the uppermost and lowest tenth of the image. A name stands for several shades, of which the
-    nearest counts. On fresh rendered scenes of 64 to 256 pixels the colour found is 0.01 from the true one
-    (`python -m tools.tiny_world.accuracy_color`); where the drawing fills most of the region, its colour is found.
+    The colour of a region is its most frequent one, so outlines and a drawing that covers less than the background do
+    not change it. If the drawing fills most of the region, its colour is measured. Sky and ground are the top and
+    bottom tenth of the image. A name stands for several shades, of which the nearest counts.
+
+    On new rendered scenes of 64 to 256 pixels, the measured colour is 0.01 from the true one
+    (`python -m tools.tiny_world.accuracy_color`).
     """
 
     api_version: ClassVar[int] = 1
@@ -36,27 +38,27 @@ class RegionColor:
     better: ClassVar[Literal["higher", "lower", "target"]] = "lower"
 
     class Params(BaseModel):
-        """Which region, which colour, and what counts as a hit."""
+        """The region, its target colour, and which values are on target."""
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         region: Literal["sky", "ground"] | Box = Field(
-            description="sky, ground, or a box: left, top, right and bottom as shares of the image."
+            description="sky, ground, or a box [left, top, right, bottom], as fractions of the image."
         )
-        color: Annotated[str, AfterValidator(shade_names)] | None = Field(
+        color: Annotated[str, AfterValidator(require_color)] | None = Field(
             None,
-            description="The wanted colour: snow, sand, grass, water, blue, pink, yellow, green, purple, orange, "
-            "white, gray (some shades each), another name of CSS, or a hex value.",
+            description="Target colour: snow, sand, grass, water, blue, pink, yellow, green, purple, orange, white or"
+            " gray (several shades each), another CSS colour name, or a hex value.",
         )
         field: str | None = Field(
-            None, description="Instead of `color`: the field of the prompts that names each image's wanted colour."
+            None, description="Instead of `color`: the prompt field that names the target colour of each image."
         )
-        within: float = Field(12.0, gt=0, description="An image this near (CIEDE2000) is on target.")
+        within: float = Field(12.0, gt=0, description="Largest distance (CIEDE2000) that is on target.")
 
         @model_validator(mode="after")
-        def _one_colour_and_a_box(self) -> Self:
+        def _one_colour(self) -> Self:
             if (self.color is None) == (self.field is None):
-                raise ValueError("give either color or field (the prompts' field that names it)")
+                raise ValueError("set either `color`, or `field` (the prompt field that names the colour)")
             return self
 
     def __init__(self, params: Params) -> None:
@@ -64,9 +66,10 @@ class RegionColor:
         self.accepted = (0.0, params.within)
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
-        """[B] distances of images [B, 3, H, W] in [0, 1]; nan where the region has no plain area.
+        """[B] distances of `images` [B, 3, H, W] in [0, 1]; nan where the region has no dominant colour.
 
-        PluginError if a prompt lacks the field, or its field names no colour.
+        Raises:
+            PluginError: a prompt lacks the field `field`, or the field is not a colour.
         """
         wanted = [self._shades(context.prompts[index] if self.params.field else None) for index in range(len(images))]
         values = [
@@ -76,14 +79,14 @@ class RegionColor:
         return images.new_tensor(values)
 
     def found(self, images: Tensor) -> list[npt.NDArray[np.float64] | None]:
-        """The region's colour in every image, in CIELAB; None where there is no plain area."""
+        """The region's colour [3] in each image, in CIELAB; None if it has no dominant colour."""
         region = self.params.region
         left, top, right, bottom = REGIONS[region] if isinstance(region, str) else region
         pixels, ink = lab_and_ink(images)
         rows, columns = _span(top, bottom, pixels.shape[1]), _span(left, right, pixels.shape[2])
         colours = []
         for image, outline in zip(pixels[:, rows, columns], ink[:, rows, columns], strict=True):
-            frequent, _ = dominant(image[~outline])
+            frequent, _ = dominant_colors(image[~outline])
             colours.append(frequent[0] if len(frequent) else None)
         return colours
 
@@ -93,17 +96,17 @@ class RegionColor:
         if self.params.field not in prompt.fields:
             raise PluginError(
                 f"region_color: the prompt {prompt.text!r} has no field `{self.params.field}`",
-                hint=f"its fields are {', '.join(prompt.fields)}; `field` names the one with the wanted colour",
+                hint=f"its fields are {', '.join(prompt.fields)}; set `field` to the one that names the colour",
             )
         try:
             return shades(prompt.fields[self.params.field])
         except ValueError:
             name = prompt.fields[self.params.field]
-            message = f"region_color: {name!r}, the `{self.params.field}` of {prompt.text!r}, is no colour"
-            raise PluginError(message, hint=ADVICE) from None
+            message = f"region_color: unknown colour {name!r} in the field `{self.params.field}` of {prompt.text!r}"
+            raise PluginError(message, hint=COLOR_HINT) from None
 
 
 def _span(start: float, end: float, extent: int) -> slice:
-    """At least one of `extent` rows or columns."""
+    """The rows or columns from `start` to `end` (fractions of `extent`), at least one."""
     first = min(round(start * extent), extent - 1)
     return slice(first, max(first + 1, round(end * extent)))

@@ -15,43 +15,50 @@ if TYPE_CHECKING:
 
 
 class Box:
-    """An upright rectangle: an outline, a filled area, or both."""
+    """An upright rectangle: outline, filled area, or both."""
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """Where the box is and how it looks."""
+        """The position and look of the box."""
 
-        box: Area | None = Field(None, description="[left, top, right, bottom], as fractions of the image")
-        start: Place | None = Field(None, alias="from", description="older form of `box`: upper left corner [x, y]")
-        end: Place | None = Field(None, alias="to", description="older form of `box`: lower right corner [x, y]")
-        color: Color = Field("red", description="of the outline: a name or a hex value")
-        width: Fraction = Field(
-            0.01, description="thickness of the outline, inside the box, as a fraction of the image height; 0: none"
+        box: Area | None = Field(None, description="[left, top, right, bottom], as fractions of the image.")
+        start: Place | None = Field(
+            None, alias="from", description="Older form of `box`, with `to`: upper left corner [x, y]."
         )
-        fill: Color | None = Field(None, description="of the area inside the outline; none if left out")
+        end: Place | None = Field(
+            None, alias="to", description="Older form of `box`, with `from`: lower right corner [x, y]."
+        )
+        color: Color = Field("red", description="Colour of the outline: a name or a hex value.")
+        width: Fraction = Field(
+            0.01, description="Thickness of the outline as a fraction of the image height, inside the box; 0 for none."
+        )
+        fill: Color | None = Field(None, description="Colour of the area inside the outline; not filled if unset.")
 
         @model_validator(mode="after")
         def _is_visible(self) -> Self:
-            if self.box is None and (self.start is None or self.end is None):
-                raise ValueError("`box` is missing: write [left, top, right, bottom]")
+            older = [corner for corner in (self.start, self.end) if corner is not None]
+            if self.box is not None and older:
+                raise ValueError("`box` is given twice: remove `from` and `to`, its older form")
+            if self.box is None and len(older) < 2:
+                raise ValueError("`box` is missing; expected [left, top, right, bottom]")
             left, top, right, bottom = self.area
             if not (left < right and top < bottom):
-                raise ValueError("'from' must be above and to the left of 'to'")
+                raise ValueError("the box is empty; `from` must be above and to the left of `to`")
             if self.width == 0 and self.fill is None:
-                raise ValueError("neither an outline (width) nor an area (fill): nothing would be drawn")
+                raise ValueError("nothing would be drawn; set `width` for an outline, `fill` for an area, or both")
             return self
 
         @property
         def area(self) -> tuple[float, float, float, float]:
-            """Left, top, right, bottom, in whichever form they were given."""
+            """[left, top, right, bottom], from either form."""
             return self.box or (*(self.start or (0, 0)), *(self.end or (1, 1)))
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     def draw(self, canvas: Image) -> None:
-        """Draw outline and area side by side, so that half transparent colours do not add up."""
+        """Draw the outline and the area inside it without overlap, so that half transparent colours do not add up."""
         params = self.params
         left, top, right, bottom = box_pixels(canvas, params.area)
         width = min(params.width * canvas.height, (right - left) / 2, (bottom - top) / 2)

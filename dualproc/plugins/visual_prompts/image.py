@@ -16,45 +16,47 @@ if TYPE_CHECKING:
 
 
 class ImageLayer:
-    """An image from a file, stretched to its place."""
+    """An image file, stretched to fill a box."""
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """Which image, and where it goes."""
+        """The image file and its position."""
 
-        path: str = Field(min_length=1, description="the image file, relative to the spec")
+        path: str = Field(min_length=1, description="Image file, relative to the spec.")
         box: Box | None = Field(
-            None, description="[left, top, right, bottom], as fractions of the image; all of it if left out"
+            None, description="[left, top, right, bottom], as fractions of the image; the whole image if unset."
         )
-        at: Place | None = Field(None, description="older form of `box`: upper left corner [x, y]")
-        size: tuple[Size, Size] | None = Field(None, description="older form of `box`: [width, height]")
+        at: Place | None = Field(None, description="Older form of `box`: upper left corner [x, y].")
+        size: tuple[Size, Size] | None = Field(None, description="Older form of `box`: [width, height].")
 
         @model_validator(mode="after")
         def _inside(self) -> Self:
+            if self.box is not None and (self.at is not None or self.size is not None):
+                raise ValueError("`box` is given twice: remove `at` and `size`, its older form")
             if max(self.area) > 1 + 1e-9:
-                raise ValueError("the layer does not fit into the image: at + size is more than 1")
+                raise ValueError("the layer extends beyond the image: `at` + `size` is above 1")
             return self
 
         @property
         def area(self) -> tuple[float, float, float, float]:
-            """Left, top, right, bottom, in whichever form they were given."""
+            """[left, top, right, bottom], from either form."""
             if self.box is not None:
                 return self.box
             (left, top), (width, height) = self.at or (0.0, 0.0), self.size or (1.0, 1.0)
             return left, top, left + width, top + height
 
     def __init__(self, params: Params) -> None:
-        """Read the image.
+        """Read the image file.
 
         Raises:
-            PluginError: the file does not exist, or is not an image that Pillow can read.
+            PluginError: the file does not exist, or Pillow cannot read it as an image.
         """
         self.params = params
         self._image = _read(Path(params.path))
 
     def draw(self, canvas: Image.Image) -> None:
-        """Composite the image over its place; its transparent parts let the canvas through."""
+        """Composite the image over its box; the canvas stays visible where the image is transparent."""
         left, top, right, bottom = box_pixels(canvas, self.params.area)
         size = max(1, round(right - left)), max(1, round(bottom - top))
         canvas.alpha_composite(self._image.resize(size), (round(left), round(top)))
@@ -67,7 +69,7 @@ def _read(file: Path) -> Image.Image:
         with Image.open(file) as image:
             return image.convert("RGBA")
     except FileNotFoundError as error:
-        hint = "in a spec built in Python, paths are relative to the current folder"
+        hint = "paths are relative to the spec file, or to the current folder for a spec built in Python"
         raise PluginError(f"no such file: {file}", hint=hint) from error
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise PluginError(f"{file} is not an image that can be read: {error}", hint="use a PNG or JPEG") from error
+        raise PluginError(f"{file} cannot be read as an image: {error}", hint="use a PNG or JPEG file") from error

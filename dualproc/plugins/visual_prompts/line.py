@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 
 HEAD_LENGTH = 4
 HEAD_BREADTH = 4
-"""An arrow's head, in widths of its line."""
+"""The length and breadth of an arrow head, as multiples of the width of its line."""
 
 
 class Line:
-    """A straight line of an exact thickness, as an arrow if wanted."""
+    """A straight line or arrow of exact thickness."""
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """Where the line goes and how it looks."""
+        """The position and look of the line."""
 
-        start: Place = Field(alias="from", description="where it starts: [x, y], as shares of width and height")
-        end: Place = Field(alias="to", description="where it ends: [x, y]; the arrow's head is here")
-        width: Size = Field(description="thickness, as a share of the image's height")
-        color: Color = Field("red", description="a name or a hex value")
-        arrow: bool = Field(False, description="whether it ends in an arrow's head")
+        start: Place = Field(alias="from", description="Start [x, y], as fractions of the image.")
+        end: Place = Field(alias="to", description="End [x, y], where an arrow has its head.")
+        width: Size = Field(description="Thickness, as a fraction of the image height.")
+        color: Color = Field("red", description="A name or a hex value.")
+        arrow: bool = Field(False, description="Draw an arrow head at the end.")
 
         @model_validator(mode="after")
         def _has_length(self) -> Self:
             if self.start == self.end:
-                raise ValueError("'from' and 'to' are the same place")
+                raise ValueError("the line has no length: `from` and `to` are equal")
             return self
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     def draw(self, canvas: Image) -> None:
-        """Draw the line with flat ends; its drawn width is `width` times the canvas height, fractions included."""
+        """Draw the line with flat ends, `width` times the canvas height thick, not rounded to whole pixels."""
         params = self.params
         (x0, y0), (x1, y1) = pixels(canvas, params.start), pixels(canvas, params.end)
         length, width = hypot(x1 - x0, y1 - y0), params.width * canvas.height

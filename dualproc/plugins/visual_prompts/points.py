@@ -15,28 +15,28 @@ if TYPE_CHECKING:
 class Point(BaseModel, extra="forbid", frozen=True):
     """One dot."""
 
-    at: Place = Field(description="its centre: [x, y], as shares of width and height")
-    label: str | None = Field(None, min_length=1, description="text beside the dot")
+    at: Place = Field(description="Centre [x, y], as fractions of the image.")
+    label: str | None = Field(None, min_length=1, description="Text beside the dot.")
 
 
 class Points:
-    """Dots with labels beside them."""
+    """Dots, each with an optional label beside it."""
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """Where the dots are and how they look."""
+        """The positions and look of the dots."""
 
-        points: tuple[Point, ...] = Field(min_length=1, description="the dots: {at: [x, y], label: text}")
-        radius: Size = Field(0.02, description="radius of a dot, as a share of the image's height")
-        color: Color = Field("red", description="a name or a hex value, for dots and labels")
-        size: Size = Field(0.06, description="font size of the labels, as a share of the image's height")
+        points: tuple[Point, ...] = Field(min_length=1, description="The dots: a list of {at: [x, y], label: text}.")
+        radius: Size = Field(0.02, description="Radius of a dot, as a fraction of the image height.")
+        color: Color = Field("red", description="Colour of dots and labels: a name or a hex value.")
+        size: Size = Field(0.06, description="Font size of the labels, as a fraction of the image height.")
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     def draw(self, canvas: Image) -> None:
-        """Draw every dot, its label to the right or, where there is no room, to the left.
+        """Draw each dot with its label on the right or, if there is not enough space, on the left.
 
         Raises:
             PluginError: a label is larger than the image.

@@ -17,27 +17,27 @@ Anchor = Literal[
 
 
 class Text:
-    """Words written over the image; they never leave it."""
+    """Text on the image, moved inside if it would cross the edge."""
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """What is written, where and how."""
+        """The text, its position and its look."""
 
-        text: str = Field(min_length=1, pattern=r"\S", description="the words (Latin letters); may have several lines")
-        at: Place = Field(description="where: [x, y], as shares of width and height")
-        size: Size = Field(0.06, description="font size, as a share of the image's height")
-        color: Color = Field("red", description="a name or a hex value")
-        anchor: Anchor = Field("center", description="which point of the words stands at the place")
+        text: str = Field(min_length=1, pattern=r"\S", description="The text: Latin letters, one or more lines.")
+        at: Place = Field(description="Position [x, y], as fractions of the image.")
+        size: Size = Field(0.06, description="Font size, as a fraction of the image height.")
+        color: Color = Field("red", description="A name or a hex value.")
+        anchor: Anchor = Field("center", description="The point of the text that is placed at `at`.")
 
     def __init__(self, params: Params) -> None:
         self.params = params
 
     def draw(self, canvas: Image) -> None:
-        """Write the words, moved as little as needed to stay inside the image.
+        """Write the text, moved as little as needed to stay inside the image.
 
         Raises:
-            PluginError: they are larger than the image.
+            PluginError: the text is larger than the image.
         """
         params = self.params
         across = 0 if "left" in params.anchor else 1 if "right" in params.anchor else 0.5
