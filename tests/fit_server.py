@@ -1,15 +1,16 @@
-"""Fits that can be killed: a process that loads the models once and then forks for every fit.
+"""Runs fits that can be killed: loads the models once, then forks a process for every fit.
 
-Started as `python fit_server.py SPEC`. It prints a line when it is ready. Then every line of its input is a JSON
-object, `{"out": folder, "die_at": n, "full_from": n, "after": seconds, "overwrite": true}`, and every line of its
-output says what became of that fit, `{"code": exit code, negative for a signal, "error": message, "events": count}`.
-Only `out` is needed:
+Start it with `python fit_server.py SPEC`. It prints `ready` when the models are loaded. It then reads one JSON object
+per line from stdin, `{"out": folder, "die_at": n, "full_from": n, "after": seconds, "overwrite": true}`, and prints one
+per line, `{"code": exit code (negative for a signal), "error": message, "events": count}`. Only `out` is required.
 
-* events are what Python does to files below `out`: opening, making, renaming, deleting (audit hooks see all of it);
-* `die_at`: the process ends by SIGKILL right before that event;
-* `full_from`: from that event on, the disk is full: what would take room fails;
-* `after`: the process is ended by SIGKILL after so many seconds;
-* `overwrite`: an earlier run is replaced; else the fit goes on with it.
+Events are the changes that Python makes to files in `out` (open for writing, create, rename, delete), as reported by
+audit hooks. They are numbered from 1.
+
+* `die_at`: the process is killed by SIGKILL immediately before this event.
+* `full_from`: from this event on, the disk is full: every event except a deletion fails.
+* `after`: the process is killed by SIGKILL after this many seconds.
+* `overwrite`: replace an earlier run. Without it, the fit resumes the run.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ WATCHED = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncat
 
 
 def serve(spec: str) -> None:
-    """Load the models, then fit as often as asked."""
+    """Load the models, then run one fit per line of stdin."""
     import torch
 
     from dualproc import Engine, load_spec
 
-    torch.set_num_threads(1)  # a fork takes one thread along: no other must hold anything
-    with TemporaryDirectory() as folder:  # so that everything is imported
+    torch.set_num_threads(1)  # a fork copies only the current thread: no other thread may hold a lock
+    with TemporaryDirectory() as folder:  # one fit, so that everything is imported before the forks
         Engine(load_spec(spec)).fit(Path(folder, "run"))
     engine = Engine(load_spec(spec))
     print("ready", flush=True)
@@ -45,6 +46,7 @@ def serve(spec: str) -> None:
 
 
 def _forked(engine: Any, order: Mapping[str, Any]) -> dict[str, Any]:
+    """Run one fit in a forked process, and return its exit code and report."""
     source, target = os.pipe()
     child = os.fork()
     if child == 0:
@@ -59,13 +61,14 @@ def _forked(engine: Any, order: Mapping[str, Any]) -> dict[str, Any]:
     if "after" in order:
         time.sleep(order["after"])
         os.kill(child, signal.SIGKILL)
-    with os.fdopen(source, encoding="utf-8") as told:
-        report = told.read()
+    with os.fdopen(source, encoding="utf-8") as pipe:
+        report = pipe.read()
     _, status = os.waitpid(child, 0)
     return {"code": os.waitstatus_to_exitcode(status), **json.loads(report or "{}")}
 
 
 def _fit(engine: Any, order: Mapping[str, Any], target: int) -> int:
+    """Run the fit, write its report to the file descriptor `target`, and return the exit code."""
     from dualproc.engine.fit import fit
     from dualproc.errors import DualprocError
 
@@ -94,7 +97,7 @@ def _fit(engine: Any, order: Mapping[str, Any], target: int) -> int:
 
 
 def _in_open_folder(event: str, arguments: tuple[Any, ...]) -> bool:
-    """Whether a path is relative to a folder that is open: so `shutil.rmtree` deletes."""
+    """Whether an event deletes a path relative to an open folder, as `shutil.rmtree` does."""
     return event in ("os.remove", "os.rmdir") and arguments[1] != -1
 
 

@@ -1,4 +1,4 @@
-"""Images in a folder, and a spec to look at them with."""
+"""Image files and a spec for the tests of `dp ask` and `dp score`, and a function that runs `dp`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ scorers: [{type: horizon, target: "{row}"}, {type: kept}]
 
 
 def cats(folder: Path, count: int = 3) -> list[Path]:
-    """Drawings of cats by the shipped generator, 64 x 64 pixels, as `cat0.png` and so on."""
+    """Drawings of cats by the shipped generator, 64 x 64 pixels: `cat0.png`, `cat1.png`, ..."""
     generator = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
     with torch.no_grad():
         images = generator.sample(["a cartoon of a cat"] * count, range(1, count + 1)).images
@@ -35,7 +35,7 @@ def cats(folder: Path, count: int = 3) -> list[Path]:
 
 
 def dp(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
+    """Run a command; returns exit code, stdout and stderr."""
     code = 0
     try:
         main([str(argument) for argument in arguments])
@@ -46,6 +46,6 @@ def dp(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int,
 
 
 def row(out: str, start: str) -> Sequence[str]:
-    """The cells of the one line that begins so."""
+    """The words of the only line that begins with `start`."""
     (found,) = (line for line in out.splitlines() if line.startswith(start))
     return found.split()

@@ -1,4 +1,4 @@
-"""An environment of its own to install plugin packages into, offline, without a second copy of torch."""
+"""A virtual environment for tests that install plugin packages: offline, without a second copy of torch."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COMMANDS = {"pip": "pip", "pytest": "pytest", "dp": "dualproc"}
-"""The commands that documents name, and the modules that they run."""
+"""The commands that the documentation uses, and the Python modules that they run."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """A virtual environment that sees the packages of the one that the tests run in, and keeps its own to itself."""
+    """A virtual environment that also sees the packages of the one that runs the tests, but never changes it."""
 
     root: Path
 
     @classmethod
     def make(cls, root: Path) -> Environment:
-        """Make one in an empty folder."""
+        """Create an environment in an empty folder."""
         venv.create(root, with_pip=False)
         scheme = {"base": str(root), "platbase": str(root)}
         folder = Path(sysconfig.get_path("purelib", "venv" if os.name == "posix" else "nt_venv", vars=scheme))
-        # `addsitedir` and not the bare path: it reads the .pth files there, by which editable installs are found.
+        # Editable installs need `addsitedir`: unlike a plain path, it also reads the .pth files of the parent.
         parent = sysconfig.get_path("purelib")
         (folder / "parent.pth").write_text(f"import site; site.addsitedir({parent!r})\n", encoding="utf-8")
         made = cls(root)
@@ -38,7 +38,7 @@ class Environment:
 
     @property
     def scripts(self) -> Path:
-        """Where its commands are."""
+        """The folder of its commands."""
         return self.root / ("bin" if os.name == "posix" else "Scripts")
 
     @property
@@ -47,12 +47,12 @@ class Environment:
         return self.scripts / "python"
 
     def run(self, command: str, cwd: Path, *, code: int | None = 0) -> str:
-        """What a shell command prints, stderr too; fails unless it ends with exit code `code` (None: whatever)."""
+        """Run a shell command; returns stdout and stderr. Fails unless the exit code is `code` (None: any)."""
         own = {
             "PATH": f"{self.scripts}{os.pathsep}{os.environ['PATH']}",
             "PIP_NO_INDEX": "1",
-            "PIP_NO_DEPS": "1",  # all are there, and to see that takes pip ten seconds
-            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this as `--no-build-isolation`; setuptools is there, too
+            "PIP_NO_DEPS": "1",  # all dependencies are installed; checking them takes pip ten seconds
+            "PIP_NO_BUILD_ISOLATION": "0",  # pip reads this as `--no-build-isolation`; setuptools is installed
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "COLUMNS": "120",
         }
@@ -72,7 +72,7 @@ class Environment:
 
 
 def ruff(folder: Path) -> None:
-    """Fail unless ruff has nothing to say about the files of a folder, by the folder's own settings."""
+    """Fail if ruff reports anything about the files of a folder; uses the folder's own settings."""
     for command in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command, str(folder)], capture_output=True, text=True, check=False

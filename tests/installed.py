@@ -1,4 +1,4 @@
-"""A distribution of one module that is found as if it were installed."""
+"""Makes a one-module distribution visible as if it were installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 
 def install(folder: Path, name: str, code: str, entry_points: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the module `name` and its metadata into a folder, and the folder on the path until the test is over."""
+    """Write the module `name` and its metadata into a folder, and add the folder to `sys.path` for one test."""
     info = folder / f"{name}-1.dist-info"
     info.mkdir()
     (info / "entry_points.txt").write_text(entry_points, encoding="utf-8")

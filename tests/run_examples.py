@@ -1,4 +1,4 @@
-"""Small evaluations, records and specs that the tests of `dualproc.run` share."""
+"""Small evaluations, step records and a spec, shared by the tests of `dualproc.run` and `dualproc.report`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def measurement(**changes: Any) -> Measurement:
 
 
 def evaluation(base: Measurement | None = None, **trained: Any) -> Evaluation:
-    """Four images; trained is on target in three of them, the fourth could not be measured."""
+    """Four images; the trained ones are on target in three cases, the fourth could not be measured."""
     prompts = tuple(
         Prompt(f"a cartoon of {name}", {"subject": name}) for name in ("an owl", "an owl", "a duck", "a duck")
     )

@@ -1,4 +1,4 @@
-"""`dp bench` as a user types it."""
+"""`dp bench`, from the command line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from bench_examples import outcome
 from run_examples import evaluation
-from test_bench_table import outcome
 from test_cli_run import SPEC, dp
 
 from dualproc.cli import bench
@@ -30,16 +30,16 @@ generator: {type: diffusers, model: /no/such/folder}
 
 @pytest.fixture
 def specs(tmp_path: Path) -> Path:
-    """A folder with the spec `short`, of the variants `high` and `low`."""
+    """A folder with the spec `short`, which has the variants `high` and `low`."""
     folder = tmp_path / "specs"
     folder.mkdir()
     (folder / "short.yaml").write_text(SPEC)
-    (folder / "notes.txt").write_text("no spec")
+    (folder / "notes.txt").write_text("not a spec")
     return folder
 
 
 def finish(out: Path, specs: Path, variant: str, *settings: str) -> Path:
-    """Leave a finished run where `dp bench` looks for it, without the fit."""
+    """Write a finished run where `dp bench` expects it, without a fit."""
     text = portable(load_spec(specs / "short.yaml", variant=variant, overrides=settings)).text
     with RunFolder.create(out / "short" / variant, spec_text=SPEC, resolved_text=text) as run:
         run.write_evaluation(evaluation())
@@ -47,26 +47,26 @@ def finish(out: Path, specs: Path, variant: str, *settings: str) -> Path:
     return run.path
 
 
-def test_a_run_in_use_is_waited_for_and_not_overwritten(
+def test_run_in_use_is_refused_and_not_overwritten(
     capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path
 ) -> None:
     text = portable(load_spec(specs / "short.yaml", variant="high")).text
     with RunFolder.create(tmp_path / "out" / "short" / "high", spec_text=SPEC, resolved_text=text):
-        for also in ((), ("--overwrite",)):
-            code, _, err = dp(capsys, "bench", specs, "--out", tmp_path / "out", *also)
+        for options in ((), ("--overwrite",)):
+            code, _, err = dp(capsys, "bench", specs, "--out", tmp_path / "out", *options)
             assert code == 2
             assert "is in use by another run" in err
             assert "wait until it is done" in err
             assert "--overwrite" not in err
 
 
-def test_what_is_finished_is_not_run_again(capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path) -> None:
+def test_finished_runs_are_not_repeated(capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for variant in ("high", "low"):
         finish(out, specs, variant)
     code, printed, _ = dp(capsys, "bench", specs, specs / "short.yaml", "--out", out)
     assert code == 0
-    assert "2 of 2 variants are finished already" in printed
+    assert "already finished: 2 of 2 variants" in printed
     (low,) = [line for line in printed.splitlines() if line.startswith("short  low ")]
     assert "25% -> 75%" in low
     assert (out / "bench.md").read_text().count("| short |") == 2
@@ -74,10 +74,10 @@ def test_what_is_finished_is_not_run_again(capsys: pytest.CaptureFixture[str], s
 
     code, printed, _ = dp(capsys, "bench", specs, "--out", out, "--variant", "low")
     assert code == 0
-    assert "1 of 1 variants are finished already" in printed
+    assert "already finished: 1 of 1 variant\n" in printed
 
 
-def test_runs_of_another_spec_are_refused_all_at_once(
+def test_all_runs_of_another_spec_are_refused_in_one_message(
     capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path
 ) -> None:
     for variant in ("high", "low"):
@@ -88,7 +88,7 @@ def test_runs_of_another_spec_are_refused_all_at_once(
     assert err.count("--overwrite") == 1
 
 
-def test_all_mistakes_of_all_specs_are_told_before_anything_runs(
+def test_mistakes_of_all_specs_are_reported_before_the_first_fit(
     capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path
 ) -> None:
     (specs / "a.yaml").write_text(SPEC.replace("steps: 1", "stepz: 1"))
@@ -103,15 +103,15 @@ def test_all_mistakes_of_all_specs_are_told_before_anything_runs(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["SPECS", "--variant", "hihg"], "there are: high, low"),
+        (["SPECS", "--variant", "hihg"], "known: high, low"),
         (["SPECS", "--set", "train.stepz=3"], "error: 1 mistake in the spec"),
-        (["SPECS", "TWIN"], "both called short/high"),
-        (["EMPTY"], "there is no spec in"),
+        (["SPECS", "TWIN"], "have the same name, short/high"),
+        (["EMPTY"], "no spec in the folder EMPTY"),
         (["no/such/folder"], "no/such/folder"),
         (["SPECS", "--out", "SPECS/short.yaml"], "short.yaml"),
     ],
 )
-def test_other_mistakes_of_the_user(
+def test_mistakes_give_one_message_and_exit_code_2(
     capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "twin.yaml").write_text(SPEC)
@@ -119,6 +119,7 @@ def test_other_mistakes_of_the_user(
     places = {"SPECS": str(specs), "TWIN": str(tmp_path / "twin.yaml"), "EMPTY": str(tmp_path / "empty")}
     for name, place in places.items():
         arguments = [argument.replace(name, place) for argument in arguments]
+        message = message.replace(name, place)
     if "--out" not in arguments:
         arguments += ["--out", str(tmp_path / "out")]
     code, _, err = dp(capsys, "bench", *arguments)
@@ -129,7 +130,7 @@ def test_other_mistakes_of_the_user(
 
 
 def interrupt_after_the_first_step(metrics: Path) -> threading.Thread:
-    """Ctrl+C, as soon as a step is logged."""
+    """Send Ctrl+C as soon as a training step is logged."""
 
     def watch() -> None:
         deadline = time.monotonic() + 300
@@ -142,7 +143,7 @@ def interrupt_after_the_first_step(metrics: Path) -> threading.Thread:
     return thread
 
 
-def test_a_bench_is_interrupted_goes_on_and_survives_a_fit_that_fails(
+def test_interrupted_bench_resumes_and_continues_after_a_failed_fit(
     capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path
 ) -> None:
     (specs / "short.yaml").write_text(SPEC.replace(", low: {row: 0.6}", ""))
@@ -154,7 +155,7 @@ def test_a_bench_is_interrupted_goes_on_and_survives_a_fit_that_fails(
     code, _, err = dp(capsys, *command)
     watching.join()
     assert code == 130
-    assert f"go on with: dp bench {specs}" in err
+    assert f"continue with:\n  dp bench {specs}" in err
     before = run.metrics()
     assert 0 < len(before) == run.saved_step < 12
     assert run.read_evaluation() is None
@@ -179,31 +180,43 @@ def test_a_bench_is_interrupted_goes_on_and_survives_a_fit_that_fails(
 
 @dataclass(frozen=True, eq=False)
 class Script(Job):
-    """A job that is a few lines of Python instead of a fit."""
+    """A job that runs a few lines of Python instead of a fit."""
 
     code: str = ""
 
     def command(self) -> list[str]:
-        return [sys.executable, "-c", self.code]
+        """As `dp run`, it gets the path of its error file."""
+        return [sys.executable, "-c", self.code, str(self.error_file)]
+
+
+WRITE_ERROR = "import pathlib, sys; pathlib.Path(sys.argv[1]).write_text('no such model\\n  install it\\n')"
 
 
 @pytest.mark.parametrize(
     ("code", "reason"),
     [
         ("import sys; sys.exit('error: no such model\\n  install it')", "  install it"),
-        ("import sys; print('error: no such model\\n  install it'); sys.exit(2)", "no such model\n  install it"),
+        (f"{WRITE_ERROR}; print('error: no such model'); sys.exit(2)", "no such model\n  install it"),
+        ("import sys; print('Usage: dp run\\nno such option'); sys.exit(2)", "no such option"),
         ("raise ValueError('broken plugin')", "ValueError: broken plugin"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "ended by signal SIGKILL (out of memory?)"),
-        ("import sys; sys.exit(130)", "interrupted from outside; the next `dp bench` goes on with it"),
+        ("import sys; sys.exit(130)", "interrupted from outside; the next `dp bench` resumes it"),
         ("import sys; sys.exit(3)", "exit code 3"),
     ],
 )
-def test_why_a_fit_failed(specs: Path, tmp_path: Path, code: str, reason: str) -> None:
+def test_failure_gives_the_reason(specs: Path, tmp_path: Path, code: str, reason: str) -> None:
     spec = load_spec(specs / "short.yaml", variant="high")
     fit = TrainingProcess(Script("short.yaml", "high", (), spec, tmp_path / "runs" / "high", code), threads=1)
     assert fit.failure() == reason
     assert fit.job.log == tmp_path / "runs" / "high.log"
     assert fit.stage() == "loading"
+
+
+def test_error_file_of_an_earlier_process_is_ignored(specs: Path, tmp_path: Path) -> None:
+    spec = load_spec(specs / "short.yaml", variant="high")
+    job = Script("short.yaml", "high", (), spec, tmp_path / "high", "import sys; print('this time'); sys.exit(2)")
+    job.error_file.write_text("last time")
+    assert TrainingProcess(job, threads=1).failure() == "this time"
 
 
 STUBBORN = """\
@@ -215,7 +228,7 @@ time.sleep(300)
 """
 
 
-def test_no_fit_goes_on_when_a_bench_fails(specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_fits_are_ended_when_a_bench_fails(specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "_GRACE", 1.0)
     spec = load_spec(specs / "short.yaml", variant="high")
     fits = [
@@ -228,7 +241,7 @@ def test_no_fit_goes_on_when_a_bench_fails(specs: Path, tmp_path: Path, monkeypa
     assert [fit.poll() for fit in fits] == [-signal.SIGTERM, -signal.SIGKILL]
 
 
-def test_what_lies_beside_the_specs_is_not_imported(
+def test_modules_beside_the_specs_are_not_imported(
     capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (specs / "z_lost.yaml").write_text(LOST)
@@ -237,19 +250,21 @@ def test_what_lies_beside_the_specs_is_not_imported(
     monkeypatch.chdir(specs)
     code, _, err = dp(capsys, "bench", "z_lost.yaml", "--out", tmp_path / "out")
     assert code == 1
-    assert "cannot load the generator" in err
+    message = (tmp_path / "out" / ".lost.error").read_text()
+    assert message.startswith("cannot load the generator")
+    assert f"lost failed: {message}" in err
     assert not (tmp_path / "code-was-run").exists()
 
 
-def test_the_fits_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fits_share_the_cpu_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
     assert [threads_each(jobs) for jobs in (1, 2, 3, 100)] == [None, 4, 2, 1]
 
 
-def test_a_signal_is_counted_and_interrupts_nothing() -> None:
+def test_signals_are_counted_and_do_not_interrupt() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with interrupts() as count:
-        for wanted in (signal.SIGINT, signal.SIGTERM):
-            os.kill(os.getpid(), wanted)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
         assert count() == 2
     assert signal.getsignal(signal.SIGTERM) is before

@@ -1,4 +1,4 @@
-"""The command line: what it prints, how it fails, and what it does not import."""
+"""The command line: output, errors, and imports."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def spec_file(tmp_path: Path, install: Install) -> str:
 
 
 def dp(*arguments: str) -> str:
-    """What a command prints that succeeds."""
+    """The stdout of a command that succeeds."""
     result = CliRunner().invoke(cli.app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command tells on stderr that fails, without a traceback and with exit code 2."""
+    """The stderr of a command that fails with exit code 2, without a traceback."""
     with pytest.raises(SystemExit) as caught:
         cli.main(arguments)
     captured = capsys.readouterr()
@@ -63,14 +63,14 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def imported_by(code: str) -> set[str]:
-    """The modules that a fresh interpreter has after running a line of code."""
-    tell = "import sys, json; print('\\n' + json.dumps(sorted(sys.modules)))"
-    command = [sys.executable, "-c", f"{code}; {tell}"]
+    """The modules that a new interpreter has imported after it ran a line of code."""
+    report = "import sys, json; print('\\n' + json.dumps(sorted(sys.modules)))"
+    command = [sys.executable, "-c", f"{code}; {report}"]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return set(json.loads(printed.splitlines()[-1]))
 
 
-# the whole
+# all commands
 
 
 def test_version() -> None:
@@ -78,9 +78,13 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "plugins", "plugins show", "spec check", "spec show", "schema", "run", "generate", "score"]
-)
-def test_every_help_has_an_example(command: str) -> None:
+    "command",
+    [
+        "", "run", "generate", "plan", "score", "ask", "bench", "plugins", "plugins show", "plugins new", "spec check",
+        "spec show", "schema",
+    ],
+)  # fmt: skip
+def test_help_has_an_example(command: str) -> None:
     lines = [line.strip() for line in dp(*command.split(), "--help").splitlines()]
     assert any(line.startswith(f"dp {command}".strip()) for line in lines)
 
@@ -96,21 +100,28 @@ def test_every_help_has_an_example(command: str) -> None:
         "import dualproc.cli; dualproc.cli.app(['plugins', 'show', 'visual_prompts/text'], standalone_mode=False)",
     ],
 )
-def test_looking_around_imports_nothing_heavy(code: str) -> None:
+def test_help_and_plugin_listings_import_no_heavy_library(code: str) -> None:
     assert not imported_by(code) & {"torch", "diffusers", "transformers", "PIL", "numpy", "rich"}
 
 
-def test_the_help_needs_no_pydantic() -> None:
+def test_help_does_not_import_pydantic() -> None:
     code = "import dualproc.cli; dualproc.cli.app(['--help'], standalone_mode=False)"
     assert "pydantic" not in imported_by(code)
 
 
-def test_an_error_of_the_users_goes_to_stderr_with_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    told = fails(capsys, "plugins", "show", "visual_prompts/lin")
-    assert told.startswith("error: no visual prompt plugin is called 'lin'\n  did you mean 'line'?")
+def test_user_error_goes_to_stderr_with_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(capsys, "plugins", "show", "visual_prompts/lin")
+    assert message.startswith("error: no visual prompt plugin is called 'lin'\n  did you mean `line`?")
 
 
-def test_an_error_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_file_holds_the_message(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "error"
+    with pytest.raises(SystemExit):
+        cli.main(["plugins", "show", "visual_prompts/lin"], error_file=str(file))
+    assert capsys.readouterr().err == f"error: {file.read_text()}\n"
+
+
+def test_bug_in_dualproc_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise ZeroDivisionError
 
@@ -119,7 +130,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None
         cli.main(["go"])
 
 
-def test_a_keyboard_interrupt_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keyboard_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
@@ -139,7 +150,7 @@ def broken_app(command: Callable[[], None]) -> typer.Typer:
 # dp plugins
 
 
-def test_plugins_lists_name_version_and_origin(install: Install) -> None:
+def test_plugins_lists_names_versions_and_entry_points(install: Install) -> None:
     install("good", "broken")
     rows = [line.split() for line in dp("plugins").splitlines()]
     assert rows[0][:3] == ["kind", "name", "distribution"]
@@ -148,23 +159,23 @@ def test_plugins_lists_name_version_and_origin(install: Install) -> None:
     assert ["judges", "tiny", "dualproc", __version__, "dualproc.plugins.judges.presets:TINY"] in rows
 
 
-def test_plugins_of_one_kind(install: Install) -> None:
+def test_plugins_lists_one_kind(install: Install) -> None:
     install("good")
     rows = [line.split() for line in dp("plugins", "scorers").splitlines()[1:]]
     assert {row[0] for row in rows} == {"scorers"}
     assert "brightness" in {row[1] for row in rows}
 
 
-def test_plugins_says_what_it_could_not_read(install: Install) -> None:
+def test_plugins_reports_unreadable_metadata(install: Install) -> None:
     install("garbled_file")
     result = CliRunner().invoke(cli.app, ["plugins"])
     assert result.exit_code == 0
     assert "yes_no_gap" in result.stdout
-    assert result.stderr.count("left out:") == 1
+    assert result.stderr.count("skipped:") == 1
     assert "garbled_file-1.0.dist-info" in result.stderr
 
 
-def test_plugins_show_tells_what_a_plugin_takes() -> None:
+def test_plugins_show_prints_parameters() -> None:
     lines = [line.strip() for line in dp("plugins", "show", "visual_prompts/line").splitlines()]
     assert "A straight line of an exact thickness, as an arrow if wanted." in lines
     assert "width  number > 0 and <= 1  (required)" in lines
@@ -175,7 +186,7 @@ def test_plugins_show_tells_what_a_plugin_takes() -> None:
     )
 
 
-def test_plugins_show_tells_every_kind_of_type() -> None:
+def test_plugins_show_prints_every_kind_of_type() -> None:
     shown = dp("plugins", "show", "visual_prompts/points") + dp("plugins", "show", "visual_prompts/text")
     shown += dp("plugins", "show", "visual_prompts/box")
     place = "[number >= 0 and <= 1, number >= 0 and <= 1]"
@@ -184,7 +195,7 @@ def test_plugins_show_tells_every_kind_of_type() -> None:
     assert "fill  string or none  (default none)" in shown
 
 
-def test_plugins_show_tells_what_a_preset_fills_in(install: Install) -> None:
+def test_plugins_show_prints_the_values_of_a_preset(install: Install) -> None:
     install("good")
     shown = dp("plugins", "show", "rewards/half")
     assert "Half a reward." in shown
@@ -192,7 +203,7 @@ def test_plugins_show_tells_what_a_preset_fills_in(install: Install) -> None:
     assert 'unit  string  (default "points")' in shown
 
 
-def test_plugins_show_of_equal_names_wants_the_distribution(
+def test_plugins_show_asks_for_the_distribution_of_an_ambiguous_name(
     install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
     install("twin_a", "twin_b")
@@ -200,14 +211,14 @@ def test_plugins_show_of_equal_names_wants_the_distribution(
     assert "The twin of distribution twin-b." in dp("plugins", "show", "rewards/twin-b/twin")
 
 
-def test_plugins_show_without_a_kind(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "write KIND/NAME" in fails(capsys, "plugins", "show", "tiny")
+def test_plugins_show_requires_a_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "expected KIND/NAME, got 'tiny'" in fails(capsys, "plugins", "show", "tiny")
 
 
 # dp spec
 
 
-def test_spec_check_sums_a_spec_up(spec_file: str) -> None:
+def test_spec_check_prints_variants_and_plugins(spec_file: str) -> None:
     assert dp("spec", "check", spec_file) == (
         "ok: demo, variants thin, thick; plugins rewards/half, visual_prompts/line, visual_prompts/text, "
         "generators/painter, judges/oracle\n"
@@ -215,14 +226,14 @@ def test_spec_check_sums_a_spec_up(spec_file: str) -> None:
     assert dp("spec", "check", spec_file, "--variant", "thin").startswith("ok: demo, variant thin; plugins")
 
 
-def test_spec_check_tells_every_mistake(spec_file: str, capsys: pytest.CaptureFixture[str]) -> None:
-    told = fails(capsys, "spec", "check", spec_file, "--set", "reward.worth=1", "--set", "judge.type=orakle")
-    assert told.startswith("error: 2 mistakes in the spec:\n")
-    assert "unknown key `worth`" in told
-    assert "did you mean 'oracle'?" in told
+def test_spec_check_reports_every_mistake(spec_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(capsys, "spec", "check", spec_file, "--set", "reward.worth=1", "--set", "judge.type=orakle")
+    assert message.startswith("error: 2 mistakes in the spec:\n")
+    assert "unknown key `worth`" in message
+    assert "did you mean `oracle`?" in message
 
 
-def test_spec_show_tells_every_value_and_its_origin(spec_file: str) -> None:
+def test_spec_show_prints_every_value_with_its_origin(spec_file: str) -> None:
     shown = dp("spec", "show", spec_file, "--variant", "thin", "--set", "train.steps=50")
     origins = dict(line.split("  # ") for line in shown.splitlines() if "  # " in line)
     origins = {value.strip(): origin for value, origin in origins.items()}
@@ -233,29 +244,29 @@ def test_spec_show_tells_every_value_and_its_origin(spec_file: str) -> None:
     assert origins["rank: 16"] == "default"
 
 
-def test_spec_show_prints_a_spec_that_says_the_same(spec_file: str, tmp_path: Path) -> None:
+def test_output_of_spec_show_is_an_equal_spec(spec_file: str, tmp_path: Path) -> None:
     (tmp_path / "shown.yaml").write_text(dp("spec", "show", spec_file, "--variant", "thin"))
     assert read_spec(tmp_path / "shown.yaml").require() == read_spec(spec_file, variant="thin").require()
 
 
-def test_spec_show_wants_a_variant(spec_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_spec_show_requires_a_variant(spec_file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "one of: thin, thick" in fails(capsys, "spec", "show", spec_file)
 
 
 # dp schema
 
 
-def test_schema_is_json_with_the_plugins_parameters(install: Install) -> None:
+def test_schema_is_json_with_plugin_parameters(install: Install) -> None:
     install("good", "broken")
     result = CliRunner().invoke(cli.app, ["schema"])
     assert result.exit_code == 0
     schema = json.loads(result.stdout)
     assert "color" in schema["$defs"]["visual_prompts.line"]["properties"]
     assert "rewards.half" in schema["$defs"]
-    assert "left out: reward 'raises' (acme-broken 0.3" in result.stderr
+    assert "skipped: reward 'raises' (acme-broken 0.3" in result.stderr
 
 
 def test_errors_are_red_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli.output.typer, "echo", lambda text, err: print(text, file=sys.stderr if err else sys.stdout))
-    cli.output.print_error(PluginError("broken", hint="mend it"))
-    assert capsys.readouterr().err == "\x1b[31m\x1b[1merror:\x1b[0m broken\n  mend it\n"
+    cli.output.print_error(PluginError("broken", hint="fix it"))
+    assert capsys.readouterr().err == "\x1b[31m\x1b[1merror:\x1b[0m broken\n  fix it\n"

@@ -1,4 +1,4 @@
-"""`dp run`, `dp generate`, `dp score` as a user types them."""
+"""`dp run`, `dp generate` and `dp score`, from the command line."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def spec(tmp_path: Path) -> Path:
     return file
 
 
-def test_every_variant_is_run_used_and_measured_again(
+def test_every_variant_is_trained_used_and_evaluated_again(
     capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path
 ) -> None:
     code, out, _ = dp(capsys, "run", spec, "--out", tmp_path / "runs")
     assert code == 0
-    assert "Measured on 2 held-out images" in out
+    assert "Evaluation on 2 held-out images" in out
     assert "judge's P(wanted answer)" in out
     assert (tmp_path / "runs" / "high" / "report.html").exists()
     low = tmp_path / "runs" / "low"
@@ -46,7 +46,7 @@ def test_every_variant_is_run_used_and_measured_again(
     before = RunFolder.open(low).read_evaluation()
     code, out, _ = dp(capsys, "score", low)
     assert code == 0
-    assert "Measured on 2 held-out images" in out
+    assert "Evaluation on 2 held-out images" in out
     after = RunFolder.open(low).read_evaluation()
     assert before is not None
     assert after is not None
@@ -55,7 +55,7 @@ def test_every_variant_is_run_used_and_measured_again(
     outcome = (low / "outcome.json").read_bytes()
     code, out, _ = dp(capsys, "run", spec, "--out", tmp_path / "runs", "--resume")
     assert code == 0
-    assert out.count("finished already") == 2
+    assert out.count("already finished") == 2
     assert (low / "outcome.json").read_bytes() == outcome
 
     for mistake in (("--seed", str(2**63)), ("--strength", "nan"), ("--strength", "inf")):
@@ -70,7 +70,7 @@ def test_every_variant_is_run_used_and_measured_again(
 
     _, trained, _ = dp(capsys, "generate", low, "a cat")
     _, base, _ = dp(capsys, "generate", low, "a cat", "--strength", "0")
-    assert base.strip() == trained.strip().replace(".png", "-strength0.png")  # beside it, not in its place
+    assert base.strip() == trained.strip().replace(".png", "-strength0.png")  # the image of strength 1 is not replaced
     assert Path(base.strip()).read_bytes() != Path(trained.strip()).read_bytes()
 
     code, _, err = dp(capsys, "run", spec, "--variant", "low", "--out", low)
@@ -81,17 +81,17 @@ def test_every_variant_is_run_used_and_measured_again(
     assert "name one of the runs in it" in err
 
 
-def test_what_resume_and_ctrl_c_have_to_say(
+def test_messages_of_resume_and_ctrl_c(
     capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pressed(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dualproc.engine.Engine", pressed)  # while it loads
+    monkeypatch.setattr("dualproc.engine.Engine", pressed)  # Ctrl+C while the models are loaded
     code, out, err = dp(capsys, "run", spec, "--variant", "low", "--out", tmp_path / "run", "--resume")
     assert code == 130
-    assert "there is nothing to go on with" in out
-    assert "interrupted: nothing was trained yet" in err
+    assert f"nothing to resume in {tmp_path / 'run'}, starting a new run" in out
+    assert "interrupted: no training step is done yet" in err
 
 
 @pytest.mark.parametrize(
@@ -107,11 +107,11 @@ def test_what_resume_and_ctrl_c_have_to_say(
         (["run", "SPEC", "--variant", "hihg"], "high"),
         (["run", "SPEC", "--variant", "low", "--out", "SPEC/run"], "SPEC"),
         (["run", "SPEC", "--variant", "low", "--set", "generator={type: diffusers, model: /no/such}"], "/no/such"),
-        (["generate", "no-such-run", "a cat"], "there is no folder no-such-run"),
-        (["score", "no-such-run"], "there is no folder no-such-run"),
+        (["generate", "no-such-run", "a cat"], "no such folder: no-such-run"),
+        (["score", "no-such-run"], "no such folder: no-such-run"),
     ],
 )
-def test_what_is_wrong_is_said_once_with_exit_code_2(
+def test_mistakes_give_one_message_and_exit_code_2(
     capsys: pytest.CaptureFixture[str], spec: Path, arguments: list[str], message: str
 ) -> None:
     code, _, err = dp(capsys, *[argument.replace("SPEC", str(spec)) for argument in arguments])

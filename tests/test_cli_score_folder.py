@@ -1,4 +1,4 @@
-"""`dp score` of images of any origin."""
+"""`dp score` on image files of any origin."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def spec() -> TaskSpec:
     return spec_from_dict(node.plain(), variant="high")
 
 
-def test_images_are_measured_without_a_generator(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_images_are_measured_without_loading_the_generator(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     target = folder / "numbers.csv"
     code, out, err = dp(
         capsys, "score", folder / "images", "--spec", folder / "spec.yaml", "--variant", "high", "--csv", target
     )
     assert code == 0
     assert "not asked: Is this a drawing of {subject}? (add --field subject=...)" in err
-    assert "Measured 4 images by found/high:" in out
+    assert "4 images, measured with found/high:" in out
     assert "target 0.3" in out
     assert row(out, "kept")[1] == "–"  # noqa: RUF001
     assert "subjects kept" not in out
@@ -59,7 +59,7 @@ def test_images_are_measured_without_a_generator(capsys: pytest.CaptureFixture[s
     assert row(out, "judge's")[3] == f"{sum(judged) / 4:#.3g}"
 
 
-def test_what_is_known_of_the_images_is_asked_too(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+def test_known_fields_enable_more_questions(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     given = [folder / "images" / f"cat{index}.png" for index in (2, 0)]
     chosen = ["--spec", folder / "spec.yaml", "--variant", "low", "--field", "subject=a cat", "--json"]
     code, out, err = dp(capsys, "score", *given, *chosen)
@@ -76,7 +76,7 @@ def test_what_is_known_of_the_images_is_asked_too(capsys: pytest.CaptureFixture[
     assert row(out, "subjects kept")[2] == "100%"
 
 
-def test_images_of_different_sizes_are_measured_as_alone(folder: Path, spec: TaskSpec) -> None:
+def test_batching_by_size_does_not_change_the_results(folder: Path, spec: TaskSpec) -> None:
     instruments, prompt = Evaluators(spec), prompt_for(spec, {"subject": "a cat"})
     files = image_files([folder / "images"])
     seen: list[int] = []
@@ -94,7 +94,7 @@ def test_images_of_different_sizes_are_measured_as_alone(folder: Path, spec: Tas
     )
 
 
-def test_a_prompt_is_what_is_known(spec: TaskSpec) -> None:
+def test_prompt_contains_only_the_known_fields(spec: TaskSpec) -> None:
     assert prompt_for(spec, {}).fields == {}
     known = prompt_for(spec, {"subject": "a cat"})
     assert (known.text, dict(known.fields)) == (
@@ -104,7 +104,7 @@ def test_a_prompt_is_what_is_known(spec: TaskSpec) -> None:
     assert prompt_for(spec, {"prompt": "a cat"}).text == "a cat"
 
 
-def test_no_gradient_is_kept(folder: Path, spec: TaskSpec) -> None:
+def test_measuring_computes_no_gradient(folder: Path, spec: TaskSpec) -> None:
     images = read_image(folder / "images" / "cat0.png")[None].requires_grad_()
     measured = measure_batches(Evaluators(spec), [images], prompt_for(spec, {"subject": "a cat"}))
     assert images.grad is None
@@ -117,20 +117,20 @@ def test_no_gradient_is_kept(folder: Path, spec: TaskSpec) -> None:
     [
         (["FOLDER/images"], "FOLDER/images is not a run"),
         (["FOLDER/images"], "any images:  dp score IMAGES --spec"),
-        (["FOLDER/images"], "a run:         dp score runs/"),
+        (["FOLDER/images"], "a run:       dp score runs/"),
         (["FOLDER/images/cat0.png"], "is a file, not the folder of a run"),
-        (["FOLDER/nowhere"], "there is no folder FOLDER/nowhere"),
-        (["FOLDER/images", "FOLDER"], "one run at a time"),
-        (["FOLDER/images", "--json"], "are for images, with --spec"),
-        (["FOLDER", "--spec", "SPEC"], "the folder FOLDER has no images\n  there are some in FOLDER/images"),
-        (["FOLDER/images", "--spec", "SPEC", "--set", "judge.type=tinny"], "did you mean 'tiny'?"),
+        (["FOLDER/nowhere"], "no such folder: FOLDER/nowhere"),
+        (["FOLDER/images", "FOLDER"], "expected one run, got 2"),
+        (["FOLDER/images", "--json"], "need images and --spec"),
+        (["FOLDER", "--spec", "SPEC"], "the folder FOLDER has no images\n  there are images in FOLDER/images"),
+        (["FOLDER/images", "--spec", "SPEC", "--set", "judge.type=tinny"], "did you mean `tiny`?"),
         (["FOLDER/images", "--spec", "SPEC", "--field", "colour=red"], "have no field `colour`"),
         (["FOLDER/images", "--spec", "SPEC", "--set", "question.template=Is it {subject}?"],
          "add --field subject=..."),
         (["FOLDER/images/cat0.png", "--spec", "SPEC", "--csv", "FOLDER/no/where.csv"], "cannot write FOLDER/no"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_with_exit_code_2(
+def test_mistakes_give_one_message_and_exit_code_2(
     capsys: pytest.CaptureFixture[str], folder: Path, arguments: list[str], message: str
 ) -> None:
     variant = ["--variant", "high"] if "--spec" in arguments else []
@@ -141,8 +141,8 @@ def test_what_is_wrong_is_said_with_exit_code_2(
     assert err.count("error:") == 1
 
 
-def test_a_run_with_a_spec_is_told_from_images(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A run folder has images only further below."""
+def test_run_folder_with_spec_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A run folder has images only in its subfolders, so `--spec` finds none."""
     RunFolder.create(tmp_path / "run", spec_text="", resolved_text="name: x\n").close()
     (tmp_path / "spec.yaml").write_text(SPEC)
     code, _, err = dp(capsys, "score", tmp_path / "run", "--spec", tmp_path / "spec.yaml", "--variant", "high")

@@ -1,7 +1,7 @@
-"""Every `dp` command and every Python block of the README and docs/, run word for word in a folder like a clone.
+"""Runs every `dp` command and every Python block of the README and docs/ in a folder like a clone.
 
-Only the specs there are shorter: one step a fit. docs/write_a_plugin.md has a test of its own, and so has the plugin of
-the README (test_docs).
+The specs are shortened to one training step. Other tests cover docs/write_a_plugin.md (test_write_a_plugin) and the
+plugin in the README (test_docs).
 """
 
 from __future__ import annotations
@@ -28,28 +28,29 @@ def commands(page: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What a user has after `make demo`, before the fits: the specs, the spec of the README, the shipped weights."""
+    """A folder with the files that the documented commands use: specs, the spec of the README, shipped weights."""
     folder = tmp_path_factory.mktemp("clone")
     shutil.copytree(ROOT / "specs", folder / "specs")
     for spec in (folder / "specs").glob("*.yaml"):
         spec.write_text(re.sub(STEPS, ONE, spec.read_text(encoding="utf-8")))
-    (own,) = blocks(README, "yaml")
-    (folder / "horizon.yaml").write_text(re.sub(STEPS, ONE, own))
+    (spec_of_readme,) = blocks(README, "yaml")
+    (folder / "horizon.yaml").write_text(re.sub(STEPS, ONE, spec_of_readme))
     shutil.copytree(ROOT / "dualproc" / "weights" / "generator", folder / "dualproc" / "weights" / "generator")
     return folder
 
 
-def test_every_command_and_python_block_runs(
+def test_documented_commands_and_python_blocks_run(
     clone: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(clone)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert dp(capsys, "run", "specs/line_weight.yaml", "--variant", "thick", "--overwrite")[0] == 0  # as `make demo`
+    demo = ("run", "specs/line_weight.yaml", "--variant", "thick", "--overwrite")  # `make demo`, but only one variant
+    assert dp(capsys, *demo)[0] == 0
     done = []
     for page in PAGES:
         for command in commands(page):
             code, out, err = dp(capsys, *shlex.split(command, comments=True)[1:])
-            if "generator.type=flux-schnell" in command:  # all of it was understood, up to the download
+            if "generator.type=flux-schnell" in command:  # the command is valid: only the download fails
                 assert (code, "the hub cannot be reached" in err) == (2, True), f"{page.name}: {command}\n{err}"
             else:
                 assert code == 0, f"{page.name}: {command}\n{out}\n{err}"
@@ -62,5 +63,5 @@ def test_every_command_and_python_block_runs(
     assert any("load_lora_weights" in block for block in done)
 
 
-def test_the_demo_of_the_makefile_is_the_command_tried_here() -> None:
+def test_makefile_demo_runs_the_command_tested_here() -> None:
     assert "dp run specs/line_weight.yaml --overwrite" in (ROOT / "Makefile").read_text(encoding="utf-8")

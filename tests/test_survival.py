@@ -1,4 +1,4 @@
-"""Runs that survive: killed anywhere and continued, on a full disk, with numbers that are none, with broken plugins."""
+"""Runs survive being killed, full disks, signals, values that are not finite, and plugins that fail."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ UNTIMED = re.compile(r'"seconds": [^,}]*')
 
 
 class Server:
-    """`fit_server.py`: fits of one spec, each in a process of its own that can be killed."""
+    """Runs `fit_server.py`: fits of one spec, each in a separate process that can be killed."""
 
     def __init__(self, spec: str, folder: Path) -> None:
         (folder / "spec.yaml").write_text(spec)
@@ -76,7 +76,7 @@ class Server:
         self.seconds = time.monotonic() - started
 
     def fit(self, out: Path, **order: float) -> dict[str, Any]:
-        """One fit, with `--resume`; says what became of it."""
+        """Run one fit that resumes `out`; returns its exit code, error message and number of events."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"out": str(out), **order}) + "\n")
         self._process.stdin.flush()
@@ -94,14 +94,14 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Small fits; `server.whole` is a run that nothing disturbed."""
+    """A server for fits of `SMALL`; `server.whole` is an undisturbed run."""
     server = Server(SMALL, tmp_path_factory.mktemp("small"))
     yield server
     server.close()
 
 
 def result(run: Path) -> dict[str, Any]:
-    """What must not depend on how often a run was killed."""
+    """The contents of a run that must not depend on how often it was killed, by file name."""
     newest = RunFolder.open(run).saved_step
     checkpoint = run / "checkpoints" / f"checkpoint-{newest}"
     files = [run / WEIGHTS, run / "evaluation.json", *sorted(checkpoint.iterdir()), *sorted(run.glob("samples/**/*"))]
@@ -109,8 +109,8 @@ def result(run: Path) -> dict[str, Any]:
     return contents | {METRICS: UNTIMED.sub("", (run / METRICS).read_text())}
 
 
-def assert_nothing_is_half_written(run: Path) -> None:
-    """Every file that has its final name can be read."""
+def assert_no_partial_files(run: Path) -> None:
+    """Assert that every file with its final name is complete."""
     readers: dict[str, Callable[[Path], Any]] = {
         ".json": lambda file: json.loads(file.read_text()),
         ".yaml": lambda file: yaml.safe_load(file.read_text()),
@@ -130,7 +130,7 @@ def assert_nothing_is_half_written(run: Path) -> None:
 
 @pytest.fixture
 def small(install: Callable[..., None], tmp_path: Path) -> Path:
-    """A spec of the small plugins, which are installed for one test."""
+    """The spec `SMALL`; its plugins are installed for one test."""
     install("small")
     file = tmp_path / "small.yaml"
     file.write_text(SMALL)
@@ -138,32 +138,33 @@ def small(install: Callable[..., None], tmp_path: Path) -> Path:
 
 
 def leftovers(run: Path) -> list[Path]:
+    """Temporary files and folders in a run."""
     return list(run.rglob(f"{ASIDE}*"))
 
 
 # --- killed ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_killed_before_every_change_of_a_file_ends_as_if_nothing_had_been(server: Server, tmp_path: Path) -> None:
-    """In one folder, the first fit dies at its first change, the second at its second, until one gets through."""
-    deaths = 0
-    while (fit := server.fit(tmp_path / "run", die_at=deaths + 1))["code"] == -signal.SIGKILL:
-        deaths += 1
-        assert_nothing_is_half_written(tmp_path / "run")
+def test_run_killed_before_every_file_change_ends_like_an_undisturbed_run(server: Server, tmp_path: Path) -> None:
+    """In one folder, fit number n is killed before its n-th file change, until one fit finishes."""
+    kills = 0
+    while (fit := server.fit(tmp_path / "run", die_at=kills + 1))["code"] == -signal.SIGKILL:
+        kills += 1
+        assert_no_partial_files(tmp_path / "run")
     assert fit["code"] == 0
-    assert deaths == fit["events"] > 30
+    assert kills == fit["events"] > 30
     assert result(tmp_path / "run") == result(server.whole)
     assert not leftovers(tmp_path / "run")
 
 
-def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_been(server: Server, tmp_path: Path) -> None:
-    rng, deaths, runs = random.Random(0), 0, [tmp_path / "0"]
-    while deaths < 20:
+def test_run_killed_at_random_times_ends_like_an_undisturbed_run(server: Server, tmp_path: Path) -> None:
+    rng, kills, runs = random.Random(0), 0, [tmp_path / "0"]
+    while kills < 20:
         if server.fit(runs[-1], after=rng.uniform(0, server.seconds))["code"] == 0:
             runs.append(tmp_path / str(len(runs)))
         else:
-            deaths += 1
-            assert_nothing_is_half_written(runs[-1])
+            kills += 1
+            assert_no_partial_files(runs[-1])
     assert server.fit(runs[-1])["code"] == 0
     for run in runs:
         assert result(run) == result(server.whole)
@@ -171,41 +172,41 @@ def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_been(server: Serv
 
 
 @pytest.mark.parametrize("event", range(2, 34, 4))
-def test_a_run_killed_while_it_is_overwritten_can_be_resumed(server: Server, tmp_path: Path, event: int) -> None:
+def test_run_killed_while_it_overwrites_another_can_be_resumed(server: Server, tmp_path: Path, event: int) -> None:
     run = Path(shutil.copytree(server.whole, tmp_path / "run"))
     assert server.fit(run, die_at=event, overwrite=True)["code"] == -signal.SIGKILL
-    assert_nothing_is_half_written(run)
+    assert_no_partial_files(run)
     assert server.fit(run)["code"] == 0
     assert result(run) == result(server.whole)
 
 
 @pytest.mark.nightly
-def test_every_single_death_is_survived(server: Server, tmp_path: Path) -> None:
-    """As above, but each death in a run of its own that had not been killed before."""
+def test_run_killed_once_ends_like_an_undisturbed_run(server: Server, tmp_path: Path) -> None:
+    """For every file change: a new run is killed before it, once."""
     for event in range(1, server.fit(tmp_path / "0", die_at=0)["events"] + 1):
         run = tmp_path / str(event)
         assert server.fit(run, die_at=event)["code"] == -signal.SIGKILL
-        assert_nothing_is_half_written(run)
+        assert_no_partial_files(run)
         assert server.fit(run)["code"] == 0
         assert result(run) == result(server.whole), event
         assert not leftovers(run)
 
 
 @pytest.mark.nightly
-def test_the_shipped_models_survive_as_well(tmp_path: Path) -> None:
+def test_run_of_shipped_models_survives_being_killed(tmp_path: Path) -> None:
     server, rng = Server(SHIPPED, tmp_path), random.Random(0)
     for attempt in range(4):
-        run, deaths = tmp_path / str(attempt), 0
-        while server.fit(run, after=rng.uniform(0, (0.5 + 0.1 * deaths) * server.seconds))["code"] != 0:
-            deaths += 1
-            assert_nothing_is_half_written(run)
-        assert deaths
+        run, kills = tmp_path / str(attempt), 0
+        while server.fit(run, after=rng.uniform(0, (0.5 + 0.1 * kills) * server.seconds))["code"] != 0:
+            kills += 1
+            assert_no_partial_files(run)
+        assert kills
         assert result(run) == result(server.whole)
     server.close()
 
 
 @pytest.mark.nightly
-def test_dp_run_killed_and_resumed_is_dp_run(tmp_path: Path) -> None:
+def test_killed_and_resumed_dp_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     (tmp_path / "spec.yaml").write_text(SHIPPED)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -214,33 +215,33 @@ def test_dp_run_killed_and_resumed_is_dp_run(tmp_path: Path) -> None:
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
     assert dp_run(tmp_path / "whole").wait() == 0
-    rng, killed, deaths = random.Random(0), tmp_path / "killed", 0
+    rng, killed, kills = random.Random(0), tmp_path / "killed", 0
     while True:
         process = dp_run(killed)
         lock = killed / ".lock"
         while process.poll() is None and str(process.pid) not in (lock.read_text() if lock.exists() else ""):
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, 3 + deaths))
+        time.sleep(rng.uniform(0, 3 + kills))
         process.kill()
         if process.wait() == 0:
             break
-        deaths += 1
-    assert deaths
+        kills += 1
+    assert kills
     assert result(killed) == result(tmp_path / "whole")
 
 
-# --- no room, no rights, somebody else ------------------------------------------------------------------------------
+# --- full disks, missing permissions, other processes ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("first", [1, 2, 3])
-def test_a_full_disk_is_one_message_and_nothing_is_lost(server: Server, tmp_path: Path, first: int) -> None:
-    """The disk is full from one change after another on; each time there is room again, the run goes on."""
+def test_full_disk_gives_one_message_and_loses_nothing(server: Server, tmp_path: Path, first: int) -> None:
+    """The disk becomes full at later and later file changes; after each failure, the next fit resumes the run."""
     event = first
     while (fit := server.fit(tmp_path / "run", full_from=event))["code"] == 2:
         message, hint = fit["error"].splitlines()
         assert re.match(rf"cannot (write|make the folder|lock|delete) {tmp_path / 'run'}.*: No space left", message)
         assert "free some space on that disk, then continue with `--resume`" in hint
-        assert_nothing_is_half_written(tmp_path / "run")
+        assert_no_partial_files(tmp_path / "run")
         event += 3
     assert fit["code"] == 0
     assert event > 30
@@ -248,24 +249,24 @@ def test_a_full_disk_is_one_message_and_nothing_is_lost(server: Server, tmp_path
     assert not leftovers(tmp_path / "run")
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(
+def test_unwritable_folder_is_refused_before_models_are_loaded(
     capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     code, out, err = dp(capsys, "run", small, "--out", tmp_path / "file" / "run")
     assert (code, out) == (2, "")
     assert f"cannot make the folder {tmp_path / 'file' / 'run'}: {tmp_path / 'file'} is a file" in err
-    monkeypatch.setattr(os, "access", lambda *_: False)  # to root, everything is allowed
+    monkeypatch.setattr(os, "access", lambda *_: False)  # because root may write anywhere
     code, out, err = dp(capsys, "run", small, "--out", tmp_path / "runs" / "new")
     assert (code, out) == (2, "")
-    assert f"cannot make the folder {tmp_path / 'runs' / 'new'}: it is not allowed, or the disk is read-only" in err
+    assert f"cannot make the folder {tmp_path / 'runs' / 'new'}: permission denied, or the disk is read-only" in err
     code, out, err = dp(capsys, "run", small, "--out", tmp_path)
     assert (code, out) == (2, "")
-    assert f"cannot write to {tmp_path}: it is not allowed" in err
+    assert f"cannot write to {tmp_path}: permission denied" in err
     assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "small.yaml"]
 
 
-def test_what_another_process_is_writing_is_refused_at_once_but_can_be_read(
+def test_run_in_use_is_refused_at_once_but_can_be_read(
     capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "small"
@@ -293,11 +294,11 @@ def test_what_another_process_is_writing_is_refused_at_once_but_can_be_read(
     assert dp(capsys, "run", small, "--out", run, "--resume")[0] == 0
 
 
-# --- asked to end ---------------------------------------------------------------------------------------------------
+# --- signals --------------------------------------------------------------------------------------------------------
 
 
 class Signals:
-    """Sends itself signals after step 2."""
+    """A progress that sends signals to its own process after training step 2."""
 
     def __init__(self, *numbers: int) -> None:
         self.numbers = numbers
@@ -312,28 +313,29 @@ class Signals:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_first_signal_ends_the_training_and_keeps_the_rest(
+def test_first_signal_ends_training_and_the_lora_is_saved(
     server: Server, small: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    end = Engine(load_spec(small)).fit(tmp_path / "run", progress=Signals(number))
-    assert (end.steps, end.stopped, end.interrupted) == (2, "interrupted after step 2", True)
-    assert (end.run / WEIGHTS).exists()
+    ended = Engine(load_spec(small)).fit(tmp_path / "run", progress=Signals(number))
+    outcome = ended.outcome
+    assert (outcome.steps, outcome.stopped, outcome.interrupted) == (2, "interrupted after step 2", True)
+    assert (ended.run / WEIGHTS).exists()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    assert not Engine(load_spec(small)).fit(tmp_path / "run", resume=True).interrupted
+    assert not Engine(load_spec(small)).fit(tmp_path / "run", resume=True).outcome.interrupted
     assert result(tmp_path / "run") == result(server.whole)
 
 
 @pytest.fixture
 def _ctrl_c() -> Iterator[None]:
-    """Ctrl+C as in a terminal: a process that was started in the background ignores it."""
-    own = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Make Ctrl+C raise KeyboardInterrupt, as in a terminal: processes started in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
-    signal.signal(signal.SIGINT, own)
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("_ctrl_c")
-def test_a_second_ctrl_c_ends_at_once(server: Server, small: Path, tmp_path: Path) -> None:
+def test_second_ctrl_c_ends_the_fit_at_once(server: Server, small: Path, tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         Engine(load_spec(small)).fit(tmp_path / "run", progress=Signals(signal.SIGINT, signal.SIGINT))
@@ -343,37 +345,37 @@ def test_a_second_ctrl_c_ends_at_once(server: Server, small: Path, tmp_path: Pat
     assert result(tmp_path / "run") == result(server.whole)
 
 
-def test_how_often_the_referee_was_asked_in_vain_survives(
+def test_checks_without_improvement_are_counted_across_sessions(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = load_spec(small, overrides=["train.stop={patience: 3}"])
     break_plugin(monkeypatch, "referee 1 nan")
-    assert Engine(spec).fit(tmp_path / "run", progress=Signals(signal.SIGTERM)).steps == 2
-    assert Engine(spec).fit(tmp_path / "run", resume=True).steps == 3
+    assert Engine(spec).fit(tmp_path / "run", progress=Signals(signal.SIGTERM)).outcome.steps == 2
+    assert Engine(spec).fit(tmp_path / "run", resume=True).outcome.steps == 3
 
 
-def test_a_checkpoint_of_another_model_is_refused(small: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_another_model_is_refused(small: Path, tmp_path: Path) -> None:
     engine = Engine(load_spec(small))
     engine.fit(tmp_path / "run", progress=Signals(signal.SIGTERM))
     tensors, state = engine.state()
     other = {name.replace("lora_A", "lora_C"): value for name, value in tensors.items()}
     RunFolder(tmp_path / "run").save_checkpoint(3, other, state)
-    with pytest.raises(DualprocError, match=r"KeyError: .*lora_A.*, when its checkpoint was read\n.*--overwrite"):
+    with pytest.raises(DualprocError, match=r"KeyError: .*lora_A.*, while its checkpoint was read\n.*--overwrite"):
         Engine(load_spec(small)).fit(tmp_path / "run", resume=True)
 
 
-# --- numbers that are none, plugins that fail -----------------------------------------------------------------------
+# --- values that are not finite, plugins that fail ------------------------------------------------------------------
 
 
 def break_plugin(monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    """Have a small plugin fail: `KIND CALL MESSAGE`, calls counted from now on."""
+    """Make a small plugin fail: `fault` is `KIND CALL MESSAGE`, where calls are counted from now on."""
     monkeypatch.setenv("SMALL_FAULT", fault)
     if "acme_small" in sys.modules:
         sys.modules["acme_small"].calls.clear()
 
 
 @pytest.mark.parametrize("kind", ["generator", "judge"])
-def test_a_run_whose_numbers_are_none_stops_with_what_it_has(
+def test_run_with_non_finite_values_stops_and_saves_the_last_good_lora(
     capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     run, changes = tmp_path / "run", ["train.watch.every=9", "train.max_skipped=2", "train.steps=6"]
@@ -383,25 +385,25 @@ def test_a_run_whose_numbers_are_none_stops_with_what_it_has(
     code, _, err = dp(capsys, *command)
     assert code == 2
     assert err.count("error:") == 1
-    assert "not a number in 2 steps in a row, up to step 4" in err
+    assert "loss or gradient was not finite in 2 steps in a row, up to step 4" in err
     assert f"the LoRA as it was before them is in {run}" in err
     assert (run / WEIGHTS).read_bytes() == (short / WEIGHTS).read_bytes()
     assert {"evaluation.json", "report.html", "samples"} < {file.name for file in run.iterdir()}
     assert [record.skipped for record in RunFolder.open(run).metrics()] == [False, False, True, True]
     assert RunFolder.open(run).read_outcome() is None
 
-    code, _, err = dp(capsys, *command, "--resume")  # a step more is tried, and it is no better
+    code, _, err = dp(capsys, *command, "--resume")  # one more training step, which fails again
     assert code == 2
-    assert "not a number in 3 steps in a row, up to step 5" in err
+    assert "loss or gradient was not finite in 3 steps in a row, up to step 5" in err
     monkeypatch.delenv("SMALL_FAULT")
     code, _, err = dp(capsys, *command, "--resume")
     assert code == 0
-    assert "3 steps were skipped" in err
+    assert "3 training steps skipped: loss or gradient was not finite" in err
     assert [record.skipped for record in RunFolder.open(run).metrics()] == [False, False, True, True, True, False]
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "plugin"),
     [
         ("generator 5 boom", "generator 'small' (acme-small 1.0, entry point acme_small:SmallGenerator) raised"),
         ("judge 3 boom", "judge 'small' (acme-small 1.0, entry point acme_small:SmallJudge) raised"),
@@ -413,9 +415,9 @@ def test_a_run_whose_numbers_are_none_stops_with_what_it_has(
         ("save_lora 1 boom", "generator 'small' (acme-small 1.0, entry point acme_small:SmallGenerator) raised"),
     ],
 )
-def test_a_plugin_that_raises_is_named_and_the_run_goes_on_when_it_is_mended(
+def test_plugin_that_raises_is_named_and_the_run_resumes_when_it_is_fixed(
     capsys: pytest.CaptureFixture[str], server: Server, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    fault: str, told: str,
+    fault: str, plugin: str,
 ) -> None:  # fmt: skip
     run = tmp_path / "run"
     break_plugin(monkeypatch, fault)
@@ -423,21 +425,21 @@ def test_a_plugin_that_raises_is_named_and_the_run_goes_on_when_it_is_mended(
     assert code == 2
     assert "Traceback" not in err
     message, hint = err.splitlines()
-    moment = {"scorer": "in the measurement", "save_lora": "when the LoRA was saved"}
-    assert message == f"error: {told} ValueError: boom, {moment.get(fault.split()[0], r'in step 3')}"
+    stages = {"scorer": "during the evaluation", "save_lora": "while the LoRA was saved"}
+    assert message == f"error: {plugin} ValueError: boom, {stages.get(fault.split()[0], 'in training step 3')}"
     assert "--resume" in hint
     assert f"traceback: {run / TRACEBACK}" in hint
     assert (run / TRACEBACK).read_text().endswith("ValueError: boom\n")
-    assert_nothing_is_half_written(run)
+    assert_no_partial_files(run)
     kept = RunFolder.open(run).metrics()
     monkeypatch.delenv("SMALL_FAULT")
     assert dp(capsys, "run", small, "--out", run, "--resume")[0] == 0
-    assert RunFolder.open(run).metrics()[: len(kept)] == kept  # with their seconds: they were not done again
+    assert RunFolder.open(run).metrics()[: len(kept)] == kept  # including `seconds`: these steps were not repeated
     assert result(run) == result(server.whole)
     assert not (run / TRACEBACK).exists()
 
 
-def test_a_plugin_that_raises_outside_a_fit_is_named_as_well(
+def test_plugin_that_raises_outside_a_fit_is_named(
     capsys: pytest.CaptureFixture[str], server: Server, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
@@ -453,12 +455,12 @@ def test_a_plugin_that_raises_outside_a_fit_is_named_as_well(
         message, hint = err.splitlines()
         assert message.startswith(f"error: {kind} 'small' (acme-small 1.0, entry point acme_small:Small")
         assert message.endswith(" raised ValueError: boom")
-        kept = Path(hint.rpartition("traceback: ")[2].removesuffix(")"))
-        assert kept.read_text().endswith("ValueError: boom\n")
-        kept.unlink()
+        file = Path(hint.rpartition("traceback: ")[2].removesuffix(")"))
+        assert file.read_text().endswith("ValueError: boom\n")
+        file.unlink()
 
 
-def test_a_broken_measurement_is_made_up_for_by_dp_score(
+def test_dp_score_completes_a_run_whose_evaluation_failed(
     capsys: pytest.CaptureFixture[str], server: Server, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_plugin(monkeypatch, "scorer 1 boom")
@@ -469,23 +471,23 @@ def test_a_broken_measurement_is_made_up_for_by_dp_score(
     assert (code, again) == (2, err)
     monkeypatch.delenv("SMALL_FAULT")
     assert dp(capsys, "score", tmp_path / "run")[0] == 0
-    found, wanted = (RunFolder.open(run).read_evaluation() for run in (tmp_path / "run", server.whole))
+    found, expected = (RunFolder.open(run).read_evaluation() for run in (tmp_path / "run", server.whole))
     assert found is not None
-    assert wanted is not None
-    assert found.trained.judge == pytest.approx(wanted.trained.judge, rel=1e-5)
+    assert expected is not None
+    assert found.trained.judge == pytest.approx(expected.trained.judge, rel=1e-5)
 
 
-def test_too_little_memory_is_said_to_be_that(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_out_of_memory_error_recommends_dp_plan(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(load_spec(small))
     monkeypatch.setattr("acme_small.fault", lambda _: bytearray(2**62))
-    with pytest.raises(DualprocError, match=r"generator 'small' .* raised MemoryError, in step 1\n.*dp plan"):
+    with pytest.raises(DualprocError, match=r"generator 'small' .* raised MemoryError, in training step 1\n.*dp plan"):
         engine.fit(tmp_path / "run")
 
 
-def test_an_error_of_no_plugin_is_told_without_one(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_outside_plugins_names_no_plugin(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(load_spec(small))
     monkeypatch.setattr(engine, "reward", lambda answers, _: answers.log_likelihoods.missing)
-    with pytest.raises(DualprocError, match=r"^AttributeError: 'Tensor' object has no attribute 'missing', in step 1"):
+    with pytest.raises(
+        DualprocError, match=r"^AttributeError: 'Tensor' object has no attribute 'missing', in training step 1"
+    ):
         engine.fit(tmp_path / "run")
