@@ -1,6 +1,6 @@
-"""Which plugins are installed, and how one is loaded: the entry points of the groups `dualproc.<kind>`.
+"""Find and load installed plugins: the entry points of the groups `dualproc.<kind>`.
 
-Listing imports nothing. A plugin is imported when something names it, and is then checked against its kind's protocol.
+Listing imports no plugin. A plugin is imported when it is named, and then checked against the protocol of its kind.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ PROTOCOLS: Mapping[str, type] = {
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """One installed plugin, known by its metadata only."""
+    """One installed plugin, described only by its metadata."""
 
     kind: str
     name: str
     distribution: str
-    """Normalised name, as pip takes it."""
+    """Normalised name of the distribution, as pip accepts it."""
     version: str | None
     target: str
-    """`module:object`, as the distribution declares it."""
+    """`module:object`, as declared by the distribution."""
 
     def __str__(self) -> str:
         origin = f"{self.distribution} {self.version or '(unknown version)'}"
@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Discovery:
-    """What a look at the installed distributions found."""
+    """The plugins of one kind that the installed distributions declare."""
 
     entries: tuple[Entry, ...]
     unreadable: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Discovery:
 
 @dataclass(frozen=True)
 class LoadedPlugin:
-    """A plugin class and, if it was named through presets, the parameters that they fill in."""
+    """A plugin class and, if it was named by a preset, the parameters that the preset fills in."""
 
     entry: Entry
     cls: type[Any]
@@ -72,11 +72,11 @@ class LoadedPlugin:
     preset: Mapping[str, Any]
 
     def params(self, given: Mapping[str, Any]) -> Any:
-        """The plugin's `Params`, from what the preset fills in and, over it, what is given.
+        """Build the plugin's `Params`; values in `given` override those of the preset.
 
         Raises:
-            pydantic.ValidationError: they are not valid.
-            PluginError: the plugin's own validation failed otherwise.
+            pydantic.ValidationError: the parameters are not valid.
+            PluginError: the plugin's own validation code raised another error.
         """
         from pydantic import ValidationError
 
@@ -84,11 +84,11 @@ class LoadedPlugin:
             return validated(self.cls.Params, {**self.preset, **given})
         except ValidationError:
             raise
-        except Exception as error:  # a stranger's validator may raise anything
+        except Exception as error:  # a third-party validator may raise anything
             raise failure(self.entry, error) from error
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of `Params`; what the preset fills in is a default."""
+        """The JSON schema of `Params`; values of the preset appear as defaults."""
         schema: dict[str, Any] = self.cls.Params.model_json_schema()
         for name, value in self.preset.items():
             schema["properties"][name] = {**schema["properties"].get(name, {}), "default": value}
@@ -97,10 +97,13 @@ class LoadedPlugin:
 
 
 def validated(params: type[BaseModel], given: Mapping[str, Any]) -> Any:
-    """A plugin's `Params` of what a spec gives. Raises whatever they raise, pydantic.ValidationError by rights.
+    """Validate parameters from a spec with a plugin's `Params`, in pydantic's strict mode.
 
-    Nothing is taken for something else: `true` is no number, nor is `"5"`, and `2.5` is no whole one. By way of JSON:
-    only there does pydantic's strict mode take a list for a tuple and a text for a path.
+    Types are not converted: `true` and `"5"` are not numbers, and `2.5` is not an integer. The values are passed as
+    JSON, because only for JSON does strict mode accept a list for a tuple and a string for a path.
+
+    Raises:
+        pydantic.ValidationError: the parameters are not valid. Validators of a plugin may raise other errors.
     """
     from pydantic_core import to_json
 
@@ -108,33 +111,33 @@ def validated(params: type[BaseModel], given: Mapping[str, Any]) -> Any:
 
 
 def target_of(plugin: type) -> str:
-    """A class as entry points write it: `module:Class`."""
+    """The entry-point notation of a class: `module:Class`."""
     return f"{plugin.__module__}:{plugin.__qualname__}"
 
 
 def singular(kind: str) -> str:
-    """One plugin of a kind, for messages: `visual prompt` for `visual_prompts`."""
+    """The singular of a kind, for messages: `visual prompt` for `visual_prompts`."""
     return kind.replace("_", " ").removesuffix("s")
 
 
 def require_kind(kind: str) -> None:
-    """Raises PluginError if there is no such kind of plugin."""
+    """Raise PluginError if `kind` is not a kind of plugin."""
     if kind not in KINDS:
-        raise PluginError(f"'{kind}' is no kind of plugin", hint=f"kinds: {', '.join(KINDS)}")
+        raise PluginError(f"unknown kind of plugin: '{kind}'", hint=f"kinds: {', '.join(KINDS)}")
 
 
 def discover(kind: str) -> Discovery:
-    """Every installed plugin of a kind, sorted by name, without importing any of them."""
+    """Find every installed plugin of a kind, sorted by name, without importing any of them."""
     require_kind(kind)
     group = f"dualproc.{kind}"
     unreadable: list[str] = []
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # how get_group_all reports a line that it leaves out
+            warnings.simplefilter("error", UserWarning)  # get_group_all warns about a line that it skips
             points = entrypoints.get_group_all(group)
         found = [(p.name, f"{p.module_name}:{p.object_name or ''}".rstrip(":"), p.distro) for p in points]
     except (UserWarning, configparser.Error, UnicodeError, OSError):
-        found = list(_salvage(group, unreadable))
+        found = list(_read_each_file(group, unreadable))
     unique: dict[tuple[str, str], Entry] = {}
     for name, target, distro in found:
         entry = _entry(kind, name, target, distro)
@@ -148,31 +151,33 @@ def entries(kind: str) -> tuple[Entry, ...]:
 
 
 def find(kind: str, name: str) -> Entry:
-    """The one plugin called `name`, or `distribution/name`.
+    """Find the plugin with this `name`, or `distribution/name`.
 
     Raises:
-        PluginError: no plugin has that name, or plugins of several distributions have it.
+        PluginError: no plugin has this name, or several distributions have a plugin of this name.
     """
     known = discover(kind)
     distribution, _, bare = name.rpartition("/")
     same_name = [entry for entry in known.entries if entry.name == bare]
     matches = [entry for entry in same_name if not distribution or entry.distribution == _normalised(distribution)]
     if not matches:
-        raise _unknown(kind, name, known)
+        raise _unknown_name(kind, name, known)
     if len(matches) > 1:
         owners = " and ".join(f"{entry.distribution} {entry.version or ''}".strip() for entry in matches)
         choices = " or ".join(f"'{entry.distribution}/{entry.name}'" for entry in matches)
-        raise PluginError(f"{singular(kind)} '{name}' is in several distributions: {owners}", hint=f"write {choices}")
+        raise PluginError(
+            f"several distributions have a {singular(kind)} plugin called '{name}': {owners}", hint=f"write {choices}"
+        )
     return matches[0]
 
 
 def load(kind: str, name: str) -> LoadedPlugin:
-    """Import the plugin called `name`, following presets to the class that they stand for, and check it.
+    """Import the plugin called `name`, follow presets to the plugin class, and check the class.
 
-    A preset's parameters win, key by key, over those of the preset that it builds on.
+    A preset's parameters override, key by key, those of the preset that it builds on.
 
     Raises:
-        PluginError: it cannot be found or imported, or does not keep to its kind's protocol; says what to do.
+        PluginError: the plugin cannot be found or imported, or does not match the protocol of its kind.
     """
     named = entry = find(kind, name)
     chain: list[Entry] = []
@@ -186,15 +191,15 @@ def load(kind: str, name: str) -> LoadedPlugin:
         params = {**thing.params, **params}
         entry = _find_base(entry, thing)
         if entry in chain:
-            circle = " -> ".join(f"'{link.name}'" for link in [*chain, entry])
-            raise _unusable(named, f"its presets go in a circle: {circle}", _TELL_AUTHOR)
+            cycle = " -> ".join(f"'{link.name}'" for link in [*chain, entry])
+            raise _unusable(named, f"its presets form a cycle: {cycle}", _TELL_AUTHOR)
     _check_api_version(entry, thing)
     if faults := class_faults(kind, thing):
         raise _unusable(entry, "; ".join(faults), _TELL_AUTHOR)
     return LoadedPlugin(named, thing, summary or _first_line(thing), params)
 
 
-_TELL_AUTHOR = "this is for the plugin's author to mend"
+_TELL_AUTHOR = "report this to the plugin's author"
 
 
 def _normalised(distribution: str) -> str:
@@ -203,7 +208,7 @@ def _normalised(distribution: str) -> str:
 
 def _entry(kind: str, name: str, target: str, distro: Any) -> Entry:
     version = distro.version
-    if version is None:  # an egg-info folder in a source tree, as an editable install has it, does not tell
+    if version is None:  # entrypoints finds no version in the egg-info folder of an editable install
         try:
             version = importlib.metadata.version(distro.name)
         except importlib.metadata.PackageNotFoundError:
@@ -211,10 +216,10 @@ def _entry(kind: str, name: str, target: str, distro: Any) -> Entry:
     return Entry(kind, name, _normalised(distro.name), version, target)
 
 
-def _salvage(group: str, unreadable: list[str]) -> Iterator[tuple[str, str, Any]]:
-    """Read each distribution's file by itself: `get_group_all` stops at the first that it cannot read.
+def _read_each_file(group: str, unreadable: list[str]) -> Iterator[tuple[str, str, Any]]:
+    """Read the entry points of each distribution separately; `get_group_all` stops at the first unreadable file.
 
-    Lines that cannot be parsed come along as they are, and fail when somebody names them.
+    Lines that cannot be parsed are returned unchanged; such a plugin fails when it is loaded.
     """
     for folder in sys.path:
         for pattern in ("*.dist-info/entry_points.txt", "*.egg-info/entry_points.txt"):
@@ -230,24 +235,23 @@ def _salvage(group: str, unreadable: list[str]) -> Iterator[tuple[str, str, Any]
                 yield from ((name, target, distro) for name, target in lines)
 
 
-def _unknown(kind: str, name: str, known: Discovery) -> PluginError:
+def _unknown_name(kind: str, name: str, known: Discovery) -> PluginError:
     qualified = "/" in name
     choices = {f"{entry.distribution}/{entry.name}" if qualified else entry.name for entry in known.entries}
-    hints = [guess] if (guess := suggestion(name, sorted(choices))) else []
-    hints.append(f"`dp plugins {kind}` lists what is installed")
-    hints.extend(known.unreadable)
-    return PluginError(f"no {singular(kind)} plugin is called '{name}'", hint="; ".join(hints))
+    hint = "; ".join([f"`dp plugins {kind}` lists the installed plugins", *known.unreadable])
+    guess = suggestion(name, sorted(choices))
+    return PluginError(f"no {singular(kind)} plugin is called '{name}'", hint=f"{guess} {hint}" if guess else hint)
 
 
 def failure(entry: Entry, error: BaseException) -> PluginError:
-    """What to tell about an exception that a plugin's own code raised: its origin, the cause, what to do."""
-    remedy = f"`pip install --force-reinstall {entry.distribution}`, or tell its author"
+    """The error for an exception raised by a plugin's own code: the plugin's origin, the cause, and what to do."""
+    remedy = f"run `pip install --force-reinstall {entry.distribution}`, or report this to the plugin's author"
     cause = f"{type(error).__name__}: {error}"
     if isinstance(error, ModuleNotFoundError) and error.name:
         missing = error.name.partition(".")[0]
         cause = str(error)
         if missing != entry.target.partition(":")[0].partition(".")[0]:
-            remedy = f"pip install {missing}"
+            remedy = f"run `pip install {missing}`"
     return _unusable(entry, cause, remedy)
 
 
@@ -256,20 +260,22 @@ def _unusable(entry: Entry, cause: str, remedy: str) -> PluginError:
 
 
 def _import(entry: Entry) -> Any:
-    """The object that an entry point names; whatever its module raises becomes a PluginError."""
+    """The object that an entry point names; any exception of its module becomes a PluginError."""
     try:
         return entrypoints.EntryPoint.from_string(entry.target, entry.name).load()
     except entrypoints.BadEntryPoint as error:
-        raise _unusable(entry, f"'{entry.target}' is not of the form module:object", _TELL_AUTHOR) from error
-    except (Exception, SystemExit) as error:  # a stranger's module may raise anything, and some end the process
+        raise _unusable(
+            entry, f"expected an entry point of the form module:object, got '{entry.target}'", _TELL_AUTHOR
+        ) from error
+    except (Exception, SystemExit) as error:  # a third-party module may raise anything, or end the process
         raise failure(entry, error) from error
 
 
 def _find_base(entry: Entry, preset: Preset) -> Entry:
-    """What a preset builds on: of several plugins of that name, the one that came with it."""
-    with_it = [one for one in entries(entry.kind) if (one.name, one.distribution) == (preset.of, entry.distribution)]
-    if with_it and with_it[0] != entry:
-        return with_it[0]
+    """The plugin that a preset builds on; a plugin of the preset's own distribution comes first."""
+    same = [one for one in entries(entry.kind) if (one.name, one.distribution) == (preset.of, entry.distribution)]
+    if same and same[0] != entry:
+        return same[0]
     try:
         return find(entry.kind, preset.of)
     except PluginError as error:
@@ -280,22 +286,22 @@ def _check_api_version(entry: Entry, thing: Any) -> None:
     if fault := version_fault(thing):
         version = getattr(thing, "api_version", None)
         newer = isinstance(version, int) and version > API_VERSION
-        behind = "dualproc" if newer else f"{entry.distribution}, or tell its author"
-        raise _unusable(entry, fault, f"pip install --upgrade {behind}")
+        remedy = f"run `pip install --upgrade {'dualproc' if newer else entry.distribution}`"
+        raise _unusable(entry, fault, remedy if newer else f"{remedy}, or report this to the plugin's author")
 
 
 def version_fault(thing: Any) -> str | None:
-    """What is wrong with the `api_version` of a class or preset; None if nothing is."""
+    """The problem with the `api_version` of a class or preset; None if it is correct."""
     version = getattr(thing, "api_version", None)
     if not isinstance(version, int) or version < API_VERSION:
-        return f"its api_version is {version!r}, but this dualproc needs {API_VERSION}"
+        return f"its api_version is {version!r}, but this version of dualproc needs {API_VERSION}"
     if version > API_VERSION:
-        return f"it is written for plugin API {version}, but this dualproc has {API_VERSION}"
+        return f"it is written for plugin API {version}, but this version of dualproc has {API_VERSION}"
     return None
 
 
 def class_faults(kind: str, thing: Any) -> list[str]:
-    """What keeps a thing from being a plugin class of a kind, apart from its `api_version`; empty if nothing does."""
+    """The reasons why `thing` is not a plugin class of a kind, except its `api_version`; empty if it is one."""
     if not isinstance(thing, type):
         return ["it is neither a class nor a dualproc.protocols.Preset"]
     members = {name for base in thing.__mro__ for name in vars(base)}
@@ -315,20 +321,22 @@ def _params_faults(cls: type) -> list[str]:
         faults.append(f"{cls.__name__}.Params does not forbid extra keys")
     try:
         params.model_json_schema()
-    except Exception as error:  # a type that JSON cannot hold, a name that is not defined
+    except Exception as error:  # a type without a JSON schema, an undefined name
         first = str(error).strip().partition("\n")[0]
         faults.append(f"{cls.__name__}.Params has no JSON schema: {type(error).__name__}: {first}")
     return faults
 
 
 def _check_preset(entry: Entry, preset: Preset) -> None:
-    """Refuse a preset whose fields are of other types than declared: nothing has checked them yet."""
+    """Raise PluginError if a preset's fields have wrong types; the dataclass does not check them."""
     if not (isinstance(preset.of, str) and isinstance(preset.summary, str) and isinstance(preset.params, Mapping)):
-        raise _unusable(entry, "its Preset needs texts as `of` and `summary`, and a mapping as `params`", _TELL_AUTHOR)
+        raise _unusable(
+            entry, "its Preset needs strings for `of` and `summary`, and a mapping for `params`", _TELL_AUTHOR
+        )
 
 
 def _required(protocol: type) -> list[str]:
-    """What a class itself must have: methods and class variables. Properties may be set in the constructor."""
+    """The methods and class variables that a class must define. Properties may be set in the constructor."""
     methods = [name for name, value in vars(protocol).items() if inspect.isfunction(value)]
     public = [name for name in methods if name == "__call__" or not name.startswith("_")]
     return [*public, *inspect.get_annotations(protocol)]

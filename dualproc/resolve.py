@@ -1,4 +1,4 @@
-"""From a spec to live plugins: every name is looked up in the registry, every parameter checked by its plugin."""
+"""Turn a spec into live plugins: look up every name in the registry, and let each plugin check its parameters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ValidationError
 
 from dualproc.spec.document import Node, from_data, problem_at, split
-from dualproc.spec.messages import tidy
+from dualproc.spec.messages import for_report
 from dualproc.spec.mistakes import MAX_PROBLEMS
 
 from . import registry
@@ -21,17 +21,17 @@ from .registry import LoadedPlugin
 from .spec import LoadedSpec, PluginPlace, PluginRef, TaskSpec, json_schema, problems_from, read_spec
 
 Builder = Callable[[str, PluginRef], Any]
-"""Makes a live plugin of a kind from what a spec says of it, as `build` does."""
+"""Builds a live plugin from its kind and its reference in a spec, as `build` does."""
 
 TRUST = "trust_remote_code"
-"""What diffusers and transformers call running the code that a model brings along."""
+"""The parameter of diffusers and transformers that runs code from a model's repository; no spec may set it."""
 
 
 def load_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> TaskSpec:
-    """Read a spec file, checked together with every plugin that it names.
+    """Read and check a spec file, including the parameters of every plugin that it names.
 
     Raises:
-        SpecError: with every mistake and where it stands; or the spec has variants and none is chosen.
+        SpecError: the spec has mistakes (it lists each with its place), or it has variants and none is chosen.
     """
     return read_checked(path, overrides=overrides, variant=variant).require()
 
@@ -39,10 +39,10 @@ def load_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), va
 def read_checked(
     path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None
 ) -> LoadedSpec:
-    """As `load_spec`, with the origin of every value; where no variant is chosen, every variant is checked.
+    """Like `load_spec`, but also returns the origin of every value, and without a chosen variant checks all of them.
 
     Raises:
-        SpecError: with every mistake and where it stands.
+        SpecError: the spec has mistakes; it lists each with its place.
     """
     loaded = read_spec(path, overrides=overrides, variant=variant)
     load = functools.cache(registry.load)
@@ -51,29 +51,29 @@ def read_checked(
         if len(problems) > MAX_PROBLEMS:
             break
         problems += _plugin_problems(one.plugins(), one, load)
-    _refuse(problems)
+    _raise_problems(problems)
     return loaded
 
 
 def check_plugins(spec: TaskSpec) -> None:
-    """Check every plugin that a spec names and its parameters, without building any.
+    """Check every plugin that a spec names and its parameters, without building any of them.
 
     Raises:
-        SpecError: with every mistake and its path.
+        SpecError: there are mistakes; it lists each with its path.
     """
-    _refuse(_plugin_problems(spec.plugins(), _InPython(from_data(spec)), functools.cache(registry.load)))
+    _raise_problems(_plugin_problems(spec.plugins(), _PathLocator(from_data(spec)), functools.cache(registry.load)))
 
 
 def build(kind: str, ref: PluginRef) -> Any:
-    """A live plugin.
+    """Build a live plugin of a kind.
 
     Raises:
-        PluginError: it cannot be found, loaded or built.
+        PluginError: the plugin cannot be found, loaded or built.
         SpecError: its parameters are not valid.
     """
     plugin = registry.load(kind, ref.type)
-    place, locator = PluginPlace(kind, kind, ref.type, ref.params), _InPython(from_data({kind: ref}))
-    _refuse(_trusting(place, locator))
+    place, locator = PluginPlace(kind, kind, ref.type, ref.params), _PathLocator(from_data({kind: ref}))
+    _raise_problems(_remote_code_problems(place, locator))
     try:
         params = plugin.params(ref.params)
     except ValidationError as error:
@@ -82,14 +82,14 @@ def build(kind: str, ref: PluginRef) -> Any:
         return plugin.cls(params)
     except DualprocError:
         raise
-    except (Exception, SystemExit) as error:  # a stranger's constructor may do anything
+    except (Exception, SystemExit) as error:  # a third-party constructor may raise anything
         raise registry.failure(plugin.entry, error) from error
 
 
 def installed_schema() -> tuple[dict[str, Any], list[PluginError]]:
-    """The JSON schema of a spec file with the parameters of every installed plugin, and the plugins left out as broken.
+    """The JSON schema of a spec file with the parameters of all installed plugins, and the errors of broken plugins.
 
-    A name that several distributions have stands in it as `distribution/name`.
+    If several distributions have a plugin of the same name, the schema has each as `distribution/name`.
     """
     params: dict[str, dict[str, Any]] = {}
     broken = []
@@ -107,7 +107,7 @@ def installed_schema() -> tuple[dict[str, Any], list[PluginError]]:
 
 
 class _Locator(Protocol):
-    """Knows where the values of a spec were written."""
+    """Converts mistakes to problems with the place of the value in the spec."""
 
     def problem(self, path: str, message: str, *, hint: str | None = None) -> Problem: ...
 
@@ -115,8 +115,8 @@ class _Locator(Protocol):
 
 
 @dataclass(frozen=True)
-class _InPython:
-    """The locator of a spec that was not read from a file: it knows the paths only."""
+class _PathLocator:
+    """The locator of a spec that was not read from a file: its problems have only paths."""
 
     document: Node
 
@@ -134,8 +134,8 @@ def _plugin_problems(
     for place in places:
         if len(problems) > MAX_PROBLEMS:
             break
-        if trusting := _trusting(place, locator):
-            problems += trusting
+        if forbidden := _remote_code_problems(place, locator):
+            problems += forbidden
             continue
         try:
             plugin = load(place.kind, place.type)
@@ -150,25 +150,27 @@ def _plugin_problems(
 def _params_problems(
     error: ValidationError, plugin: LoadedPlugin, place: PluginPlace, locator: _Locator
 ) -> list[Problem]:
-    """What is wrong with a plugin's parameters; those that its preset has wrong are not the spec's mistake."""
+    """The problems of a plugin's parameters; those filled in by a preset are reported as the preset's mistake."""
     filled_in = set(plugin.preset) - set(place.params)
     faults = [details for details in error.errors() if details["loc"] and details["loc"][0] in filled_in]
     if not faults:
         return locator.problems_from(error, plugin.cls.Params, place.path)
     causes = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
-    message = f"{plugin.entry} is a preset with wrong parameters: {causes}"
-    return [locator.problem(f"{place.path}.type", message, hint=f"pip install --upgrade {plugin.entry.distribution}")]
+    message = f"{plugin.entry} is a preset with invalid parameters: {causes}"
+    return [
+        locator.problem(f"{place.path}.type", message, hint=f"run `pip install --upgrade {plugin.entry.distribution}`")
+    ]
 
 
-def _trusting(place: PluginPlace, locator: _Locator) -> list[Problem]:
-    """Where a plugin's parameters say, at any depth, that code that comes with a model may be run."""
-    message = f"`{TRUST}` cannot be set: dualproc never runs code that comes with a model"
-    hint = "use a model whose classes the installed diffusers and transformers have themselves (SECURITY.md)"
+def _remote_code_problems(place: PluginPlace, locator: _Locator) -> list[Problem]:
+    """One problem for each key `trust_remote_code` in a plugin's parameters, at any depth."""
+    message = f"`{TRUST}` cannot be set: dualproc never runs code from a model's repository"
+    hint = "use a model whose classes are part of the installed diffusers or transformers, see SECURITY.md"
     return [locator.problem(path, message, hint=hint) for path in _keys_named(TRUST, place.params, place.path)]
 
 
 def _keys_named(name: str, value: Any, path: str) -> Iterator[str]:
-    """The dotted paths of all keys of that name."""
+    """The dotted paths of all keys with a name, at any depth."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if key == name:
@@ -179,7 +181,7 @@ def _keys_named(name: str, value: Any, path: str) -> Iterator[str]:
             yield from _keys_named(name, item, f"{path}.{index}")
 
 
-def _refuse(problems: Iterable[Problem]) -> None:
-    """Raise all problems, if there are any."""
-    if found := tidy(problems):
+def _raise_problems(problems: Iterable[Problem]) -> None:
+    """Raise a SpecError if there are any problems."""
+    if found := for_report(problems):
         raise SpecError(found)

@@ -1,4 +1,4 @@
-"""Words that messages share: plural forms, lists, durations, and the nearest known name."""
+"""Wording that messages share: plurals, lists, durations, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 _COMPARED, _LISTED, _LONGEST_NAME = 1000, 20, 100
-"""How many known names a word is compared with, how many a hint lists, and how many characters of each it shows."""
+"""Limits: known names compared with a word, names listed in a hint, characters shown of each name."""
 _CUTOFF = 0.66
-"""Least similarity (0 to 1, as `difflib` defines it) for a suggestion."""
+"""Minimum similarity for a suggestion, from 0 to 1, as `difflib` defines it."""
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 step`, `2 steps`."""
+    """A count with its noun: `1 step`, `2 steps`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def listed(names: Sequence[str], *, most: int = 3) -> str:
-    """The first names of a list, and how many more there are: `a, b, c and 2 more`."""
+    """The first `most` names of a list, then how many more there are: `a, b, c and 2 more`."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def duration(seconds: float) -> str:
-    """`8.4 s`, `1 min 5 s`, `2 h 3 min`."""
+    """A duration in readable units: `8.4 s`, `1 min 5 s`, `2 h 3 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -45,5 +45,5 @@ def nearest(word: str, known: Collection[str]) -> str:
     if (found := suggestion(word, known)) is not None:
         return found
     if not known:
-        return "no name is known here"
+        return "no names are defined here"
     return f"known: {listed([name[:_LONGEST_NAME] for name in islice(known, _COMPARED)], most=_LISTED)}"

@@ -1,4 +1,4 @@
-"""The spec: a task declared in one file. Models, loading with every mistake located, and the JSON schema."""
+"""The spec, a task declared in one file: its models, loading with located mistakes, and the JSON schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A spec as a tree of values that know where they were written."""
+"""A spec as a tree of nodes; each node holds a value and the place where it was written."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from dualproc.errors import Problem, SpecError
 
 Scalar = str | int | float | bool | None
 KeyPath = tuple[str | int, ...]
-"""The keys and indices that lead to a value."""
+"""The keys and list indices that lead to a value."""
 At = Literal["value", "key"]
-"""The part of a mapping's entry that a problem points at."""
+"""Whether a problem points at the value or at the key of a mapping entry."""
 
 MAX_DEPTH = 32
-"""How deep mappings and lists may nest; a spec needs about six."""
+"""Maximum nesting depth of mappings and lists; a spec needs about six levels."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where something was written: file (or `--set a.b`), line and column counted from 1, the line itself."""
+    """Where a value was written: file (or `--set a.b`), line and column (counted from 1), and the text of the line."""
 
     source: str | None = None
     line: int | None = None
@@ -35,14 +35,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Node:
-    """A scalar, a list or a mapping, with the place of its value and, in a mapping, of its key."""
+    """A scalar, list or mapping, with the place of the value and, inside a mapping, the place of its key."""
 
     value: Scalar | list[Node] | dict[str, Node]
     place: Place = Place()
     key: Place | None = None
 
     def child(self, part: str | int) -> Node | None:
-        """The value of a key, or the list item of an index; None where there is none."""
+        """The value of a key, or the list item at an index; None if it does not exist."""
         if isinstance(self.value, dict):
             return self.value.get(str(part))
         if isinstance(self.value, list):
@@ -51,7 +51,7 @@ class Node:
         return None
 
     def nearest(self, path: KeyPath) -> tuple[Node, bool]:
-        """The node at `path`, or the deepest one on the way to it; True if it is the one asked for."""
+        """The node at `path`, and True; if there is none, the deepest existing node on the way to it, and False."""
         node = self
         for part in path:
             child = node.child(part)
@@ -61,7 +61,7 @@ class Node:
         return node, True
 
     def walk(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
-        """Every node below this one, with its path, in order."""
+        """Every node below this one with its path, in the order of the document."""
         children: Iterator[tuple[str | int, Node]] = iter(())
         if isinstance(self.value, dict):
             children = iter(self.value.items())
@@ -72,7 +72,7 @@ class Node:
             yield from child.walk((*path, part))
 
     def plain(self) -> Any:
-        """The values alone, as Python mappings, lists and scalars."""
+        """The values without places, as Python dicts, lists and scalars."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
         if isinstance(self.value, list):
@@ -80,19 +80,19 @@ class Node:
         return self.value
 
     def with_child(self, key: str, child: Node) -> Node:
-        """This mapping with one value set."""
+        """A copy of this mapping with one value set."""
         assert isinstance(self.value, dict)
         return replace(self, value={**self.value, key: child})
 
 
 def from_data(data: Any, depth: int = 0) -> Node:
-    """Python values as a tree without places.
+    """Convert Python values to a tree without places.
 
     Raises:
-        SpecError: the values nest deeper than `MAX_DEPTH`.
+        SpecError: the values are nested more than `MAX_DEPTH` levels deep.
     """
     if depth > MAX_DEPTH:
-        raise SpecError([Problem(f"values are nested more than {MAX_DEPTH} deep")])
+        raise SpecError([Problem(f"values are nested more than {MAX_DEPTH} levels deep")])
     if isinstance(data, BaseModel):
         data = data.model_dump()
     if isinstance(data, Mapping):
@@ -103,17 +103,17 @@ def from_data(data: Any, depth: int = 0) -> Node:
 
 
 def dotted(path: KeyPath) -> str:
-    """A path as people write it: `visual_prompt.layers.0.width`."""
+    """A path in dotted form: `visual_prompt.layers.0.width`."""
     return ".".join(str(part) for part in path)
 
 
 def split(path: str | KeyPath) -> KeyPath:
-    """The parts of a dotted path; a tuple stays as it is."""
+    """Split a dotted path into its parts; a tuple is returned unchanged."""
     return path if isinstance(path, tuple) else tuple(part for part in path.split(".") if part)
 
 
 def problem_at(node: Node, path: KeyPath, message: str, *, hint: str | None = None, at: At = "value") -> Problem:
-    """A problem placed at the value or the `key` of a path; at the enclosing mapping where the path is missing."""
+    """A problem at the value or the key of `path`; if the path does not exist, at the enclosing mapping."""
     target, found = node.nearest(path)
     place = target.key if target.key is not None and (at == "key" or not found) else target.place
     return Problem(message, dotted(path), place.source, place.line, place.column, place.text, hint)

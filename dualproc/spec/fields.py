@@ -1,4 +1,4 @@
-"""The types that the models of a spec are made of."""
+"""The field types of the spec models."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ WORD = r"^[A-Za-z_][A-Za-z0-9_]*$"
 NOT_BLANK = r"\S"
 
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
-"""Letters, digits, `_` and `-`: fit for a folder."""
+"""Letters, digits, `_` and `-`, at most 100 characters: safe as a folder name."""
 Word = Annotated[str, Field(pattern=WORD, max_length=100)]
-"""Letters, digits and `_`: fit for a `{placeholder}`."""
+"""Letters, digits and `_`, at most 100 characters: usable as a `{placeholder}`."""
 Text = Annotated[str, Field(pattern=NOT_BLANK, max_length=2000)]
+"""A string that is not blank, at most 2000 characters."""
 
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
@@ -24,6 +25,6 @@ Shift = Annotated[float, Field(strict=True, ge=-1, le=1, allow_inf_nan=False)]
 
 
 class SpecModel(BaseModel):
-    """A part of a spec: unknown keys are mistakes, and nothing changes once it is read."""
+    """Base of all parts of a spec: unknown keys are mistakes, and instances are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""Reading a spec file and the files that it extends."""
+"""Read a spec file and the files that it extends."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MAX_BYTES = 1_000_000
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-class _RefusedError(Exception):
-    """A file that cannot be read at all: message and hint."""
+class _UnusableFileError(Exception):
+    """A file cannot be used as a spec: message and hint."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -28,22 +28,24 @@ class _RefusedError(Exception):
 
 
 def read_chain(path: Path) -> tuple[Node | None, list[Problem]]:
-    """The document of a file, laid over the files that it extends; None if one of them cannot be read.
+    """The document of a file, merged over the files that it extends, and the problems of all of them.
+
+    The document is None if one of the files cannot be read.
 
     Raises:
-        SpecError: the file itself is missing, no file, too large or not readable.
+        SpecError: the file itself is missing, not a regular file, too large or not readable.
     """
     try:
         document, problems = _read(path)
-    except _RefusedError as refused:
-        raise SpecError([Problem(refused.message, source=str(path), hint=refused.hint)]) from refused
+    except _UnusableFileError as error:
+        raise SpecError([Problem(error.message, source=str(path), hint=error.hint)]) from error
     chain = [path]
     while document is not None and (link := document.child("extends")) is not None:
         try:
-            chain.append(_parent(link, chain))
+            chain.append(_parent_path(link, chain))
             parent, more = _read(chain[-1])
-        except _RefusedError as refused:
-            problem = problem_at(document, ("extends",), refused.message, hint=refused.hint)
+        except _UnusableFileError as error:
+            problem = problem_at(document, ("extends",), error.message, hint=error.hint)
             return None, [*problems, problem]
         problems += more
         document = merge(parent, _without_extends(document)) if parent else None
@@ -55,36 +57,42 @@ def _without_extends(document: Node) -> Node:
     return replace(document, value={key: child for key, child in document.value.items() if key != "extends"})
 
 
-def _parent(link: Node, chain: list[Path]) -> Path:
-    """The file that the last file of a chain extends."""
+def _parent_path(link: Node, chain: list[Path]) -> Path:
+    """The path of the file that the last file of `chain` extends.
+
+    Raises:
+        _UnusableFileError: the path is absolute, leaves the folder of the spec, or is already in `chain`.
+    """
     name = link.value
     if not isinstance(name, str):
-        raise _RefusedError(f"expected the name of a spec file, found {show(link.plain())}")
+        raise _UnusableFileError(f"expected the name of a spec file, found {show(link.plain())}")
     if "://" in name or Path(name).is_absolute():
-        raise _RefusedError(f"{name!r} is not a file beside this one", "name it relative to this file")
+        raise _UnusableFileError(
+            f"{name!r} is not a relative path", "write a path relative to this file, such as base.yaml"
+        )
     root = chain[0].parent
     parent = Path(os.path.normpath(chain[-1].parent / name))
     try:
         inside = parent.resolve().is_relative_to(root.resolve())
-        again = any(parent.resolve() == file.resolve() for file in chain)
+        repeated = any(parent.resolve() == file.resolve() for file in chain)
     except (OSError, ValueError, RuntimeError):  # a null character; a loop of links
-        raise _RefusedError(f"{name!r} is not the name of a file") from None
+        raise _UnusableFileError(f"{name!r} is not a valid file name") from None
     if not inside:
-        raise _RefusedError(f"{name!r} lies outside the folder of the spec", f"put it into {root} or a folder below")
-    if again:
-        raise _RefusedError(
-            "the files extend each other in a circle", " -> ".join(str(file) for file in [*chain, parent])
+        raise _UnusableFileError(f"{name!r} is outside the folder of the spec", f"move it into {root} or a subfolder")
+    if repeated:
+        raise _UnusableFileError(
+            "the files extend each other in a cycle", " -> ".join(str(file) for file in [*chain, parent])
         )
     return parent
 
 
 def _read(path: Path) -> tuple[Node | None, list[Problem]]:
-    """The tree of one file and what is wrong in it.
+    """The tree of one file and its problems; the tree is None if the text cannot be parsed.
 
     Raises:
-        _RefusedError: it is missing, no file, too large, or not readable.
+        _UnusableFileError: the file is missing, not a regular file, too large or not readable.
     """
-    data = _bytes(path)
+    data = _read_bytes(path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -94,30 +102,35 @@ def _read(path: Path) -> tuple[Node | None, list[Problem]]:
     return read_text(text, str(path), is_json=path.suffix.lower() == ".json")
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise _RefusedError("this is a folder, not a spec file", _specs_in(path))
+            raise _UnusableFileError("this is a folder, not a spec file", _specs_in(path))
         if not path.exists():
-            raise _RefusedError("there is no such file", _similar(path))
+            raise _UnusableFileError("there is no such file", _similar_specs(path))
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            raise _RefusedError(f"a spec is a file that ends in {', '.join(SUFFIXES)}")
+            raise _UnusableFileError(
+                f"expected a regular file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+            )
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise _RefusedError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise _UnusableFileError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > MAX_BYTES:
-        raise _RefusedError(f"the file is larger than {MAX_BYTES // 1000} kB", "a spec holds text, no images")
+        raise _UnusableFileError(
+            f"the file is larger than {MAX_BYTES // 1000} kB",
+            "a spec contains only text; store images in separate files",
+        )
     return data
 
 
 def _specs_in(folder: Path) -> str | None:
     names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    return f"specs in it: {', '.join(names[:10])}" if names else None
+    return f"specs in this folder: {', '.join(names[:10])}" if names else None
 
 
-def _similar(path: Path) -> str | None:
+def _similar_specs(path: Path) -> str | None:
     if not path.parent.is_dir():
-        return f"there is no folder {path.parent} either"
+        return f"the folder {path.parent} does not exist either"
     names = sorted(file.name for file in path.parent.iterdir() if file.suffix.lower() in SUFFIXES)
     return nearest(path.name, names[:1000]) if names else f"there is no spec in {path.parent}"

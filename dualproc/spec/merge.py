@@ -1,4 +1,4 @@
-"""`extends` and `--set`: laying one tree of values over another."""
+"""`extends` and `--set`: merge one tree of values over another, and set single values."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dualproc.errors import Problem
+from dualproc.wording import plural
 
 from .document import KeyPath, Node, Place, Scalar, dotted
 from .mistakes import show
 from .reading import read_text, scalar
 
 SET = "--set "
-"""How the source of a value that `--set` gave begins."""
+"""Prefix of `Place.source` for values set with `--set`."""
 
 
 def merge(parent: Node, child: Node) -> Node:
-    """The child over the parent: mappings key by key; lists and scalars as the child has them.
+    """Merge the child over the parent: mappings key by key; a list or scalar of the child replaces the parent's.
 
-    Where a mapping's `type` differs, the parent's other keys belong to another plugin and are dropped.
+    If a mapping's `type` differs, the parent's other keys belong to another plugin and are dropped.
     """
     if not (isinstance(parent.value, dict) and isinstance(child.value, dict)):
         return child
@@ -30,82 +31,86 @@ def merge(parent: Node, child: Node) -> Node:
 
 
 def override(document: Node, texts: Sequence[str]) -> tuple[Node, list[Problem]]:
-    """The document with every `a.b=value` set, from left to right, and what is wrong with those that cannot be."""
+    """Set every `a.b=value` in `texts`, from left to right; return the document and the problems."""
     problems = []
     for text in texts:
         name, equals, written = text.partition("=")
         path: KeyPath = tuple(name.strip().split("."))
         place = Place(f"{SET}{dotted(path)}", text=text)
         if not equals or "" in path:
-            problems.append(_problem(place, f"`{text}` sets nothing", hint="write it as key.key=value"))
+            problems.append(_problem(place, f"expected KEY=VALUE, got `{text}`", hint="for example train.steps=50"))
             continue
         if path == ("extends",):
-            problems.append(_problem(place, "`extends` cannot be set from outside", hint="it belongs in a spec file"))
+            problems.append(_problem(place, "`extends` cannot be set with `--set`", hint="write it in the spec file"))
             continue
-        value, mistakes = _value(written.strip(), place)
+        value, mistakes = _parse_value(written.strip(), place)
         problems += mistakes
         try:
-            document = document if mistakes else _set(document, path, value)
-        except _NoSuchPlaceError as error:
+            document = document if mistakes else _set_value(document, path, value)
+        except _UnreachableError as error:
             problems.append(_problem(place, error.args[0], path=dotted(path)))
     return document, problems
 
 
-class _NoSuchPlaceError(Exception):
-    """The path of a `--set` leads through something that has no such key or item."""
+class _UnreachableError(Exception):
+    """The path of a `--set` passes through a value that cannot have such a key or item."""
 
 
 def _problem(place: Place, message: str, *, path: str = "", hint: str | None = None) -> Problem:
     return Problem(message, path, place.source, text=place.text, hint=hint)
 
 
-def _value(written: str, place: Place) -> tuple[Node, list[Problem]]:
-    """What stands right of the `=`: a quoted text, a list or a mapping in YAML's flow style; else one bare word.
+def _parse_value(written: str, place: Place) -> tuple[Node, list[Problem]]:
+    """Parse the text after `=`: a quoted string, a list or a mapping in YAML's flow style, or else one scalar.
 
-    A bare word is not parsed as YAML, so that `#ff0000` is no comment and `Is it: red?` no mapping.
+    A scalar is not parsed as YAML, so `#ff0000` is not a comment and `Is it: red?` is not a mapping.
     """
     if not written.startswith(('"', "'", "[", "{")):
         return Node(scalar(written), place, place), []
     wrapped, problems = read_text("value: " + written, place.source or "")
     value = wrapped.child("value") if wrapped else None
     problems = [_problem(place, problem.message, hint=problem.hint) for problem in problems]
-    return (_placed(value, place) if value else Node(None, place)), problems
+    return (_with_place(value, place) if value else Node(None, place)), problems
 
 
-def _placed(node: Node, place: Place) -> Node:
+def _with_place(node: Node, place: Place) -> Node:
+    """The tree with `place` as the place of every value and key."""
     value: Scalar | list[Node] | dict[str, Node] = node.value
     if isinstance(value, dict):
-        value = {key: _placed(child, place) for key, child in value.items()}
+        value = {key: _with_place(child, place) for key, child in value.items()}
     elif isinstance(value, list):
-        value = [_placed(child, place) for child in value]
+        value = [_with_place(child, place) for child in value]
     return Node(value, place, place)
 
 
-def _set(node: Node, path: KeyPath, new: Node) -> Node:
+def _set_value(node: Node, path: KeyPath, new: Node) -> Node:
+    """The tree with `new` at `path`; a changed `type` drops the file's parameters and keeps those set with `--set`."""
     if not path:
         return new
     part, rest = str(path[0]), path[1:]
     if isinstance(node.value, list):
         item = node.child(part)
         if item is None:
-            raise _NoSuchPlaceError(f"there is no item {part}: the list has {len(node.value)}, counted from 0")
+            raise _UnreachableError(
+                f"there is no item {part}: the list has {plural(len(node.value), 'item')}, counted from 0"
+            )
         items = list(node.value)
-        items[int(part)] = _set(item, rest, new)
+        items[int(part)] = _set_value(item, rest, new)
         return replace(node, value=items)
     if node.value is None:
         node = Node({}, new.place, node.key or new.place)
     if not isinstance(node.value, dict):
-        raise _NoSuchPlaceError(f"there is no `{part}` to set: it would belong to {show(node.value)}")
+        raise _UnreachableError(f"`{part}` cannot be set inside {show(node.value)}")
     old = node.value.get(part)
     if part == "type" and not rest and old is not None and old.value != new.value:
-        node = _only_set(node) or replace(node, value={})
-    return node.with_child(part, _set(old or Node(None, new.place, new.place), rest, new))
+        node = _only_overrides(node) or replace(node, value={})
+    return node.with_child(part, _set_value(old or Node(None, new.place, new.place), rest, new))
 
 
-def _only_set(node: Node) -> Node | None:
-    """What earlier `--set` put into a tree; None if nothing of it."""
+def _only_overrides(node: Node) -> Node | None:
+    """The part of a tree that earlier `--set` options set; None if there is none."""
     if (node.place.source or "").startswith(SET):
         return node
     children = node.value.items() if isinstance(node.value, dict) else ()
-    kept = {key: child for key, old in children if (child := _only_set(old)) is not None}
+    kept = {key: child for key, old in children if (child := _only_overrides(old)) is not None}
     return replace(node, value=kept) if kept else None

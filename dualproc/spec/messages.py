@@ -1,4 +1,4 @@
-"""pydantic's errors as problems: placed in the file, in plain words, with what was expected."""
+"""Convert pydantic's errors to problems with a place in the file, a plain message and the expected value."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dualproc.wording import nearest
 from .document import At, KeyPath, Node, dotted, problem_at
 from .fields import NAME, NOT_BLANK, WORD
 from .mistakes import MAX_PROBLEMS, show
-from .template import SECTIONS, whole
+from .template import SECTIONS, sole_placeholder
 
 _LONGEST = 1000
-"""Characters of a message, a path, a hint: a spec may have keys of any length, which nobody wants to read again."""
+"""Maximum number of characters of a message, a path or a hint: keys and values of a spec may have any length."""
 
 _EXPECTED = {
     "bool_parsing": "true or false",
@@ -29,9 +29,9 @@ _EXPECTED = {
     "float_type": "a number",
     "greater_than": "a number above {gt}",
     "greater_than_equal": "a number of at least {ge}",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
+    "int_from_float": "an integer",
+    "int_parsing": "an integer",
+    "int_type": "an integer",
     "less_than": "a number below {lt}",
     "less_than_equal": "a number of at most {le}",
     "list_type": "a list",
@@ -39,25 +39,25 @@ _EXPECTED = {
     "mapping_type": "a mapping",
     "model_attributes_type": "a mapping",
     "model_type": "a mapping",
-    "string_too_long": "a text of at most {max_length} characters",
-    "string_too_short": "a text of at least {min_length} characters",
-    "string_type": "a text",
-    "string_unicode": "a text of Unicode characters",
+    "string_too_long": "a string of at most {max_length} characters",
+    "string_too_short": "a string of {min_length} or more characters",
+    "string_type": "a string",
+    "string_unicode": "a valid Unicode string",
     "too_long": "at most {max_length} items",
-    "too_short": "at least {min_length} items",
+    "too_short": "{min_length} or more items",
     "tuple_type": "a list",
 }
 _PATTERNS = {
     NAME: "a name of letters, digits, `_` and `-`",
     WORD: "a name of letters, digits and `_`",
-    NOT_BLANK: "a text that is not blank",
+    NOT_BLANK: "a string that is not blank",
 }
 _SECTIONS = ", ".join(map(dotted, SECTIONS))
 
 
 @dataclass
-class _Found:
-    """One error on its way to a problem; `expected` may grow when a union reports one error a member."""
+class _Draft:
+    """A problem being built. `expected` has one phrase for each member of a union that rejected the value."""
 
     path: KeyPath
     message: str
@@ -70,30 +70,28 @@ class _Found:
 def problems_from(
     error: ValidationError, model: type[BaseModel], document: Node, *, path: KeyPath = (), names: Collection[str] = ()
 ) -> list[Problem]:
-    """The problems of the value at `path` of a document, which is not a valid `model`.
+    """Convert the validation error of the value at `path`, which is not a valid `model`, to problems.
 
-    `names` are the names that variants define, to suggest for a misspelt placeholder.
+    `names` are the placeholder names that variants define; they are suggested for a misspelt placeholder.
     """
     part = document.nearest(path)[0]
-    unions: dict[KeyPath, _Found] = {}
-    all_found: list[_Found] = []
-    errors = [details for details in error.errors(include_url=False) if not _is_echo(details)]
+    unions: dict[KeyPath, _Draft] = {}
+    drafts: list[_Draft] = []
+    errors = [details for details in error.errors(include_url=False) if not _is_consequence(details)]
     for details in errors[: MAX_PROBLEMS + 1]:
-        found = _found(details, model, part, names)
-        first = unions.get(found.path)
-        if found.expected and first and first.expected:
-            first.expected += [phrase for phrase in found.expected if phrase not in first.expected]
+        draft = _draft(details, model, part, names)
+        first = unions.get(draft.path)
+        if draft.expected and first and first.expected:
+            first.expected += [phrase for phrase in draft.expected if phrase not in first.expected]
             continue
-        if found.expected:
-            unions[found.path] = found
-        all_found.append(found)
-    return [
-        problem_at(document, path + found.path, _message(found), hint=found.hint, at=found.at) for found in all_found
-    ]
+        if draft.expected:
+            unions[draft.path] = draft
+        drafts.append(draft)
+    return [problem_at(document, path + draft.path, _message(draft), hint=draft.hint, at=draft.at) for draft in drafts]
 
 
-def tidy(problems: Iterable[Problem]) -> tuple[Problem, ...]:
-    """Problems in the order of the files, each once, no more than MAX_PROBLEMS, none of them endless."""
+def for_report(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Problems in file order, without duplicates, shortened, and at most MAX_PROBLEMS plus a note."""
     unique = sorted(
         dict.fromkeys(map(_shortened, problems)),
         key=lambda p: (p.source is None, p.source or "", p.line or 0, p.column or 0),
@@ -107,7 +105,7 @@ def _shortened(problem: Problem) -> Problem:
     message, path, hint, text = (
         _short(part) if part else part for part in (problem.message, problem.path, problem.hint, problem.text)
     )
-    if text != problem.text and problem.column is not None:  # the mark below the line would point at nothing
+    if text != problem.text and problem.column is not None:  # the `^` below the shortened line would be misplaced
         text = None
     return replace(problem, message=message or "", path=path or "", hint=hint, text=text)
 
@@ -116,66 +114,67 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
 
 
-def _is_echo(details: Any) -> bool:
-    """pydantic does not count invalid items of a list, and then finds the list too short."""
+def _is_consequence(details: Any) -> bool:
+    """Whether a list is reported as too short only because pydantic does not count its invalid items."""
     return bool(details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"])
 
 
-def _message(found: _Found) -> str:
-    if found.expected is None:
-        return found.message
-    return f"expected {' or '.join(found.expected)}, found {show(found.value)}"
+def _message(draft: _Draft) -> str:
+    if draft.expected is None:
+        return draft.message
+    return f"expected {' or '.join(draft.expected)}, found {show(draft.value)}"
 
 
-def _found(details: Any, model: type[BaseModel], part: Node, names: Collection[str]) -> _Found:
+def _draft(details: Any, model: type[BaseModel], part: Node, names: Collection[str]) -> _Draft:
+    """One error of pydantic, in the words of a problem."""
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     location = tuple(details["loc"])
     path = _path(location, part, missing=kind == "missing")
     if kind == "mistake":
-        return _Found(path, context["message"], context["hint"])
+        return _Draft(path, context["message"], context["hint"])
     if kind == "extra_forbidden":
         hint = nearest(str(location[-1]), _keys(_model_at(model, location[:-1])))
-        return _Found(path, f"unknown key `{location[-1]}`", hint, at="key")
+        return _Draft(path, f"unknown key `{location[-1]}`", hint, at="key")
     if kind == "missing":
         if isinstance(location[-1], int):
-            return _Found(path, f"item {location[-1]} of the list is missing")
-        return _Found(path, f"`{location[-1]}` is missing", _description(_model_at(model, location[:-1]), location[-1]))
-    if isinstance(value, str) and (name := whole(value)) is not None:
+            return _Draft(path, f"item {location[-1]} of the list is missing (counted from 0)")
+        return _Draft(path, f"`{location[-1]}` is missing", _description(_model_at(model, location[:-1]), location[-1]))
+    if isinstance(value, str) and (name := sole_placeholder(value)) is not None:
         if name not in names:
-            return _Found(path, f"unknown placeholder {{{name}}}", nearest(name, sorted(names)))
-        return _Found(path, f"the placeholder {{{name}}} is not filled in here", f"variants fill {_SECTIONS}")
+            return _Draft(path, f"unknown placeholder {{{name}}}", nearest(name, sorted(names)))
+        return _Draft(path, f"the placeholder {{{name}}} is not allowed here", f"variants fill only {_SECTIONS}")
     at: At = "key" if location[-1:] == ("[key]",) else "value"
     phrase = _expected(kind, context, details["msg"])
     if phrase is None:
-        return _Found(path, str(context.get("error", details["msg"])), at=at)
-    return _Found(path, "", _hint(kind, value, context), at, [phrase], value)
+        return _Draft(path, str(context.get("error", details["msg"])), at=at)
+    return _Draft(path, "", _hint(kind, value, context), at, [phrase], value)
 
 
 def _expected(kind: str, context: Mapping[str, Any], message: str) -> str | None:
     if kind == "expected":
         return message
     if kind == "string_pattern_mismatch":
-        return _PATTERNS.get(context["pattern"], f"a text that matches {context['pattern']}")
+        return _PATTERNS.get(context["pattern"], f"a string that matches {context['pattern']}")
     template = _EXPECTED.get(kind)
     return template.format(**context) if template else None
 
 
 def _hint(kind: str, value: Any, context: Mapping[str, Any]) -> str | None:
-    """What to do about the usual slips."""
+    """How to fix common mistakes; None for others."""
     if isinstance(value, Mapping) and len(value) == 1 and list(value.values()) == [None]:
-        return f'a placeholder needs quotes: "{{{next(iter(value))}}}"'
+        return f'put the placeholder in quotes: "{{{next(iter(value))}}}"'
     if kind == "string_type" and isinstance(value, (bool, int, float)):
         return "put it in quotes"
     if kind in ("literal_error", "enum") and isinstance(value, str):
         choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         return nearest(value, choices) if len(choices) > 1 else None
     if kind == "model_type" and isinstance(value, str):
-        return f"perhaps {{type: {value}}}" if len(value) < 40 else None
+        return f"did you mean `{{type: {value}}}`?" if len(value) < 40 else None
     return None
 
 
 def _path(location: KeyPath, part: Node, *, missing: bool) -> KeyPath:
-    """A location of pydantic without the names of union members, which no key of the document has."""
+    """The document's path for a pydantic location: without the tags of union members, which are not keys."""
     path: KeyPath = ()
     for index, step in enumerate(location):
         child = part.child(step)
@@ -187,7 +186,7 @@ def _path(location: KeyPath, part: Node, *, missing: bool) -> KeyPath:
 
 
 def _model_at(model: type[BaseModel], location: KeyPath) -> type[BaseModel] | None:
-    """The model that validates the mapping at a location, as far as the annotations tell."""
+    """The model that validates the mapping at a location, as far as the annotations show; None if unknown."""
     here: type[BaseModel] | None = model
     for step in location:
         field = _by_key(here).get(str(step)) if here and isinstance(step, str) else None

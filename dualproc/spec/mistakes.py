@@ -1,4 +1,4 @@
-"""How the models say what is wrong: located errors that `messages` turns into problems."""
+"""Mistakes that the models report: located pydantic errors, which `messages` converts to problems."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from .document import MAX_DEPTH, KeyPath
 
 MAX_PROBLEMS = 100
-"""No more than this are shown at once; nobody need look for many more."""
+"""Maximum number of problems in one report."""
 _HUGE = 10**300
+"""Integers of this size and above are not printed: Python raises an error for those with more than 4,300 digits."""
 
 
 class Mistake(NamedTuple):
-    """One mistake inside a value: where, relative to the value, and what."""
+    """One mistake inside a value: its path relative to the value, a message, and a hint."""
 
     path: KeyPath
     message: str
     hint: str | None = None
 
 
-def refuse(mistakes: Sequence[Mistake], value: Any) -> None:
-    """Raise all mistakes of a value as one ValidationError, which pydantic passes on with its location.
+def raise_mistakes(mistakes: Sequence[Mistake], value: Any) -> None:
+    """Raise all mistakes of a value as one ValidationError; pydantic prepends the location of the value.
 
     Raises:
-        ValidationError: if there is any mistake.
+        ValidationError: there is at least one mistake.
     """
     if not mistakes:
         return
@@ -44,37 +45,37 @@ def refuse(mistakes: Sequence[Mistake], value: Any) -> None:
 
 
 def show(value: Any) -> str:
-    """A value in a few words, for messages: `the text 'abc'`, `0.5`, `a list of 3`."""
+    """Describe a value briefly for a message: `the string 'abc'`, `0.5`, `a list of 3`."""
     if isinstance(value, str):
-        return f"the text {value!r}" if len(value) <= 60 else f"the text {value[:60]!r}..."
+        return f"the string {value!r}" if len(value) <= 60 else f"the string {value[:60]!r}..."
     if value is None:
-        return "nothing (null)"
+        return "no value (null)"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}" if value else "an empty list"
-    if isinstance(value, int) and abs(value) >= _HUGE:  # Python refuses to write down those of 4,300 digits and more
-        return "a number of more than 300 digits"
+    if isinstance(value, int) and abs(value) >= _HUGE:
+        return "a number with more than 300 digits"
     return repr(value)[:60]
 
 
 def plain_data(data: Any) -> Any:
-    """A copy of `data` made of mappings, lists, texts, numbers, booleans and None only, so that YAML can hold it.
+    """A copy of `data` with only values that YAML can represent: dicts, lists, strings, numbers, booleans and None.
 
     Raises:
-        ValidationError: something in it is none of these, or a number that is not finite, or nested too deep.
+        ValidationError: a value has another type, is not finite or not valid Unicode, or is nested too deeply.
     """
     mistakes: list[Mistake] = []
     copy = _plain(data, (), mistakes)
-    refuse(mistakes, data)
+    raise_mistakes(mistakes, data)
     return copy
 
 
 def _plain(data: Any, path: KeyPath, mistakes: list[Mistake]) -> Any:
     if len(path) > MAX_DEPTH:
-        mistakes.append(Mistake(path, f"values are nested more than {MAX_DEPTH} deep"))
+        mistakes.append(Mistake(path, f"values are nested more than {MAX_DEPTH} levels deep"))
         return None
     if isinstance(data, Mapping):
         return {str(key): _plain(value, (*path, str(key)), mistakes) for key, value in data.items()}
@@ -86,7 +87,12 @@ def _plain(data: Any, path: KeyPath, mistakes: list[Mistake]) -> Any:
         return int(data)
     if isinstance(data, float) and math.isfinite(data):
         return float(data)
-    if isinstance(data, str) and data.encode("utf-8", "ignore").decode() == data:  # no half characters
+    if isinstance(data, str) and not _has_surrogates(data):
         return str(data)
-    mistakes.append(Mistake(path, f"expected a text or a finite number, found {show(data)}"))
+    mistakes.append(Mistake(path, f"expected a string or a finite number, found {show(data)}"))
     return None
+
+
+def _has_surrogates(text: str) -> bool:
+    """Whether a string contains half of a surrogate pair, which UTF-8 cannot encode."""
+    return any("\ud800" <= character <= "\udfff" for character in text)

@@ -1,4 +1,4 @@
-"""TaskSpec: a task, declared. What every key means is said here once; the reference and the JSON schema repeat it."""
+"""TaskSpec, the model of a spec. The field descriptions are the source of docs/spec.md and of the JSON schema."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dualproc.wording import nearest
 
 from .document import KeyPath, Scalar
 from .fields import Count, Name, NotNegative, Positive, Share, Shift, SpecModel, Text, Word
-from .mistakes import MAX_PROBLEMS, Mistake, plain_data, refuse, show
+from .mistakes import MAX_PROBLEMS, Mistake, plain_data, raise_mistakes, show
 from .prompts import Prompts, QuestionSpec, variant_names
 from .refs import (
     MAX_LISTED,
@@ -39,25 +39,25 @@ from .refs import (
     plugin_places,
     weighted,
 )
-from .template import leftover
+from .template import find_placeholders
 
 MAX_VARIANTS = 100
 
 
-def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
+def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
-        refuse([Mistake((), "the lower bound is above the upper one", "write [lowest, highest]")], bounds)
+        raise_mistakes([Mistake((), "the lower bound is above the upper bound", "write [lowest, highest]")], bounds)
     return bounds
 
 
-Range = Annotated[tuple[Shift, Shift], AfterValidator(_ordered)]
+Range = Annotated[tuple[Shift, Shift], AfterValidator(_check_order)]
 
 
 class Jitter(SpecModel):
-    """How far the visual prompt is shifted, drawn anew for every image of every step: [lowest, highest]."""
+    """Random shift of the visual prompt in training: [lowest, highest], drawn for every image of every step."""
 
-    x: Range = Field(default=(0.0, 0.0), description="Shift to the right, as a share of the image's width.")
-    y: Range = Field(default=(0.0, 0.0), description="Shift downwards, as a share of the image's height.")
+    x: Range = Field(default=(0.0, 0.0), description="Range of the shift to the right, as shares of the image's width.")
+    y: Range = Field(default=(0.0, 0.0), description="Range of the shift downwards, as shares of the image's height.")
 
 
 class VisualPromptSpec(SpecModel):
@@ -65,75 +65,99 @@ class VisualPromptSpec(SpecModel):
 
     blend: Literal["solid", "alpha"] = Field(
         default="solid",
-        description="`solid` covers the image where a layer draws; `alpha` lets it through by `opacity`.",
+        description="`solid`: the layers cover the image. `alpha`: the image shows through the layers, see `opacity`.",
     )
-    opacity: Share = Field(default=0.5, description="How much of an `alpha` visual prompt is seen, from 0 to 1.")
-    jitter: Jitter = Field(default=Jitter(), description="Random shifts; none by default.")
+    opacity: Share = Field(
+        default=0.5,
+        description="Opacity of the layers with `blend: alpha`: 0 is invisible, 1 covers the image.",
+    )
+    jitter: Jitter = Field(
+        default=Jitter(), description="Random shift of the whole visual prompt in training; none by default."
+    )
     layers: tuple[LayerRef, ...] = Field(
-        min_length=1, max_length=MAX_LISTED, description="What is drawn, from below to above."
+        min_length=1,
+        max_length=MAX_LISTED,
+        description="Plugins that draw the visual prompt, from bottom to top; 1 to 100.",
     )
 
 
 class Lora(SpecModel):
-    """The weights that learn. Their effective scale is strength * alpha / rank."""
+    """The LoRA that is trained. Its effective scale is strength * alpha / rank."""
 
-    rank: Annotated[int, Field(strict=True, ge=1, le=1024)] = Field(default=16, description="Rank of the LoRA.")
-    alpha: Positive = Field(default=8.0, description="PEFT's `lora_alpha`.")
+    rank: Annotated[int, Field(strict=True, ge=1, le=1024)] = Field(
+        default=16, description="Rank of the LoRA; its number of trained weights is proportional to it."
+    )
+    alpha: Positive = Field(default=8.0, description="PEFT's `lora_alpha`: scales the LoRA by alpha / rank.")
     strength: Positive = Field(
-        default=5.0, description="Adapter weight in training; folded into the weights that are saved."
+        default=5.0, description="Additional factor of the LoRA in training. The saved weights include the whole scale."
     )
     targets: Annotated[tuple[Text, ...], Field(min_length=1)] | None = Field(
         default=None,
-        description="Name endings of the layers that receive it, `*` standing for one part of a name; by default those "
-        "that the generator suggests.",
+        description="Name endings of the layers that receive the LoRA, such as `attn.to_q`; `*` stands for one part of "
+        "a name. Default: the layers that the generator suggests.",
     )
 
 
 class Watch(SpecModel):
-    """How a fit is watched while it goes on: by the referee, if the spec has one, and by the hack meter."""
+    """Monitoring during training: checks with the hack meter and, if the spec has one, with the referee."""
 
-    every: Count = Field(default=20, description="Steps from one look to the next.")
+    every: Count = Field(default=20, description="Training steps from one check to the next.")
     images: Count = Field(
         default=16,
-        validation_alias=AliasChoices("images", "pictures"),  # `pictures`: its name until 0.1.0
-        description="Images per check: training prompts, with seeds of their own.",
+        validation_alias=AliasChoices("images", "pictures"),  # `pictures` was its name until 0.1.0
+        description="Images per check: training prompts, with seeds that training does not use.",
     )
 
 
 class Stop(SpecModel):
-    """When to end early: the referee no longer sees an improvement."""
+    """Early stopping by the referee. The saved LoRA is the one of its best check, even if all steps are done."""
 
-    patience: Count = Field(default=2, description="How many looks without an improvement end the training.")
+    patience: Count = Field(
+        default=2, description="The training ends after this many checks in a row without an improvement."
+    )
     min_delta: NotNegative = Field(
-        default=0.005, description="The least rise of its P(answer) that counts as an improvement."
+        default=0.005,
+        description="Smallest rise of the referee's mean P(wanted answer) above its best check so far that counts as "
+        "an improvement.",
     )
 
 
 class Train(SpecModel):
-    """The optimiser, the LoRA, and when to stop."""
+    """How the LoRA is trained: optimiser, LoRA, monitoring, early stopping and checkpoints."""
 
-    steps: Count = Field(default=100, description="Optimiser steps.")
-    batch: Count = Field(default=4, description="Images a step, each from a seed of its own.")
+    steps: Count = Field(default=100, description="Number of training steps (optimiser steps).")
+    batch: Count = Field(
+        default=4, description="Images per training step, each with a random training prompt and a random seed."
+    )
     lr: Annotated[Positive, Field(le=1)] = Field(default=1e-4, description="Learning rate of AdamW.")
     weight_decay: Share = Field(default=0.0, description="Weight decay of AdamW.")
-    clip: Positive = Field(default=1.0, description="The gradient's norm is clipped to this.")
+    clip: Positive = Field(default=1.0, description="Maximum norm of the gradient; a longer gradient is scaled down.")
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = Field(
-        default=0, description="Decides every random draw."
+        default=0,
+        description="Seed of every random draw in training. The seeds of held-out images are the same in every run.",
     )
-    lora: Lora = Field(default=Lora(), description="The weights that learn.")
-    watch: Watch = Field(default=Watch(), description="Looks at the images while the LoRA is trained.")
-    stop: Stop | None = Field(default=None, description="Ends the training early when the referee sees no improvement.")
-    checkpoint_every: Count = Field(default=25, description="Steps from one checkpoint to the next.")
+    lora: Lora = Field(default=Lora(), description="Size, scale and layers of the LoRA.")
+    watch: Watch = Field(default=Watch(), description="Monitoring during training.")
+    stop: Stop | None = Field(default=None, description="Early stopping by the referee; none by default.")
+    checkpoint_every: Count = Field(
+        default=25,
+        description="Training steps from one checkpoint to the next; `--resume` continues from the last one.",
+    )
     max_skipped: Count = Field(
-        default=5, description="The run stops after this many steps in a row whose loss is not finite."
+        default=5,
+        description="The run ends with an error after this many skipped steps in a row. A step is skipped if its loss "
+        "or gradient is not finite.",
     )
 
 
 class EvaluationSpec(SpecModel):
-    """How many images are measured, in what portions."""
+    """The evaluation on held-out prompts: number of images, and batch size."""
 
-    seeds: Count = Field(default=11, description="Images for each held-out prompt.")
-    batch: Count = Field(default=16, description="Images generated and looked at in one go.")
+    seeds: Count = Field(default=11, description="Images per held-out prompt, each with a different seed.")
+    batch: Count = Field(
+        default=16,
+        description="Images generated and judged at a time, in the evaluation and in checks; fewer need less memory.",
+    )
 
 
 OneOrMoreQuestions = Annotated[
@@ -143,118 +167,135 @@ OneOrMoreQuestions = Annotated[
 ]
 
 
-def _variant_value(value: Any) -> Any:
+def _check_variant_value(value: Any) -> Any:
     value = plain_data(value)
     items = value if isinstance(value, list) else [value]
     if any(isinstance(item, (list, dict)) for item in items):
-        refuse([Mistake((), f"expected a single value or a list of them, found {show(value)}")], value)
+        raise_mistakes([Mistake((), f"expected a single value or a list of values, found {show(value)}")], value)
     return value
 
 
 VariantValue = Annotated[
-    Any, BeforeValidator(_variant_value), WithJsonSchema({"type": ["string", "number", "boolean", "null", "array"]})
+    Any,
+    BeforeValidator(_check_variant_value),
+    WithJsonSchema({"type": ["string", "number", "boolean", "null", "array"]}),
 ]
 
 
-def _no_truth(value: Any) -> Any:
-    if isinstance(value, bool):  # which Python takes for 1
-        refuse([Mistake((), f"expected 1, found {show(value)}")], value)
+def _reject_boolean(value: Any) -> Any:
+    if isinstance(value, bool):  # True == 1 in Python
+        raise_mistakes([Mistake((), f"expected 1, found {show(value)}")], value)
     return value
 
 
 class TaskSpec(SpecModel):
-    """A task: what is asked about which images, which answer is wanted, and how a generator learns to earn it."""
+    """A task: prompts, questions and their wanted answers, the models, and how the LoRA is trained and evaluated."""
 
-    schema_version: Annotated[Literal[1], BeforeValidator(_no_truth)] = Field(
-        default=1, description="Version of this format."
+    schema_version: Annotated[Literal[1], BeforeValidator(_reject_boolean)] = Field(
+        default=1, description="Version of the spec format."
     )
-    name: Name = Field(description="Letters, digits, `_` and `-`; names the run folder.")
-    description: str = Field(default="", max_length=2000, description="What the task trains, in a sentence or two.")
-    prompts: Prompts = Field(description="What the generator is told.")
+    name: Name = Field(description="Name of the task, of letters, digits, `_` and `-`; part of the run folder's name.")
+    description: str = Field(
+        default="", max_length=2000, description="What the task trains, in one or two sentences; shown in reports."
+    )
+    prompts: Prompts = Field(description="The generator's prompts for training and evaluation.")
     question: OneOrMoreQuestions = Field(
-        description="What the judge is asked about each image: one question or a list of them."
+        description="What the judge is asked about each image: one question, or a list of 1 to 100."
     )
     preserve: QuestionSpec | None = Field(
         default=None,
-        description="What must stay true of the images; asked of the referee in evaluation, never trained on.",
+        description="Question about what must stay true of the images, for example whether the subject is still "
+        "recognisable. The referee answers it in the evaluation only. None by default.",
     )
     reward: RewardRef = Field(
-        default=PluginRef(type="yes_no_gap"), description="Turns the answers' scores into the reward."
+        default=PluginRef(type="yes_no_gap"),
+        description="Turns the judge's answer scores into one number per image, which the training maximises.",
     )
-    visual_prompt: VisualPromptSpec | None = Field(default=None, description="The image instruction; none by default.")
+    visual_prompt: VisualPromptSpec | None = Field(
+        default=None, description="Image instruction laid over each image before the judge sees it; none by default."
+    )
     variants: Annotated[dict[Name, dict[Word, VariantValue]], Field(max_length=MAX_VARIANTS)] = Field(
-        default={}, description="Named sets of values; each value fills the `{placeholder}` of its name."
+        default={},
+        description="Named sets of values. Each value fills the `{placeholder}` of its name in `description`, "
+        "`prompts.template`, `question`, `preserve`, `reward`, `visual_prompt`, `scorers` and `anchor`.",
     )
     variant: Name | None = Field(
         default=None,
         validate_default=True,
-        description="The variant that this is. Chosen with `--variant`, and written down in a resolved spec.",
+        description="The chosen variant; required if there are variants. Set it with `--variant`.",
     )
-    generator: GeneratorRef = Field(default=PluginRef(type="tiny"), description="The image model that learns.")
+    generator: GeneratorRef = Field(default=PluginRef(type="tiny"), description="The image model that is trained.")
     judge: OneOrMoreJudges = Field(
         default=PluginRef(type="tiny"),
-        description="The frozen vision-language model that trains: one judge, or a list of them that train as one.",
+        description="The frozen vision-language model whose gradient trains the generator: one judge, or a list of 1 "
+        "to 10 that answer as one.",
     )
     referee: OneOrMoreJudges | None = Field(
         default=None,
-        description="A second judge that only watches; another family than the judge. One, or a list as in `judge`.",
+        description="A second judge that is never differentiated, best of another model family. It monitors training "
+        "and may end it early. One, or a list as in `judge`; none by default.",
     )
     scorers: tuple[ScorerRef, ...] = Field(
-        default=(), max_length=MAX_LISTED, description="Independent measurements of the images."
+        default=(),
+        max_length=MAX_LISTED,
+        description="Independent measurements of finished images, never part of the loss; none by default.",
     )
     anchor: OneOrMoreAnchors | None = Field(
-        default=None, description="What keeps the images near the base generator's: one anchor or a list of them."
+        default=None,
+        description="Keeps the generator near its base: one anchor, or a list of 1 to 10; none by default.",
     )
     train: Train = Field(default=Train(), description="How the LoRA is trained.")
-    evaluation: EvaluationSpec = Field(default=EvaluationSpec(), description="How the result is measured.")
+    evaluation: EvaluationSpec = Field(
+        default=EvaluationSpec(), description="How base and trained generator are evaluated on held-out prompts."
+    )
 
     @property
     def label(self) -> str:
-        """What people call it: `line_weight/thin`, or the name alone where there is no variant."""
+        """The display name: `line_weight/thin`, or only the name if no variant is chosen."""
         return f"{self.name}/{self.variant}" if self.variant else self.name
 
     @property
     def questions(self) -> tuple[QuestionSpec, ...]:
-        """The questions, also where there is only one."""
+        """The questions as a tuple, even if there is only one."""
         return (self.question,) if isinstance(self.question, QuestionSpec) else self.question
 
     @property
     def measured_questions(self) -> tuple[QuestionSpec, ...]:
-        """The questions about the task itself: without a trained repetition of `preserve`, which is measured apart."""
-        own = tuple(q for q in self.questions if self.preserve is None or q.template != self.preserve.template)
-        return own or self.questions
+        """The questions that measure the task: all except the `preserve` question, unless it is the only one."""
+        others = tuple(q for q in self.questions if self.preserve is None or q.template != self.preserve.template)
+        return others or self.questions
 
     @property
     def judges(self) -> tuple[tuple[float, PluginRef], ...]:
-        """The judges and their weights, also where there is only one."""
+        """The judges with their weights, as a tuple even if there is only one."""
         return weighted(self.judge)
 
     @property
     def referees(self) -> tuple[tuple[float, PluginRef], ...]:
-        """The referees and their weights, also where there is only one or none."""
+        """The referees with their weights, as a tuple even if there is one or none."""
         return weighted(self.referee)
 
     @property
     def anchors(self) -> tuple[AnchorRef, ...]:
-        """The anchors, also where there is only one or none."""
+        """The anchors, as a tuple even if there is one or none."""
         return self.anchor if isinstance(self.anchor, tuple) else (self.anchor,) if self.anchor else ()
 
     def plugins(self) -> tuple[PluginPlace, ...]:
-        """Every plugin that the spec names, and where."""
+        """Every plugin that the spec names, with its place."""
         return tuple(plugin_places(self.model_dump()))
 
-    # Checks across keys look back at the keys before them (`info.data` has those that are valid), one validator a
-    # key, so that a mistake in one key does not hide those of the others.
+    # A check across keys is a validator of the later key: `info.data` has the earlier keys that are valid. Each key has
+    # its own validator, so a mistake in one key does not hide the mistakes in others.
 
     @field_validator("description", "reward", "visual_prompt", "scorers", "anchor")
     @classmethod
-    def _filled(cls, value: Any, info: ValidationInfo) -> Any:
-        refuse(_unfilled(_data(value), info), value)
+    def _check_placeholders(cls, value: Any, info: ValidationInfo) -> Any:
+        raise_mistakes(_unfilled(_plain(value), info), value)
         return value
 
     @field_validator("question", "preserve")
     @classmethod
-    def _answerable(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_questions(cls, value: Any, info: ValidationInfo) -> Any:
         mistakes: list[Mistake] = []
         prompts = info.data.get("prompts")
         several = isinstance(value, tuple)
@@ -263,21 +304,25 @@ class TaskSpec(SpecModel):
             mistakes += _unfilled(question.model_dump(exclude={"template"}), info, path)
             if prompts:
                 names = variant_names(info)
-                mistakes += prompts.unknown(question.template, (*path, "template"), also=("prompt",), suggested=names)
+                mistakes += prompts.placeholder_mistakes(
+                    question.template, (*path, "template"), also=("prompt",), suggested=names
+                )
             if len(mistakes) > MAX_PROBLEMS:
                 break
         if several and len({len(question.candidates) for question in value}) > 1:
             counts = ", ".join(str(len(question.candidates)) for question in value)
-            mistakes.append(Mistake((), f"the questions have different numbers of candidates: {counts}"))
-        refuse(mistakes, value)
+            mistakes.append(Mistake((), f"all questions need the same number of candidates, found {counts}"))
+        raise_mistakes(mistakes, value)
         return value
 
     @field_validator("variants")
     @classmethod
-    def _alike(cls, variants: dict[str, dict[str, Scalar]], info: ValidationInfo) -> dict[str, dict[str, Scalar]]:
+    def _check_variants(
+        cls, variants: dict[str, dict[str, Scalar]], info: ValidationInfo
+    ) -> dict[str, dict[str, Scalar]]:
         names = {name for values in variants.values() for name in values}
         mistakes = [
-            Mistake((variant,), f"the variant has no value for `{name}`", "all variants set the same names")
+            Mistake((variant,), f"the variant has no value for `{name}`", "all variants must set the same names")
             for variant, values in variants.items()
             for name in sorted(names - set(values))
         ]
@@ -285,39 +330,46 @@ class TaskSpec(SpecModel):
         fields = {"prompt", *(prompts.fields if prompts else ["subject"])}
         for variant, values in variants.items():
             clashes = sorted(fields & set(values))
-            mistakes += [Mistake((variant, name), f"`{name}` is a field of the prompts already") for name in clashes]
-        refuse(mistakes, variants)
+            mistakes += [
+                Mistake((variant, name), f"`{name}` is already a field of the prompts", "choose another name")
+                for name in clashes
+            ]
+        raise_mistakes(mistakes, variants)
         return variants
 
     @field_validator("variant")
     @classmethod
-    def _chosen(cls, variant: str | None, info: ValidationInfo) -> str | None:
+    def _check_variant(cls, variant: str | None, info: ValidationInfo) -> str | None:
         variants = info.data.get("variants")
         if variants and variant is None:
-            refuse([Mistake((), "no variant is chosen", f"one of: {', '.join(variants)}")], variant)
+            raise_mistakes([Mistake((), "no variant is chosen", f"choose one of: {', '.join(variants)}")], variant)
         if variants is not None and variant is not None and variant not in variants:
-            refuse([Mistake((), f"unknown variant `{variant}`", nearest(variant, list(variants)))], variant)
+            raise_mistakes([Mistake((), f"unknown variant `{variant}`", nearest(variant, list(variants)))], variant)
         return variant
 
     @field_validator("train")
     @classmethod
-    def _stoppable(cls, train: Train, info: ValidationInfo) -> Train:
+    def _check_stop(cls, train: Train, info: ValidationInfo) -> Train:
         if train.stop is not None and "referee" in info.data and info.data["referee"] is None:
-            refuse([Mistake(("stop",), "to stop early, the spec needs a `referee`")], train)
+            raise_mistakes(
+                [Mistake(("stop",), "early stopping needs a referee", "add the key `referee`, or remove `train.stop`")],
+                train,
+            )
         return train
 
 
-def _data(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """Models inside a value as plain data."""
     if isinstance(value, BaseModel):
         return value.model_dump()
-    return [_data(item) for item in value] if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _unfilled(data: Any, info: ValidationInfo, path: KeyPath = ()) -> list[Mistake]:
-    """Placeholders that no variant has filled."""
+    """One mistake for each placeholder in plain data that no variant defines."""
     names = variant_names(info)
-    # one that only this variant lacks is reported where it is missing
-    unknown = ((place, name) for place, name in leftover(data, path) if name not in names)
+    # A name that only this variant does not set is reported at the variant itself.
+    unknown = ((place, name) for place, name in find_placeholders(data, path) if name not in names)
     return [
         Mistake(place, f"unknown placeholder {{{name}}}", nearest(name, sorted(names)))
         for place, name in islice(unknown, MAX_PROBLEMS + 1)

@@ -1,8 +1,8 @@
-"""The files that a spec names besides other specs: every plugin's parameter `path`.
+"""The files that plugins of a spec use: every plugin's parameter `path`.
 
-In a spec file such a path is relative to the file in which it stands, in `--set` and in a spec built in Python to the
-current folder. Loading turns it into one that can be opened from the current folder, so plugins just open it. It must
-not lead out of the folder that it is relative to: a stranger's spec reads nothing but what lies beside it.
+In a spec file, a path is relative to that file. In `--set` and in a spec built in Python, it is relative to the current
+folder. Loading converts it to a path that can be opened from the current folder, so plugins can open it directly. A
+path must not leave the folder that it is relative to, so that a third-party spec cannot read other files.
 """
 
 from __future__ import annotations
@@ -21,80 +21,85 @@ from .refs import plugin_places
 from .template import placeholders
 
 FILE = "path"
-"""The parameter, of any plugin, that names a file."""
+"""The name of the plugin parameter that holds a path."""
 
 
-def located(document: Node) -> tuple[Node, list[Problem]]:
-    """The document with paths that can be opened from the current folder, and what is wrong with those that cannot."""
+def resolve_paths(document: Node) -> tuple[Node, list[Problem]]:
+    """Make all paths relative to the current folder; return the document, and problems of unusable paths."""
     problems, openable = [], {}
-    for path, written in _paths(document.plain()):
+    for path, written in _file_params(document.plain()):
         node = document.nearest(path)[0]
         if placeholders(written):
-            continue  # a mistake of its own
+            continue  # reported as an unknown placeholder
         try:
-            file = _file(written, _folder(node.place.source))
-        except _RefusedError as refused:
-            message, hint = refused.args
+            file = _resolve(written, _base_folder(node.place.source))
+        except _PathError as error:
+            message, hint = error.args
             problems.append(problem_at(document, path, message, hint=hint))
         else:
             openable[path] = file.as_posix()
-    return _with(document, openable) if openable else document, problems
+    return _with_texts(document, openable) if openable else document, problems
 
 
 def named_files(spec: TaskSpec) -> tuple[str, ...]:
-    """The paths of all files that a spec's plugins are given, each once, as they can be opened now."""
-    return tuple(dict.fromkeys(file for _, file in _paths(spec.model_dump()) if pathlib.Path(file).is_file()))
+    """The paths of all existing files that the spec's plugins use, without duplicates."""
+    return tuple(dict.fromkeys(file for _, file in _file_params(spec.model_dump()) if pathlib.Path(file).is_file()))
 
 
 def with_files(spec: TaskSpec, names: Mapping[str, str]) -> TaskSpec:
-    """The spec with other paths for the files in `names`."""
+    """The spec with the paths in `names` (old path to new path) replaced."""
     if not names:
         return spec
     document = from_data(spec)
-    changes = {path: names.get(file, file) for path, file in _paths(document.plain())}
-    return TaskSpec.model_validate(_with(document, changes).plain())
+    changes = {path: names.get(file, file) for path, file in _file_params(document.plain())}
+    return TaskSpec.model_validate(_with_texts(document, changes).plain())
 
 
-class _RefusedError(Exception):
-    """A path that is not to be opened: message and hint."""
+class _PathError(Exception):
+    """A path cannot be used: message and hint."""
 
 
-def _paths(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Where plain data name files, and what they say there."""
+def _file_params(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """Every plugin parameter `path` in plain data: its place, and the path as written."""
     for place in plugin_places(data):
         if isinstance(file := place.params.get(FILE), str):
             yield (*split(place.path), FILE), file
 
 
-def _folder(source: str | None) -> pathlib.Path:
-    """What a path that was written in `source` is relative to."""
+def _base_folder(source: str | None) -> pathlib.Path:
+    """The folder that a path written in `source` is relative to."""
     return pathlib.Path() if source is None or source.startswith(SET) else pathlib.Path(source).parent
 
 
-def _file(written: str, folder: pathlib.Path) -> pathlib.Path:
+def _resolve(written: str, folder: pathlib.Path) -> pathlib.Path:
+    """The file at a path relative to `folder`.
+
+    Raises:
+        _PathError: the path is absolute, leaves the folder, or is not an existing file.
+    """
     where = "the current folder" if folder == pathlib.Path() else f"the folder {folder}"
     flavours = pathlib.PurePosixPath(written), pathlib.PureWindowsPath(written)
     if any(flavour.anchor or ".." in flavour.parts for flavour in flavours):
-        raise _RefusedError(f"{written!r} may lead anywhere", f"give a path relative to {where}, without `..`")
+        raise _PathError(f"{written!r} is not a relative path without `..`", f"write a path inside {where}")
     file = folder / written
     try:
         inside = file.resolve().is_relative_to(folder.resolve())
         exists = file.is_file()
     except (OSError, ValueError, RuntimeError):  # a null character; a loop of links
-        raise _RefusedError(f"{written!r} is not the name of a file", None) from None
+        raise _PathError(f"{written!r} is not a valid file name", None) from None
     if not inside:
-        raise _RefusedError(f"{written!r} leads out of {where}", "put the file itself there, not a link to it")
+        raise _PathError(f"{written!r} points outside {where}", "copy the file itself there instead of linking to it")
     if not exists:
-        raise _RefusedError(f"there is no file {file.as_posix()}", f"paths are relative to {where}")
+        raise _PathError(f"there is no file {file.as_posix()}", f"paths are relative to {where}")
     return file
 
 
-def _with(node: Node, texts: Mapping[KeyPath, str], path: KeyPath = ()) -> Node:
-    """The tree with other texts at some paths, whose parts are all written as text."""
+def _with_texts(node: Node, texts: Mapping[KeyPath, str], path: KeyPath = ()) -> Node:
+    """The tree with the texts at some paths replaced; list indices in these paths are strings."""
     if path in texts:
         return replace(node, value=texts[path])
     if isinstance(node.value, dict):
-        return replace(node, value={key: _with(child, texts, (*path, key)) for key, child in node.value.items()})
+        return replace(node, value={key: _with_texts(child, texts, (*path, key)) for key, child in node.value.items()})
     if isinstance(node.value, list):
-        return replace(node, value=[_with(child, texts, (*path, str(i))) for i, child in enumerate(node.value)])
+        return replace(node, value=[_with_texts(child, texts, (*path, str(i))) for i, child in enumerate(node.value)])
     return node

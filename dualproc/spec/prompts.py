@@ -1,4 +1,4 @@
-"""Prompts and questions: what the generator is told and what the judge is asked."""
+"""Prompts for the generator, and questions for the judge."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing_extensions import Self
 
 from dualproc.errors import Problem, SpecError
 from dualproc.types import Prompt, Question
-from dualproc.wording import nearest
+from dualproc.wording import listed, nearest
 
 from .document import KeyPath
 from .fields import SpecModel, Text, Word
-from .mistakes import MAX_PROBLEMS, Mistake, refuse
+from .mistakes import MAX_PROBLEMS, Mistake, raise_mistakes
 from .template import fill_text, placeholders
 
 
@@ -25,58 +25,64 @@ def _entry_tag(value: Any) -> str | None:
 Entry = Annotated[
     Annotated[Text, Tag("<text>")] | Annotated[dict[Word, Text], Tag("<fields>")],
     Discriminator(
-        _entry_tag, custom_error_type="expected", custom_error_message="a text or a mapping of the template's fields"
+        _entry_tag, custom_error_type="expected", custom_error_message="a string or a mapping of the template's fields"
     ),
 ]
 
 
 def _fields(entry: str | Mapping[str, str]) -> dict[str, str]:
+    """The fields of an entry by name; a string is the field `subject`."""
     return {"subject": entry} if isinstance(entry, str) else dict(entry)
 
 
-def _no_repetition(entries: tuple[str | dict[str, str], ...]) -> tuple[str | dict[str, str], ...]:
+def _check_entries(entries: tuple[str | dict[str, str], ...]) -> tuple[str | dict[str, str], ...]:
     mistakes, seen = [], set()
     for index, entry in enumerate(entries):
         key = frozenset(_fields(entry).items())
         if key in seen:
-            mistakes.append(Mistake((index,), "this prompt stands in the list twice"))
+            mistakes.append(Mistake((index,), "this prompt is in the list twice"))
         if "prompt" in _fields(entry):
             mistakes.append(
-                Mistake((index, "prompt"), "`prompt` is the filled template's own name", "rename the field")
+                Mistake((index, "prompt"), "the name `prompt` is reserved for the filled template", "rename the field")
             )
         seen.add(key)
-    refuse(mistakes, entries)
+    raise_mistakes(mistakes, entries)
     return entries
 
 
-Entries = Annotated[tuple[Entry, ...], Field(min_length=1, max_length=10_000), AfterValidator(_no_repetition)]
+Entries = Annotated[tuple[Entry, ...], Field(min_length=1, max_length=10_000), AfterValidator(_check_entries)]
 
 
 class Prompts(SpecModel):
-    """What the generator is told: a template, and what fills it in training and in evaluation."""
+    """The generator's prompts: a template, and the entries that fill it for training and for evaluation."""
 
     template: Text = Field(
-        default="{subject}", description="The prompt; each `{field}` is filled from the entries of `train` and `eval`."
+        default="{subject}",
+        description="Template of every prompt; each `{field}` is replaced with the entry's value of that name.",
     )
     train: Entries = Field(
-        description="What is trained on. A text fills `{subject}`; a mapping fills the fields that it names, which "
-        "questions may use too."
+        description="Training prompts, 1 to 10,000. A string fills `{subject}`; a mapping fills the fields that it "
+        "names. Questions may use these fields, too."
     )
-    eval: Entries = Field(description="What is measured on, written like `train`; never trained on.")
+    eval: Entries = Field(
+        description="Held-out prompts for the evaluation, written like `train`; never used in training."
+    )
 
     @model_validator(mode="after")
-    def _consistent(self, info: ValidationInfo) -> Self:
-        mistakes = self.unknown(self.template, ("template",), suggested=variant_names(info))
+    def _check_prompts(self, info: ValidationInfo) -> Self:
+        mistakes = self.placeholder_mistakes(self.template, ("template",), suggested=variant_names(info))
         if not mistakes:
-            trained = {prompt.text for prompt in self.train_prompts()}
+            training = {prompt.text for prompt in self.train_prompts()}
             mistakes = [
                 Mistake(
-                    ("eval", index), f"{prompt.text!r} is a training prompt too", "evaluate on prompts never trained on"
+                    ("eval", index),
+                    f"{prompt.text!r} is also a training prompt",
+                    "evaluate on prompts that are not in `train`",
                 )
                 for index, prompt in enumerate(self.eval_prompts())
-                if prompt.text in trained
+                if prompt.text in training
             ]
-        refuse(mistakes, self)
+        raise_mistakes(mistakes, self)
         return self
 
     @property
@@ -85,20 +91,20 @@ class Prompts(SpecModel):
         return frozenset(field for entry in (*self.train, *self.eval) for field in _fields(entry))
 
     def train_prompts(self) -> list[Prompt]:
-        """The prompts to train on; their fields include `prompt`, the text itself."""
+        """The training prompts; their fields include `prompt`, the text itself."""
         return [self._prompt(entry) for entry in self.train]
 
     def eval_prompts(self) -> list[Prompt]:
-        """The prompts to measure on; their fields include `prompt`, the text itself."""
+        """The held-out prompts; their fields include `prompt`, the text itself."""
         return [self._prompt(entry) for entry in self.eval]
 
-    def unknown(
+    def placeholder_mistakes(
         self, template: str, path: KeyPath, *, also: Collection[str] = (), suggested: Collection[str] = ()
     ) -> list[Mistake]:
-        """One mistake, placed at `path`, for each placeholder of a template that not every entry can fill.
+        """One mistake at `path` for each placeholder of a template that not every entry can fill.
 
-        `also` are fields that every entry has besides its own; `suggested` are names that other text may use: they
-        are passed over here and offered as corrections.
+        `also` are additional fields that every entry has. `suggested` are names that something else fills later: they
+        are not mistakes, and they are suggested as corrections.
         """
         entries = {f"train.{i}": _fields(entry) for i, entry in enumerate(self.train)}
         entries |= {f"eval.{i}": _fields(entry) for i, entry in enumerate(self.eval)}
@@ -109,8 +115,8 @@ class Prompts(SpecModel):
                 break
             lacking = [place for place, fields in entries.items() if name not in fields and name not in also]
             if name in known and lacking:
-                where = ", ".join(lacking[:3]) + (" and others" if len(lacking) > 3 else "")
-                mistakes.append(Mistake(path, f"not every prompt has the field `{name}`", f"missing in {where}"))
+                hint = f"missing in {listed(lacking)}"
+                mistakes.append(Mistake(path, f"not every prompt has the field `{name}`", hint))
             elif lacking and name not in suggested:
                 hint = nearest(name, sorted({*known, *suggested}))
                 mistakes.append(Mistake(path, f"unknown placeholder {{{name}}}", hint))
@@ -123,28 +129,33 @@ class Prompts(SpecModel):
 
 
 def variant_names(info: ValidationInfo) -> frozenset[str]:
-    """The names that the spec's variants define, where a spec is being loaded."""
+    """The placeholder names that the spec's variants define; empty unless a spec is being loaded."""
     return frozenset((info.context or {}).get("variant_names", ()))
 
 
 class QuestionSpec(SpecModel):
-    """A question about an image, and the answers that are compared."""
+    """A question about an image, its candidate answers, and which of them is wanted."""
 
-    template: Text = Field(description="The question; it may use the prompt's fields and `{prompt}`.")
-    suffix: str = Field(
-        default="Answer with Yes or No.", max_length=2000, description="Put after the question and a space."
+    template: Text = Field(
+        description="Text of the question. It may use the fields of the prompt, such as `{subject}`, and the whole "
+        "prompt, `{prompt}`."
     )
-    answer: Text = Field(default="Yes", description="The wanted answer.")
+    suffix: str = Field(
+        default="Answer with Yes or No.",
+        max_length=2000,
+        description="Added after the question and a space; may be empty.",
+    )
+    answer: Text = Field(default="Yes", description="The wanted answer; one of `candidates`.")
     candidates: tuple[Text, ...] = Field(
         default_factory=tuple,
         min_length=1,
         validate_default=True,
-        description="All answers that are compared; by default Yes and No, or only the wanted one if it is neither.",
+        description="The answers that are compared. Default: Yes and No; if `answer` is neither, only `answer`.",
     )
 
     @field_validator("candidates", mode="before")
     @classmethod
-    def _default(cls, candidates: Any, info: ValidationInfo) -> Any:
+    def _default_candidates(cls, candidates: Any, info: ValidationInfo) -> Any:
         if candidates is None or candidates == ():
             answer = info.data.get("answer", "Yes")
             return ("Yes", "No") if answer in ("Yes", "No") else (answer,)
@@ -152,14 +163,14 @@ class QuestionSpec(SpecModel):
 
     @field_validator("candidates")
     @classmethod
-    def _comparable(cls, candidates: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _check_candidates(cls, candidates: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         mistakes = []
         answer = info.data.get("answer")
         if answer is not None and answer not in candidates:
-            mistakes.append(Mistake((), f"the wanted answer {answer!r} is not among the candidates"))
+            mistakes.append(Mistake((), f"the wanted answer {answer!r} is not one of the candidates"))
         if len(set(candidates)) < len(candidates):
-            mistakes.append(Mistake((), "a candidate stands here twice"))
-        refuse(mistakes, candidates)
+            mistakes.append(Mistake((), "a candidate is in the list twice"))
+        raise_mistakes(mistakes, candidates)
         return candidates
 
     def for_prompt(self, prompt: Prompt) -> Question:

@@ -1,4 +1,4 @@
-"""Naming a plugin in a spec: its `type`, and its parameters beside it."""
+"""References to plugins in a spec: the plugin's name as `type`, and its parameters as further keys."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from .mistakes import plain_data
 
 
 class PluginRef(SpecModel):
-    """A plugin by name. All keys but `type` are parameters, checked later against the plugin's own `Params`.
+    """A plugin by name. All keys except `type` are parameters, which the plugin's own `Params` checks later.
 
     In Python: `PluginRef(type="line", width=0.02)`, or `PluginRef.model_validate({"type": "line", "from": [0, 0]})`.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    type: Text = Field(description="The plugin's name (`dp plugins` lists them), or `distribution/name`.")
+    type: Text = Field(
+        description="Name of the plugin (see `dp plugins`), or `distribution/name` if several distributions have it."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -30,36 +32,37 @@ class PluginRef(SpecModel):
 
     @property
     def params(self) -> dict[str, Any]:
-        """The plugin's parameters: mappings, lists, texts, numbers, booleans and None."""
+        """The plugin's parameters: dicts, lists, strings, numbers, booleans and None."""
         return dict(self.model_extra or {})
 
 
 class AnchorRef(PluginRef):
-    """An anchor by name, and how much its penalty counts."""
+    """An anchor by name, with the weight of its penalty."""
 
-    weight: NotNegative = Field(default=1.0, description="Factor of the penalty in the loss.")
+    weight: NotNegative = Field(default=1.0, description="Factor of the penalty in the loss; 0 turns the anchor off.")
 
 
 class MemberRef(PluginRef):
-    """One of several judges that are asked as one, by name, and how much its word counts."""
+    """One member of an ensemble of judges, by name, with its weight."""
 
     weight: Annotated[Positive, Field(le=1000)] = Field(
-        default=1.0, description="How much this judge's word counts, compared with the others'."
+        default=1.0,
+        description="Weight of this judge's probabilities in the ensemble's mean, relative to the other members'.",
     )
 
 
 def weighted(named: PluginRef | tuple[MemberRef, ...] | None) -> tuple[tuple[float, PluginRef], ...]:
-    """The judges that a spec names in one place, with their weights; a single one has the weight 1."""
+    """The judges in one place of a spec, each with its weight; a single judge has the weight 1."""
     if isinstance(named, tuple):
         return tuple((member.weight, member) for member in named)
     return ((1.0, named),) if named else ()
 
 
 class PluginPlace(NamedTuple):
-    """One place of a spec that names a plugin."""
+    """One reference to a plugin in a spec."""
 
     path: str
-    """Dotted, such as `visual_prompt.layers.0`."""
+    """Dotted path, such as `visual_prompt.layers.0`."""
     kind: str
     """One of `dualproc.protocols.KINDS`."""
     type: str
@@ -67,7 +70,7 @@ class PluginPlace(NamedTuple):
 
 
 MAX_LISTED = 100
-"""Layers, scorers; more than that in a list are not looked at, for they are a mistake in any case."""
+"""Maximum number of layers, and of scorers; later items are ignored, because the spec is invalid anyway."""
 
 _PLACES: tuple[tuple[KeyPath, str, type[PluginRef]], ...] = (
     (("reward",), "rewards", PluginRef),
@@ -84,7 +87,7 @@ _PLACES: tuple[tuple[KeyPath, str, type[PluginRef]], ...] = (
 
 
 def plugin_places(data: Mapping[str, Any]) -> Iterator[PluginPlace]:
-    """Every plugin that a spec's plain data name; what is no mapping with a `type` is passed over."""
+    """Every plugin named in a spec's plain data; values that are not a mapping with a `type` are skipped."""
     for pattern, kind, model in _PLACES:
         for path, ref in _matches(data, pattern, ()):
             if isinstance(ref, Mapping) and isinstance(ref.get("type"), str):
@@ -93,6 +96,7 @@ def plugin_places(data: Mapping[str, Any]) -> Iterator[PluginPlace]:
 
 
 def _matches(data: Any, pattern: KeyPath, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
+    """The values that a path pattern matches, with their paths; `*` matches every item of a list."""
     if not pattern:
         yield path, data
     elif pattern[0] == "*":
@@ -103,11 +107,11 @@ def _matches(data: Any, pattern: KeyPath, path: KeyPath) -> Iterator[tuple[KeyPa
 
 
 def one_or_list(value: Any) -> str:
-    """The tag of the union member for a value that is one thing or a list of them."""
+    """The tag of the union member for a value: `<list>` for a list, `<one>` for anything else."""
     return "<list>" if isinstance(value, (list, tuple)) else "<one>"
 
 
-# The markers that `schema.json_schema` replaces by the installed plugins of a kind.
+# `schema.json_schema` replaces these markers with the installed plugins of each kind.
 RewardRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "rewards"})]
 LayerRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "visual_prompts"})]
 GeneratorRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "generators"})]

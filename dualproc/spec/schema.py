@@ -1,4 +1,4 @@
-"""The JSON schema of a spec file, for editors that complete and check while one writes."""
+"""The JSON schema of a spec file, for completion and validation in editors."""
 
 from __future__ import annotations
 
@@ -15,36 +15,43 @@ Schema = dict[str, Any]
 
 _PLACES: dict[str, tuple[str, type[PluginRef]]] = {kind: (kind, PluginRef) for kind in KINDS}
 _PLACES |= {"anchors": ("anchors", AnchorRef), "members": ("judges", MemberRef)}
-"""For each marker `x-plugin`: which kind of plugin stands there, and the keys beside its parameters."""
+"""For each `x-plugin` marker: the kind of plugin, and the model with the keys besides the plugin's parameters."""
 _FILLED_KINDS = ("rewards", "visual_prompts", "anchors", "scorers")
 _FILLED_MODELS = ("Jitter", "QuestionSpec", "VisualPromptSpec")
-"""The parts of a spec whose values a `{placeholder}` may stand for."""
+"""The kinds of plugins and the models whose values may be written as a `{placeholder}`."""
 
 
 def json_schema(params: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Schema:
-    """The schema (draft 2020-12) of a spec file.
+    """The JSON schema (draft 2020-12) of a spec file.
 
-    `params` has, for each kind of `dualproc.protocols.KINDS` and each plugin name, the JSON schema of the plugin's
-    `Params`. A file that `extends` another may leave out what the other has.
+    `params` maps each kind of `dualproc.protocols.KINDS` and each plugin name to the JSON schema of the plugin's
+    `Params`. In a file that `extends` another, no key is required.
     """
     schema = TaskSpec.model_json_schema()
     required = _required(schema, schema["$defs"])
     schema = _without_required(schema)
     definitions = schema["$defs"]
-    definitions.update({name: _fillable(definitions[name]) for name in _FILLED_MODELS})
+    definitions.update({name: _with_placeholders(definitions[name]) for name in _FILLED_MODELS})
     for marker, (kind, _) in _PLACES.items():
         plugins = params.get(kind, {})
         definitions[marker] = _choice(marker, list(plugins))
         definitions.update({f"{marker}.{name}": _plugin(marker, name, plugin) for name, plugin in plugins.items()})
     pattern = WORD.replace("^", r"^\{").replace("$", r"\}$")
-    definitions["Placeholder"] = {"type": "string", "pattern": pattern, "description": "Filled by the variant's value."}
-    schema["properties"]["extends"] = {"type": "string", "description": "A spec in this folder or below to build on."}
+    definitions["Placeholder"] = {
+        "type": "string",
+        "pattern": pattern,
+        "description": "Replaced with the variant's value of this name.",
+    }
+    schema["properties"]["extends"] = {
+        "type": "string",
+        "description": "Path of the spec to build on, relative to this file; in the same folder or below.",
+    }
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return {**dialect, **_linked(schema), "if": {"required": ["extends"]}, "else": required}
 
 
 def _choice(kind: str, names: Sequence[str]) -> Schema:
-    """A mapping whose `type` decides which plugin's schema holds; `distribution/name` may name any."""
+    """A mapping whose `type` selects the plugin's schema; any name of the form `distribution/name` is allowed."""
     properties = _own_keys(kind)
     if names:
         properties["type"] = {**properties["type"], "anyOf": [{"enum": list(names)}, {"pattern": "/"}]}
@@ -56,16 +63,16 @@ def _choice(kind: str, names: Sequence[str]) -> Schema:
 
 
 def _plugin(kind: str, name: str, params: Mapping[str, Any]) -> Schema:
-    """A plugin's parameters, with the keys that a spec has beside them."""
+    """A plugin's parameters, together with the spec's own keys such as `type`."""
     schema = _relinked(dict(params), _link(kind, name))
-    schema = _fillable(schema) if kind in _FILLED_KINDS else schema
+    schema = _with_placeholders(schema) if kind in _FILLED_KINDS else schema
     return {**schema, "properties": {**_own_keys(kind), **schema.get("properties", {})}}
 
 
 def _own_keys(kind: str) -> Schema:
-    """What a place of this kind takes besides the plugin's parameters."""
+    """The spec's own keys in a reference to a plugin: `type`, and for some kinds `weight`."""
     schema = _PLACES[kind][1].model_json_schema()
-    return dict((_fillable(schema) if kind in _FILLED_KINDS else schema)["properties"])
+    return dict((_with_placeholders(schema) if kind in _FILLED_KINDS else schema)["properties"])
 
 
 def _link(kind: str, name: str) -> str:
@@ -73,7 +80,7 @@ def _link(kind: str, name: str) -> str:
 
 
 def _relinked(schema: Schema, home: str) -> Schema:
-    """A schema whose own definitions have moved, with it, to `home`."""
+    """The schema with its internal links adjusted to its new place, `home`."""
     schema = _each_part(schema, lambda part: _relinked(part, home))
     if "$ref" in schema:
         schema["$ref"] = home + schema["$ref"].removeprefix("#")
@@ -81,16 +88,16 @@ def _relinked(schema: Schema, home: str) -> Schema:
 
 
 def _linked(schema: Schema) -> Schema:
-    """A schema whose markers `x-plugin: kind` are links to the kind's schema."""
+    """The schema with every marker `x-plugin: kind` replaced with a link to the kind's schema."""
     schema = _each_part(schema, _linked)
     if "x-plugin" in schema:
         schema["$ref"] = f"#/$defs/{schema.pop('x-plugin')}"
     return schema
 
 
-def _fillable(schema: Schema) -> Schema:
-    """A schema that takes a placeholder wherever it takes a value."""
-    schema = _each_part(schema, _fillable)
+def _with_placeholders(schema: Schema) -> Schema:
+    """The schema, also accepting a placeholder in place of every value."""
+    schema = _each_part(schema, _with_placeholders)
     if "properties" in schema:
         schema["properties"] = {key: _or_placeholder(part) for key, part in schema["properties"].items()}
     if isinstance(schema.get("items"), dict):
@@ -112,13 +119,13 @@ def _without_required(schema: Schema) -> Schema:
 
 
 def _required(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    """Only what a schema requires, links followed: a schema of its own, for files that build on no other."""
+    """A schema with only the required keys, links resolved; it applies to files without `extends`."""
     if "$ref" in schema:
         return _required(definitions[schema["$ref"].removeprefix("#/$defs/")], definitions)
     result: Schema = {"required": schema["required"]} if "required" in schema else {}
     if "x-plugin" in schema:
         result = {"required": ["type"]}
-    for member in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):  # an object or a list or nothing: no overlap
+    for member in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):  # an object, a list or null: no overlap
         result |= _required(member, definitions)
     properties = {key: _required(part, definitions) for key, part in schema.get("properties", {}).items()}
     if properties := {key: part for key, part in properties.items() if part}:

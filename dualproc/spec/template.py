@@ -1,6 +1,6 @@
-"""`{name}` placeholders: filled by the values of a variant when a spec is loaded, by the fields of a prompt later.
+"""`{name}` placeholders: a variant fills them when a spec is loaded, the fields of a prompt fill the rest later.
 
-Only `{` + letters, digits, _ + `}` is a placeholder; all other braces are text.
+Only a name of letters, digits and `_` in braces is a placeholder; all other braces are plain text.
 """
 
 from __future__ import annotations
@@ -16,50 +16,50 @@ from .document import KeyPath, Node, problem_at
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 MAX_FILLED = 1_000_000
-"""Most characters and list items that a variant may put into a spec."""
+"""Maximum number of characters that a variant may add to a spec."""
 
 SECTIONS: tuple[KeyPath, ...] = (
     ("description",), ("prompts", "template"), ("question",), ("preserve",), ("reward",), ("visual_prompt",),
     ("anchor",), ("scorers",),
 )  # fmt: skip
-"""Where a variant's values are filled in."""
+"""The parts of a spec in which a variant's values are filled in."""
 
 
 def placeholders(text: str) -> list[str]:
-    """The names of a text's placeholders, in order, without repetition."""
+    """The names of the placeholders in a text, in order, without duplicates."""
     return list(dict.fromkeys(_PLACEHOLDER.findall(text)))
 
 
-def whole(text: str) -> str | None:
-    """The name, if the text is one placeholder and nothing else."""
+def sole_placeholder(text: str) -> str | None:
+    """The placeholder's name if the text is exactly one placeholder; otherwise None."""
     match = _PLACEHOLDER.fullmatch(text)
     return match.group(1) if match else None
 
 
-def leftover(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Every placeholder in plain data, with the path of its text."""
+def find_placeholders(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Every placeholder in plain data: the path of the text that contains it, and its name."""
     if isinstance(data, str):
         yield from ((path, name) for name in placeholders(data))
     elif isinstance(data, Mapping):
         for key, value in data.items():
-            yield from leftover(value, (*path, key))
+            yield from find_placeholders(value, (*path, key))
     elif isinstance(data, (list, tuple)):
         for index, value in enumerate(data):
-            yield from leftover(value, (*path, index))
+            yield from find_placeholders(value, (*path, index))
 
 
 def fill_text(text: str, values: Mapping[str, Any]) -> str:
-    """The text with every placeholder that `values` knows filled in; the others stay."""
+    """Fill in every placeholder that has a value in `values`; the others stay unchanged."""
     return _PLACEHOLDER.sub(lambda match: _words(values[match[1]]) if match[1] in values else match[0], text)
 
 
 def fill(document: Node, values: Mapping[str, Node]) -> Node:
-    """The document with a variant's values filled into its SECTIONS.
+    """Fill a variant's values into the SECTIONS of a document.
 
-    A text that is nothing but a placeholder becomes the value itself, with the value's place.
+    A text that is exactly one placeholder becomes the value itself, with its type and place.
 
     Raises:
-        SpecError: more than MAX_FILLED characters would be put in.
+        SpecError: the values would add more than MAX_FILLED characters.
     """
     filler = _Filler(values)
     for section in SECTIONS:
@@ -68,11 +68,13 @@ def fill(document: Node, values: Mapping[str, Node]) -> Node:
 
 
 class _Filler:
+    """Fills one variant's values into a document and counts the characters that they add."""
+
     def __init__(self, values: Mapping[str, Node]) -> None:
         self.values = values
         self.plain = {name: value.plain() for name, value in values.items()}
         self.sizes = {name: len(repr(value)) for name, value in self.plain.items()}
-        self.room = MAX_FILLED
+        self.remaining = MAX_FILLED
 
     def section(self, node: Node, path: KeyPath) -> Node:
         if not path:
@@ -90,17 +92,18 @@ class _Filler:
         if not isinstance(node.value, str) or "{" not in node.value:
             return node
         self.count(node)
-        value = self.values.get(whole(node.value) or "")
+        value = self.values.get(sole_placeholder(node.value) or "")
         return replace(value, key=node.key) if value else replace(node, value=fill_text(node.value, self.plain))
 
     def count(self, node: Node) -> None:
         assert isinstance(node.value, str)
-        self.room -= sum(self.sizes.get(name, 0) for name in _PLACEHOLDER.findall(node.value))
-        if self.room < 0:
-            raise SpecError([problem_at(node, (), f"the variant would put more than {MAX_FILLED} characters in")])
+        self.remaining -= sum(self.sizes.get(name, 0) for name in _PLACEHOLDER.findall(node.value))
+        if self.remaining < 0:
+            raise SpecError([problem_at(node, (), f"the variant's values would add more than {MAX_FILLED} characters")])
 
 
 def _words(value: Any) -> str:
+    """A value inside a longer text: `0.5`, `true`, `red, blue`."""
     if isinstance(value, (list, tuple)):
         return ", ".join(_words(item) for item in value)
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""A TaskSpec as YAML that people can read and `read_spec` reads back as the same TaskSpec."""
+"""Write a TaskSpec as readable YAML, which `read_spec` reads back as the same TaskSpec."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .models import TaskSpec
 from .reading import scalar
 
 _OLD_LINE_BREAKS = "\x85\u2028\u2029"
-"""Line breaks of YAML 1.1: PyYAML writes them bare unless told to escape, and reads a space."""
+"""Line breaks of YAML 1.1: PyYAML writes them unescaped by default, and then reads them as a space."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Block style, lists of numbers on one line, no anchors; what YAML 1.1 or 1.2 could misread is quoted."""
+    """Block style, lists of numbers on one line, no anchors; quotes strings that YAML 1.1 or 1.2 could misread."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -35,8 +35,8 @@ _Dumper.add_representer(tuple, _Dumper._list)
 
 
 def to_yaml(spec: TaskSpec) -> str:
-    """Every value of a spec, defaults included, in the order of the reference.
+    """Write every value of a spec as YAML, including defaults, in the order of the reference.
 
-    A spec that is one variant of several keeps them all and says in `variant` which it is.
+    If a variant is chosen, all variants are kept, and `variant` names the chosen one.
     """
     return yaml.dump(spec.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31)
