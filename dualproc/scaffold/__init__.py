@@ -1,4 +1,4 @@
-"""A new plugin package: a folder with one small, working, tested plugin of each kind that is wanted."""
+"""Create a plugin package: a folder with a small, working, tested plugin of each requested kind."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ USES: Mapping[str, str] = {
 """How a spec names a plugin of each kind."""
 
 LONGEST = 32
-"""Characters of a package's name: with more, lines of code that hold it would be longer than 120."""
+"""The most characters of a package name; with more, lines of the templates would exceed 120 characters."""
 
 
 @dataclass(frozen=True)
 class NewPackage:
-    """A package that was written."""
+    """A package that has been written."""
 
     folder: Path
     plugins: tuple[str, ...]
-    """`kind/name` of each plugin, as `dp plugins show` takes it."""
+    """`kind/name` of each plugin, the argument of `dp plugins show`."""
     files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class _Names:
-    """What a package called `dualproc-soft-light` and its plugins are called."""
+    """The names of a package `dualproc-soft-light` and its plugins."""
 
     distribution: str
     """`dualproc-soft-light`"""
     module: str
     """`dualproc_soft_light`"""
     plugin: str
-    """`soft_light`, of whatever kind"""
+    """`soft_light`, the same for all kinds"""
 
     def cls(self, kind: str) -> str:
         """`SoftLightScorer`."""
@@ -57,15 +57,15 @@ class _Names:
 
 
 def new_package(name: str, kinds: Sequence[str] = ("scorers",), *, out: Path | None = None) -> NewPackage:
-    """Write a package with a plugin of each kind, called after the package.
+    """Write a package with a plugin of each kind; the plugins are named after the package.
 
     Args:
-        name: of the distribution, such as `dualproc-redness`.
-        kinds: of `dualproc.protocols.KINDS`, or their singular: `scorer`.
-        out: the package's folder, which must be empty or not there; by default called as the package.
+        name: the name of the distribution, such as `dualproc-redness`.
+        kinds: some of `dualproc.protocols.KINDS`, in plural or singular form: `scorers`, `scorer`.
+        out: the folder of the package, which must be empty or not exist; by default a folder called `name`.
 
     Raises:
-        PluginError: a name or kind that cannot be.
+        PluginError: the name is not valid, or a kind is unknown.
         DualprocError: the folder is not empty, or cannot be written.
     """
     names = _named(name)
@@ -74,24 +74,26 @@ def new_package(name: str, kinds: Sequence[str] = ("scorers",), *, out: Path | N
     texts = _texts(names, wanted)
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DualprocError(f"{folder} is there already", hint="choose another folder with --out, or remove it")
+            raise DualprocError(f"{folder} exists already", hint="choose another folder with --out, or remove this one")
         for file, text in texts.items():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(text, encoding="utf-8")
     except OSError as error:
-        raise DualprocError(f"{folder} cannot be written: {error.strerror}", hint="choose one with --out") from error
+        raise DualprocError(
+            f"{folder} cannot be written: {error.strerror}", hint="choose another with --out"
+        ) from error
     return NewPackage(
         folder, tuple(f"{kind}/{names.plugin}" for kind in wanted), tuple(folder / file for file in texts)
     )
 
 
 def _one(kind: str) -> str:
-    """What a module with a plugin of a kind is called: `visual_prompt`."""
+    """The name of the module for a plugin of a kind: `visual_prompt`."""
     return singular(kind).replace(" ", "_")
 
 
 def _kind(text: str) -> str:
-    """The kind that is meant by `scorer`, `scorers` or `visual-prompt`."""
+    """The kind that a user names: `scorer`, `scorers`, `visual-prompt`."""
     plain = text.strip().lower().replace("-", "_")
     for kind in KINDS:
         if plain in (kind, _one(kind)):
@@ -105,21 +107,24 @@ def _kind(text: str) -> str:
 def _named(name: str) -> _Names:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*([-_.][A-Za-z0-9]+)*", name):
         raise PluginError(
-            f"'{name}' is no name of a package",
-            hint="begin with a letter; letters, digits and single -, _ or . between them: dualproc-redness",
+            f"invalid package name '{name}'",
+            hint="use letters and digits, beginning with a letter, separated by single -, _ or . (dualproc-redness)",
         )
     if len(name) > LONGEST:
-        raise PluginError(f"'{name}' has {len(name)} characters", hint=f"take at most {LONGEST}")
+        raise PluginError(f"the package name '{name}' has {len(name)} characters", hint=f"use at most {LONGEST}")
     module = re.sub(r"[-.]", "_", name).lower()
     found = importlib.util.find_spec(module) if not keyword.iskeyword(module) else None
     if keyword.iskeyword(module) or (found is not None and found.origin is not None):
-        raise PluginError(f"Python has a '{module}' already", hint="take a name that no module has: dualproc-redness")
+        raise PluginError(
+            f"the package name '{name}' is taken: Python already has a keyword or module '{module}'",
+            hint="choose another name, such as dualproc-redness",
+        )
     plugin = module.removeprefix("dualproc_")
     return _Names(name, module, plugin if plugin.isidentifier() and not keyword.iskeyword(plugin) else module)
 
 
 def _texts(names: _Names, kinds: Sequence[str]) -> dict[Path, str]:
-    """Every file of the package, by its path in it."""
+    """The text of each file, by its path in the package."""
     common = {"distribution": names.distribution, "module": names.module, "name": names.plugin}
     source, tests = Path("src", names.module), Path("tests")
     texts = {

@@ -1,13 +1,13 @@
-"""Does a plugin keep to its protocol? One check a kind, for the tests of whoever writes plugins.
+"""Checks that a plugin follows its protocol, one for each kind, for the tests of plugin authors.
 
     from dualproc.testing import check_scorer
 
     def test_redness() -> None:
         check_scorer(Redness, {"target": 0.5})
 
-A check builds the plugin, uses it as the engine does, and raises one `ConformanceError` with a sentence for each thing
-that the protocols of `dualproc.protocols` want otherwise. The plugin is given as its class, or by the name under which
-it is installed. With `pytest_plugins = ["dualproc.testing.fixtures"]` the checks are pytest fixtures, too.
+A check builds the plugin, uses it as the engine does, and raises one `ConformanceError` with a sentence for each
+violation of the protocols in `dualproc.protocols`. Pass the plugin's class, or its name if it is installed. With
+`pytest_plugins = ["dualproc.testing.fixtures"]`, the checks are also pytest fixtures.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ CHECKS: Mapping[str, Callable[..., None]] = {
 
 
 def check_plugin(kind: str, plugin: type[Any] | str, params: Mapping[str, Any] | None = None, /, **extras: Any) -> None:
-    """The check of a kind (one of `dualproc.protocols.KINDS`); `extras` are that check's own.
+    """Run the check for a kind, one of `dualproc.protocols.KINDS`; `extras` are further arguments of that check.
 
     Raises:
-        ConformanceError: the plugin does not keep to its protocol.
-        PluginError: there is no such kind, or no plugin of that name can be loaded.
+        ConformanceError: the plugin does not follow its protocol.
+        PluginError: the kind is unknown, or no plugin of that name can be loaded.
     """
     require_kind(kind)
     CHECKS[kind](plugin, params, **extras)

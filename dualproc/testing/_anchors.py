@@ -1,4 +1,4 @@
-"""The check of anchors."""
+"""The check for anchors."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def check_anchor(
     prompts: Sequence[str] = TEXTS,
     tolerance: float = 1e-5,
 ) -> None:
-    """Does an anchor keep to `dualproc.protocols.Anchor`?
+    """Check that an anchor follows `dualproc.protocols.Anchor`.
 
     Args:
-        plugin: the class, or the name under which it is installed.
-        params: its parameters, as a spec gives them.
-        generator: whose samples it is tried on; the shipped one, `tiny`, if not given. It gets a small LoRA.
-        prompts: that the generator can draw, at least 2.
-        tolerance: how far apart two penalties of the same sample may be.
+        plugin: the class, or its name if it is installed.
+        params: its parameters, as in a spec.
+        generator: draws the samples; by default the shipped generator, `tiny`. A small LoRA is attached to it.
+        prompts: at least 2 prompts that the generator can draw.
+        tolerance: the largest allowed difference between two penalties of the same sample.
 
     Raises:
-        ConformanceError: it does not; with a sentence for each thing that is wrong.
+        ConformanceError: it does not; has one sentence for each problem.
         PluginError: no plugin of that name can be loaded.
     """
     import torch
@@ -45,13 +45,13 @@ def check_anchor(
     from ._lora import attach
 
     def checks(anchor: Any) -> Iterator[Iterator[str]]:
-        painter = generator or _shipped()
-        painter.prepare(prompts)
-        attach(painter)
+        source = generator or _shipped()
+        source.prepare(prompts)
+        attach(source)
         with torch.no_grad():
-            drawn = painter.sample(prompts, SEEDS[: len(prompts)])
-        yield _form(anchor, painter, drawn, prompts, tolerance)
-        yield _gradient(anchor, painter, drawn, prompts)
+            drawn = source.sample(prompts, SEEDS[: len(prompts)])
+        yield _form(anchor, source, drawn, prompts, tolerance)
+        yield _gradient(anchor, source, drawn, prompts)
 
     conform("anchors", plugin, params, checks)
 
@@ -70,7 +70,7 @@ def _penalty(anchor: Any, generator: Generator, sample: Sample, prompts: Sequenc
 
 
 def _moved(sample: Sample) -> Sample:
-    """Other images and latents than the generator drew, of which both are differentiable by themselves."""
+    """Images and latents with noise added; both are leaves that require a gradient."""
     import torch
 
     rng = torch.Generator().manual_seed(0)
@@ -87,42 +87,42 @@ def _form(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[st
     value = _penalty(anchor, generator, given, prompts)
     if not has_form(value, [len(prompts)]):
         yield (
-            f"penalty gives {described(value)} for a sample of {len(prompts)} images; wanted is float"
+            f"penalty returns {described(value)} for a sample of {len(prompts)} images; expected float"
             f" [{len(prompts)}], one number per image"
         )
         return
     for penalty in (value, _penalty(anchor, generator, _moved(drawn), prompts)):
         if not (penalty.isfinite() & (penalty >= 0)).all():
-            yield f"penalty is {penalty.tolist()}; wanted are finite numbers from 0"
+            yield f"penalty returns {penalty.tolist()}; expected finite numbers >= 0"
     if apart(given.images, drawn.images) or apart(given.latents, drawn.latents):
-        yield "penalty changes the sample that it is given"
+        yield "penalty changes its sample in place"
         return
     again = _penalty(anchor, generator, drawn, prompts)
-    what = "penalty of the same sample and the same `rng` is another the second time (draw from `rng` alone):"
+    what = "penalty is not reproducible for the same sample and `rng` (draw random numbers from `rng` only):"
     yield from differ(what, value.detach(), again.detach(), tolerance)
 
 
 def _gradient(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[str]) -> Iterator[str]:
-    """Each penalty in its own image or latents, and in nothing else."""
+    """Each penalty has a gradient in its own image or latents, and in nothing else."""
     weights = weights_of([*networks(generator), generator.adapter_module])
     sample = _moved(drawn)
     penalty = _penalty(anchor, generator, sample, prompts)
     if not penalty.requires_grad:
-        yield "penalty is not differentiable in the sample; only what it compares the sample with may be detached"
+        yield "penalty is not differentiable with respect to the sample; detach only what the sample is compared with"
         return
     for b, one in enumerate(penalty):
         slopes = gradients(one, sample.images, sample.latents)
         if not all(slope.isfinite().all() for slope in slopes):
-            yield "the gradient of penalty in the sample is not finite"
+            yield "the gradient of penalty with respect to the sample is not finite"
             return
         if not sum(slope[b].abs().sum().item() for slope in slopes):
-            yield "the gradient of penalty in the sample is 0: nothing would hold the generator"
+            yield "the gradient of penalty with respect to the sample is 0, so it cannot train the generator"
             return
         if any(slope[other].any() for slope in slopes for other in range(len(prompts)) if other != b):
-            yield "the penalty of one image has a gradient in another"
+            yield "the penalty of one image depends on another image of the batch"
             return
     backward(penalty.sum())
     if touched := [name for name, weight in weights.items() if weight.grad is not None]:
         for weight in weights.values():
             weight.grad = None
-        yield f"penalty has a gradient in the generator's own computation, not only in the sample ({touched[0]})"
+        yield f"penalty backpropagates into the generator, not only into the sample; detach its outputs ({touched[0]})"

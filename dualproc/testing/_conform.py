@@ -1,4 +1,4 @@
-"""What all checks share: the plugin found and built, what is found wrong collected, tensors compared and described."""
+"""Shared by all checks: find and build the plugin, collect the findings, compare and describe tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualproc import registry
 from dualproc.errors import DualprocError
-from dualproc.protocols import KINDS
+from dualproc.protocols import KINDS, MemoryOptions
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -18,19 +18,21 @@ if TYPE_CHECKING:
 
 UNKNOWN = "no_such_parameter"
 RESERVED = dict.fromkeys(KINDS, ("type",)) | {"anchors": ("type", "weight"), "judges": ("type", "weight")}
-"""Keys beside a plugin's parameters that a spec reads itself: a parameter of such a name could not be set."""
+"""Keys that a spec reads itself: a spec could not set a parameter of such a name."""
+MEMORY_KINDS = ("generators", "judges")
+"""The kinds whose parameters `MemoryOptions` describes."""
 
 
 class ConformanceError(AssertionError):
-    """A plugin that does not keep to its protocol; `findings` has one sentence for each thing that is wrong."""
+    """The plugin does not follow its protocol; `findings` has one sentence for each problem."""
 
     def __init__(self, plugin: str, findings: Sequence[str]) -> None:
         self.findings = tuple(findings)
-        super().__init__(f"{plugin} does not keep to its protocol:\n" + "\n".join(f"  - {found}" for found in findings))
+        super().__init__(f"{plugin} does not follow its protocol:\n" + "\n".join(f"  - {found}" for found in findings))
 
 
 class Finding(Exception):  # noqa: N818 - one sentence of a ConformanceError
-    """Raised where what was found leaves nothing for the rest of a check to look at."""
+    """A finding after which the rest of a check cannot continue."""
 
 
 def conform(
@@ -39,18 +41,18 @@ def conform(
     params: Mapping[str, Any] | None,
     checks: Callable[[Any], Iterable[Iterator[str]]],
 ) -> None:
-    """Check what all kinds have in common, build the plugin, and run the kind's own checks on it.
+    """Check what all kinds have in common, build the plugin, and run the checks of its kind.
 
-    `checks` are generators of sentences. The first looks whether results have the right form, and are the same when
-    asked for again; where it finds anything, the others are left out, for they would say the same in other words.
+    `checks` returns generators of sentences. The first one checks the types and shapes of results, and that they are
+    reproducible. If it finds a problem, the others are skipped, because they would report its consequences.
 
     Raises:
-        ConformanceError: with everything that was found.
+        ConformanceError: there are findings; it has all of them.
         PluginError: no plugin of that name can be loaded.
     """
     label, cls, filled_in = _found(kind, plugin)
     given = {**filled_in, **(params or {})}
-    with _own_randomness():
+    with _random_state_restored():
         findings = _collected(_class(kind, cls))
         if not findings:
             built: list[Any] = []
@@ -66,7 +68,7 @@ def call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
     """What a plugin's method returns.
 
     Raises:
-        Finding: it raised, or left gradients switched on or off for everybody.
+        Finding: it raised an exception, or changed the global gradient mode.
     """
     import torch
 
@@ -80,17 +82,17 @@ def call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
         torch.set_grad_enabled(before)
     if after != before:
         raise Finding(
-            f"{name} leaves gradients switched {'on' if after else 'off'} for everything that comes after it; use"
-            " torch.set_grad_enabled as a context"
+            f"{name} leaves gradients switched {'on' if after else 'off'} globally; use torch.set_grad_enabled as a"
+            " context manager"
         )
     return out
 
 
 def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """Of a number in each of the inputs, 0 where it does not depend on them; the graph is kept.
+    """The gradients of a scalar with respect to each input, 0 where it does not depend on it; keeps the graph.
 
     Raises:
-        Finding: a backward pass of the plugin's own raised.
+        Finding: the backward pass raised an exception.
     """
     import torch
 
@@ -101,10 +103,10 @@ def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
 
 
 def backward(value: Tensor) -> None:
-    """Put the gradients of a number into whatever it depends on.
+    """Accumulate the gradients of a scalar in all leaves that it depends on.
 
     Raises:
-        Finding: a backward pass of the plugin's own raised.
+        Finding: the backward pass raised an exception.
     """
     import torch
 
@@ -112,7 +114,7 @@ def backward(value: Tensor) -> None:
 
 
 def described(value: Any) -> str:
-    """A value as sentences name it: `float32 [2, 3, 64, 64]` for a tensor, else its type."""
+    """A value as findings describe it: `float32 [2, 3, 64, 64]` for a tensor, else its type and value."""
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -121,16 +123,16 @@ def described(value: Any) -> str:
 
 
 def has_form(value: Any, shape: Sequence[int | None]) -> bool:
-    """Whether a value is a floating-point tensor of a shape, in which None is any length."""
+    """Whether a value is a floating-point tensor of this shape; None in the shape is any length."""
     import torch
 
     if not (isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim == len(shape)):
         return False
-    return all(wanted in (None, length) for wanted, length in zip(shape, value.shape, strict=True))
+    return all(expected in (None, length) for expected, length in zip(shape, value.shape, strict=True))
 
 
 def apart(a: Tensor, b: Tensor) -> float:
-    """The largest difference of two tensors; nan counts as equal to nan, and other shapes are infinitely far apart."""
+    """The largest difference of two tensors; nan equals nan. Infinite if their shapes or the places of nan differ."""
     import torch
 
     if a.shape != b.shape or not torch.equal(a.isnan(), b.isnan()):
@@ -140,7 +142,7 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 def differ(what: str, a: Tensor, b: Tensor, tolerance: float) -> Iterator[str]:
-    """One sentence, beginning with `what`, if two tensors differ by more than the tolerance."""
+    """One sentence that begins with `what`, if two tensors differ by more than the tolerance."""
     off = apart(a, b)
     if off == float("inf"):
         yield f"{what} {_short(a)} and {_short(b)}"
@@ -153,7 +155,7 @@ def _short(value: Tensor) -> str:
 
 
 def _found(kind: str, plugin: type[Any] | str) -> tuple[str, Any, Mapping[str, Any]]:
-    """How the sentences' head names the plugin, its class, and the parameters that presets fill in."""
+    """The name of the plugin in the error, its class, and the parameters that presets fill in."""
     registry.require_kind(kind)
     if isinstance(plugin, str):
         loaded = registry.load(kind, plugin)
@@ -172,7 +174,7 @@ def _collected(check: Iterator[str]) -> list[str]:
 
 
 def _in_turn(checks: Iterable[Iterator[str]]) -> Iterator[str]:
-    """The sentences of all checks; of the first one only, if it has any."""
+    """The sentences of all checks, or of the first check alone if it has any."""
     for number, check in enumerate(checks):
         found = _collected(check)
         yield from found
@@ -181,8 +183,8 @@ def _in_turn(checks: Iterable[Iterator[str]]) -> Iterator[str]:
 
 
 @contextmanager
-def _own_randomness() -> Iterator[None]:
-    """Within, the global random numbers may be used up: what comes after it draws what it would have drawn anyway."""
+def _random_state_restored() -> Iterator[None]:
+    """Within, global random numbers may be drawn; afterwards, the state of all generators is as before."""
     import numpy as np
     import torch
 
@@ -196,7 +198,7 @@ def _own_randomness() -> Iterator[None]:
 
 
 def _class(kind: str, cls: Any) -> Iterator[str]:
-    """What `registry.load` refuses; with it, nothing can be built."""
+    """The faults for which `registry.load` refuses a class; with any of them, it cannot be built."""
     fault = registry.version_fault(cls)
     if fault is not None:
         yield fault
@@ -207,34 +209,66 @@ def _parameters(kind: str, cls: Any, given: Mapping[str, Any]) -> Iterator[str]:
     from pydantic import ValidationError
 
     if not (cls.__doc__ or "").strip():
-        yield f"{cls.__name__} has no docstring, whose first line `dp plugins show` would show"
+        yield f"{cls.__name__} has no docstring; `dp plugins show` shows its first line"
     for name, field in cls.Params.model_fields.items():
         key = field.alias or name
         if not (field.description or "").strip():
             yield f"the parameter `{key}` has no description; write Field(..., description=...)"
         if key in RESERVED[kind]:
-            yield f"no parameter may be called `{key}`: that key of a spec is dualproc's own"
+            yield f"the parameter `{key}` has a reserved name, which a spec uses itself; rename it"
+    if kind in MEMORY_KINDS:
+        yield from _memory_options(cls)
     try:
         registry.validated(cls.Params, {**given, UNKNOWN: 1})
     except ValidationError as error:
         if UNKNOWN not in str(error):
-            yield f"the unknown parameter `{UNKNOWN}` is refused with a message that does not name it: {_told(error)}"
+            yield f"the error for the unknown parameter `{UNKNOWN}` does not name it: {_in_one_line(error)}"
     except Exception as error:
-        yield f"an unknown parameter raises {type(error).__name__} ({error}) in Params instead of a ValidationError"
+        yield f"an unknown parameter raises {type(error).__name__} ({error}); expected a ValidationError"
     else:
-        yield f"the unknown parameter `{UNKNOWN}` is accepted; Params has to forbid extra keys"
+        yield f"Params accepts the unknown parameter `{UNKNOWN}`; it must refuse extra keys"
+
+
+def _memory_options(cls: Any) -> Iterator[str]:
+    """A parameter with the name of a memory option has a type that `dp plan` can read and set as one."""
+    from pydantic import TypeAdapter
+
+    options: dict[str, Any] = TypeAdapter(MemoryOptions).json_schema()["properties"]
+    schema: dict[str, Any] = cls.Params.model_json_schema(by_alias=False)
+    for name in cls.Params.model_fields:
+        if name not in options or name == "offered":  # which is not a parameter
+            continue
+        found, expected = _json_types(schema["properties"][name], schema), _json_types(options[name], schema)
+        if not found <= expected:
+            yield (
+                f"the parameter `{name}` is {_either(found)}; expected {_either(expected)}, because dualproc reads"
+                f" `{name}` as a memory option (dualproc.protocols.MemoryOptions); rename it if it means something else"
+            )
+
+
+def _json_types(field: Mapping[str, Any], schema: Mapping[str, Any]) -> set[str]:
+    """The JSON types of a field's values; `anything` if its schema does not restrict them."""
+    if "$ref" in field:
+        return _json_types(schema["$defs"][field["$ref"].rsplit("/", 1)[-1]], schema)
+    if options := field.get("anyOf") or field.get("oneOf") or field.get("allOf"):
+        return {kind for option in options for kind in _json_types(option, schema)}
+    return {field.get("type", "anything")}
+
+
+def _either(kinds: set[str]) -> str:
+    return " or ".join(sorted(kinds, key=lambda kind: (kind == "null", kind)))
 
 
 def _building(kind: str, cls: Any, given: Mapping[str, Any], built: list[Any]) -> Iterator[str]:
-    """Build the plugin, append it to `built`, and see whether it takes what the engine passes."""
+    """Build the plugin, append it to `built`, and check the signatures of its methods."""
     from pydantic import ValidationError
 
     try:
         params = registry.validated(cls.Params, given)
     except ValidationError as error:
-        raise Finding(f"the parameters {dict(given)} of this check are not valid: {_told(error)}") from error
+        raise Finding(f"the parameters {dict(given)} of this check are not valid: {_in_one_line(error)}") from error
     except Exception as error:
-        raise Finding(f"Params raised {type(error).__name__} instead of a ValueError: {error}") from error
+        raise Finding(f"Params raised {type(error).__name__}: {error}; expected a ValueError") from error
     yield from _missing_file(cls, given)
     live = call(f"{cls.__name__}(params)", cls, params)
     protocol = registry.PROTOCOLS[kind]
@@ -249,24 +283,24 @@ def _building(kind: str, cls: Any, given: Mapping[str, Any], built: list[Any]) -
 
 
 def _missing_file(cls: Any, given: Mapping[str, Any]) -> Iterator[str]:
-    """A file that is not there is the user's mistake: it has to be told as one, without a traceback."""
+    """A missing file is an error in the user's input: it must be reported as one, with the file's name."""
     if "path" not in cls.Params.model_fields:
         return
     try:
         cls(registry.validated(cls.Params, {**given, "path": "no/such/file"}))
     except (DualprocError, ValueError) as error:
         if "no/such/file" not in str(error):
-            yield f"for a `path` where no file is, the error does not name it: {error}"
+            yield f"the error for a `path` that does not exist does not name the path: {error}"
     except Exception as error:
-        yield f"for a `path` where no file is, it raises {type(error).__name__} instead of a PluginError: {error}"
+        yield f"a `path` that does not exist raises {type(error).__name__}: {error}; expected a PluginError"
 
 
 def _signatures(live: Any, protocol: type) -> Iterator[str]:
-    """Methods that cannot be called as the protocol says: with all arguments, and with the required ones only."""
-    for name, wanted in vars(protocol).items():
-        if not inspect.isfunction(wanted) or (name.startswith("_") and name != "__call__"):
+    """Each method can be called as in the protocol: with all arguments, and with the required ones only."""
+    for name, declared in vars(protocol).items():
+        if not inspect.isfunction(declared) or (name.startswith("_") and name != "__call__"):
             continue
-        parameters = [p.replace(annotation=p.empty) for p in inspect.signature(wanted).parameters.values()][1:]
+        parameters = [p.replace(annotation=p.empty) for p in inspect.signature(declared).parameters.values()][1:]
         own = inspect.signature(getattr(live, name))
         for every in (True, False):
             used = [p for p in parameters if every or p.default is p.empty]
@@ -274,10 +308,10 @@ def _signatures(live: Any, protocol: type) -> Iterator[str]:
             try:
                 own.bind(*[None] * (len(used) - len(named)), **dict.fromkeys(named))
             except TypeError as error:
-                yield f"{name} is called as {name}{inspect.Signature(parameters)}, but is {name}{own}: {error}"
+                yield f"the engine calls {name}{inspect.Signature(parameters)}, but the plugin has {name}{own}: {error}"
                 break
 
 
-def _told(error: ValidationError) -> str:
-    """What pydantic says, in one line."""
+def _in_one_line(error: ValidationError) -> str:
+    """All mistakes of a pydantic error, in one line."""
     return "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}".lstrip(": ") for one in error.errors())

@@ -1,4 +1,4 @@
-"""The check of generators."""
+"""The check for generators."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 TEXTS = (PROMPTS[0].text, "a dog")
-"""Of different lengths, so that a batch has to be padded."""
+"""Prompts of different lengths, so that a batch must be padded."""
 LOW, LEVEL, HIGH = 0.02, 0.3, 0.7
-"""Noise levels; the middle one is that of the hack meter."""
+"""Noise levels; the hack meter uses the middle one."""
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class _Probe:
-    """What a generator is asked to draw, and what it drew before it had a LoRA."""
+    """What a generator draws in the check, and what it drew before the LoRA was attached."""
 
     prompts: list[str]
     seeds: list[int]
@@ -48,19 +48,20 @@ def check_generator(
     seeds: Sequence[int] = SEEDS[:2],
     tolerance: float = 1e-3,
 ) -> None:
-    """Does a generator keep to `dualproc.protocols.Generator`?
+    """Check that a generator follows `dualproc.protocols.Generator`.
 
-    It is given a small LoRA as the engine gives it one, and one step of an optimiser.
+    A small LoRA is attached to it, as the engine does, and trained for one step.
 
     Args:
-        plugin: the class, or the name under which it is installed.
-        params: its parameters, as a spec gives them.
-        prompts: two different ones that it can draw, best of different lengths.
-        seeds: two different ones.
-        tolerance: how far apart the pixels of two images of the same may be; of latents, as a share of their spread.
+        plugin: the class, or its name if it is installed.
+        params: its parameters, as in a spec.
+        prompts: two different prompts that it can draw, preferably of different lengths.
+        seeds: two different seeds.
+        tolerance: the largest allowed difference between pixels of two equal images; for latents, a share of their
+            standard deviation.
 
     Raises:
-        ConformanceError: it does not; with a sentence for each thing that is wrong.
+        ConformanceError: it does not; has one sentence for each problem.
         PluginError: no plugin of that name can be loaded.
     """
 
@@ -80,28 +81,28 @@ def check_generator(
         yield _lora_on_and_off(generator, probe)
         yield _gradient(generator, probe, trained, weights)
         yield _saves(generator)
-        yield _frozen_at_last(weights, before)
+        yield _unchanged(weights, before)
 
     conform("generators", plugin, params, checks)
 
 
 def _sample(generator: Any, prompts: list[str], seeds: list[int], **switches: bool) -> Sample:
-    """A sample whose form is right, differentiable or not as it is asked for."""
+    """A sample with the expected types and shapes. Raises Finding for any other."""
     import torch
 
     given = ", ".join(f"{name}={on}" for name, on in switches.items())
     name = f"sample({given})" if given else "sample"
     sample = call(name, generator.sample, prompts, seeds, **switches)
     if not isinstance(sample, Sample):
-        raise Finding(f"{name} gives {described(sample)}; wanted is dualproc.types.Sample")
+        raise Finding(f"{name} returns {described(sample)}; expected dualproc.types.Sample")
     count = len(prompts)
-    for what, wanted in (("images", "[B, 3, H, W]"), ("latents", "[B, ...]")):
+    for what, expected in (("images", "[B, 3, H, W]"), ("latents", "[B, ...]")):
         value = getattr(sample, what)
         right = isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim > 1 and len(value) == count
         if not right or (what == "images" and (value.ndim != 4 or value.shape[1] != 3)):
-            raise Finding(f"{name} gives {what} {described(value)} for {count} prompts; wanted is float {wanted}")
+            raise Finding(f"{name} returns {what} {described(value)} for {count} prompts; expected float {expected}")
         if not value.isfinite().all():
-            raise Finding(f"{name} gives {what} that are not finite")
+            raise Finding(f"{name} returns {what} that are not finite")
     return sample
 
 
@@ -111,14 +112,15 @@ def _denoise(generator: Any, latents: Tensor, level: float, *of: Any, **switches
     value = call(f"denoise at noise level {level}", generator.denoise, latents.clone(), level, *of, **switches)
     if not isinstance(value, torch.Tensor) or value.shape != latents.shape or not value.is_floating_point():
         raise Finding(
-            f"denoise gives {described(value)} for latents {list(latents.shape)}; wanted is float of their shape"
+            f"denoise returns {described(value)} for latents {list(latents.shape)}; expected float of the same shape"
         )
     if not value.isfinite().all():
-        raise Finding(f"denoise gives latents that are not finite at noise level {level}")
+        raise Finding(f"denoise returns latents that are not finite at noise level {level}")
     return value
 
 
 def _spread(latents: Tensor) -> float:
+    """The standard deviation of the latents, at least 1e-6."""
     return max(latents.std().item(), 1e-6)
 
 
@@ -126,88 +128,92 @@ def _form(generator: Any, prompts: list[str], seeds: list[int], tolerance: float
     yield from _targets(generator)
     returned = call("prepare", generator.prepare, prompts)
     if returned is not None:
-        yield f"prepare returns {type(returned).__name__}, which nobody takes"
+        yield f"prepare returns {type(returned).__name__}; expected None"
     sample = _sample(generator, prompts, seeds)
     low, high = sample.images.min().item(), sample.images.max().item()
     if low < 0 or high > 1:
-        yield f"images are from {low:.3g} to {high:.3g}; wanted is [0, 1]"
+        yield f"the pixels of images range from {low:.3g} to {high:.3g}; expected [0, 1]"
     again = _sample(generator, prompts, seeds)
-    yield from differ("the same prompts and seeds give other images:", sample.images, again.images, tolerance)
+    yield from differ(
+        "sample is not reproducible for the same prompts and seeds:", sample.images, again.images, tolerance
+    )
 
 
 def _targets(generator: Any) -> Iterator[str]:
-    """Whether the engine could attach a LoRA, and each target names a linear layer."""
+    """A LoRA can be attached, and each target names a linear layer."""
     import torch
 
     module, targets = generator.adapter_module, generator.lora_targets
     if not isinstance(module, torch.nn.Module):
-        raise Finding(f"adapter_module is {described(module)}; wanted is a torch.nn.Module")
+        raise Finding(f"adapter_module is {described(module)}; expected a torch.nn.Module")
     if isinstance(targets, str) or not targets or not all(isinstance(target, str) for target in targets):
-        raise Finding(f"lora_targets are {targets!r}; wanted are name endings of linear layers")
+        raise Finding(f"lora_targets are {targets!r}; expected name endings of linear layers")
     linear = [name for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)]
     lost = [target for target in targets if not any(_ends_in(name, target) for name in linear)]
     if lost:
         yield (
-            f"lora_targets name no linear layer of {type(module).__name__}: {', '.join(lost)}; its layers are"
-            f" {listed(linear)}"
+            f"lora_targets that match no linear layer of {type(module).__name__}: {', '.join(lost)}; its linear layers"
+            f" are {listed(linear)}"
         )
 
 
 def _ends_in(name: str, target: str) -> bool:
     parts, ending = name.split("."), target.split(".")
     pairs = zip(reversed(parts), reversed(ending), strict=False)
-    return len(ending) <= len(parts) and all(wanted in ("*", part) for part, wanted in pairs)
+    return len(ending) <= len(parts) and all(target_part in ("*", part) for part, target_part in pairs)
 
 
 def _each_alone(generator: Any, prompts: list[str], seeds: list[int], first: Sample, tolerance: float) -> Iterator[str]:
-    """A prompt and seed give the same image, whatever stands beside them; others give others."""
+    """The image of a prompt and seed does not depend on the batch; other prompts and seeds give other images."""
     alone = _sample(generator, prompts[1:2], seeds[1:2])
-    what = f"a prompt and seed give another image alone than in a batch of {len(prompts)}:"
+    what = f"a prompt and seed give different images alone and in a batch of {len(prompts)}:"
     yield from differ(what, first.images[1:2], alone.images, tolerance)
-    what = f"a prompt and seed give other latents alone than in a batch of {len(prompts)}:"
+    what = f"a prompt and seed give different latents alone and in a batch of {len(prompts)}:"
     yield from differ(what, first.latents[1:2], alone.latents, tolerance * _spread(first.latents))
     crossed = _sample(generator, prompts[:1], seeds[1:2])
     if apart(crossed.images, first.images[:1]) <= tolerance:
         yield f"the seeds {seeds[0]} and {seeds[1]} give the same image of {prompts[0]!r}"
     if not apart(crossed.images, alone.images):
-        yield f"the prompts {prompts[0]!r} and {prompts[1]!r} give exactly the same image from one seed"
+        yield f"the prompts {prompts[0]!r} and {prompts[1]!r} give exactly the same image for one seed"
 
 
 def _denoises(generator: Any, prompts: list[str], seeds: list[int], latents: Tensor, tolerance: float) -> Iterator[str]:
     given, within = latents.clone(), tolerance * _spread(latents)
     call("denoise", generator.denoise, given, LEVEL, prompts, seeds)
     if apart(given, latents):
-        yield "denoise changes the latents that it is given"
+        yield "denoise changes its latents in place"
     value, again = (_denoise(generator, latents, LEVEL, prompts, seeds) for _ in range(2))
-    yield from differ("denoise of the same latents and seeds gives others the second time:", value, again, within)
+    yield from differ("denoise is not reproducible for the same latents and seeds:", value, again, within)
     alone = _denoise(generator, latents[1:2], LEVEL, prompts[1:2], seeds[1:2])
-    yield from differ(f"denoise gives other latents alone than in a batch of {len(seeds)}:", value[1:2], alone, within)
+    yield from differ(
+        f"denoise returns different latents alone and in a batch of {len(seeds)}:", value[1:2], alone, within
+    )
     far = [_denoise(generator, latents, level, prompts, seeds) - latents for level in (LOW, HIGH)]
     off = [difference.square().mean().item() for difference in far]
     if not off[0] < off[1]:
         yield (
-            f"denoise comes no nearer to the latents from noise level {LOW} (mean squared distance {off[0]:.3g}) than"
-            f" from {HIGH} ({off[1]:.3g}); the level is to say how much of them is replaced by noise"
+            f"denoise at noise level {LOW} is not nearer to the latents (mean squared distance {off[0]:.3g}) than at"
+            f" {HIGH} ({off[1]:.3g}); the level must be the share of noise that is mixed into them"
         )
 
 
 def _recipe(generator: Any) -> Iterator[str]:
     recipe = call("recipe", generator.recipe)
     if not isinstance(recipe, Recipe):
-        yield f"recipe gives {described(recipe)}; wanted is dualproc.types.Recipe"
+        yield f"recipe returns {described(recipe)}; expected dualproc.types.Recipe"
         return
     if not (isinstance(recipe.model, str) and recipe.model):
-        yield f"recipe().model is {recipe.model!r}; wanted is a hub id or a folder"
+        yield f"recipe().model is {recipe.model!r}; expected a hub id or a folder"
     if not (isinstance(recipe.library, str) and recipe.library):
-        yield f"recipe().library is {recipe.library!r}; wanted is the name of the package whose pipeline it is"
+        yield f"recipe().library is {recipe.library!r}; expected the name of the package that the pipeline comes from"
     if recipe.dtype not in DTYPES:
-        yield f"recipe().dtype is {recipe.dtype!r}; wanted is one of {', '.join(DTYPES)}"
+        yield f"recipe().dtype is {recipe.dtype!r}; expected one of {', '.join(DTYPES)}"
     try:
         json.dumps(dict(recipe.call))
     except (TypeError, ValueError) as error:
         yield f"recipe().call cannot be written into the model card as JSON: {error}"
     if call("pipeline", generator.pipeline) is None:
-        yield "pipeline gives None; wanted is what draws, for people who want to go on with it"
+        yield "pipeline returns None; expected the underlying pipeline"
 
 
 def _lora_on_and_off(generator: Any, probe: _Probe) -> Iterator[str]:
@@ -215,29 +221,29 @@ def _lora_on_and_off(generator: Any, probe: _Probe) -> Iterator[str]:
     latents = probe.first.latents.detach()
     on = _sample(generator, prompts, seeds)
     if on.images.requires_grad or on.latents.requires_grad:
-        yield "sample keeps a graph without being asked to (grad=False): every image would hold on to memory"
+        yield "sample(grad=False) keeps the autograd graph, which costs memory for every image"
     if not apart(on.images, probe.first.images):
-        yield "the LoRA changes no image: the layers that lora_targets name take no part in sample"
+        yield "the LoRA does not change the images: sample does not use the layers that lora_targets name"
     base = _sample(generator, prompts, seeds, base=True)
-    what = "sample(base=True) draws other images than the generator did before it had a LoRA:"
+    what = "sample(base=True) draws other images than the generator without a LoRA:"
     yield from differ(what, probe.first.images, base.images, probe.tolerance)
-    what = "after sample(base=True) the LoRA is not on again:"
+    what = "the LoRA is still off after sample(base=True):"
     yield from differ(what, on.images, _sample(generator, prompts, seeds).images, probe.tolerance)
     value = _denoise(generator, latents, LEVEL, prompts, seeds)
     if value.requires_grad:
-        yield "denoise keeps a graph; it is to be without gradient"
-    yield from differ("denoise does not leave the LoRA out by default:", probe.denoised, value, within)
-    trained_too = _denoise(generator, latents, LEVEL, prompts, seeds, base=False)
-    if trained_too.requires_grad:
-        yield "denoise(base=False) keeps a graph; it is to be without gradient"
-    if not apart(trained_too, probe.denoised):
-        yield "denoise(base=False) leaves the LoRA out"
+        yield "denoise keeps the autograd graph; it must compute without gradient"
+    yield from differ("denoise does not switch the LoRA off by default:", probe.denoised, value, within)
+    with_lora = _denoise(generator, latents, LEVEL, prompts, seeds, base=False)
+    if with_lora.requires_grad:
+        yield "denoise(base=False) keeps the autograd graph; it must compute without gradient"
+    if not apart(with_lora, probe.denoised):
+        yield "denoise(base=False) switches the LoRA off"
 
 
 def _gradient(
     generator: Any, probe: _Probe, trained: list[nn.Parameter], weights: Mapping[str, nn.Parameter]
 ) -> Iterator[str]:
-    """From the images and from the latents into the LoRA, and into nothing else; then a step of the optimiser."""
+    """Gradients of images and latents reach the LoRA, and no other weights; then the optimiser makes one step."""
     import torch
 
     grads = {}
@@ -246,9 +252,9 @@ def _gradient(
         value = getattr(sample, what)
         low, high = sample.images.min().item(), sample.images.max().item()
         if low < -1e-3 or high > 1 + 1e-3:
-            yield f"sample(grad=True) gives images from {low:.3g} to {high:.3g}; wanted is [0, 1]"
+            yield f"the pixels of sample(grad=True) range from {low:.3g} to {high:.3g}; expected [0, 1]"
         if not value.requires_grad:
-            yield f"{what} of sample(grad=True) are not differentiable in the LoRA's weights"
+            yield f"{what} of sample(grad=True) are not differentiable with respect to the LoRA's weights"
             continue
         backward(value.square().mean())
         found = [weight.grad for weight in trained if weight.grad is not None]
@@ -258,20 +264,20 @@ def _gradient(
             yield f"the gradient of {what} of sample(grad=True) is not finite"
         grads[what] = sample
         if touched := [name for name, weight in weights.items() if weight.grad is not None]:
-            yield f"the gradient of {what} reaches other weights than the LoRA's ({listed(touched)})"
+            yield f"the gradient of {what} reaches weights outside the LoRA ({listed(touched)})"
             for weight in weights.values():
                 weight.grad = None
     if len(grads) == 2:
-        what = "sample(grad=True) gives other images the second time:"
+        what = "sample(grad=True) is not reproducible for the same prompts and seeds:"
         yield from differ(what, grads["images"].images, grads["latents"].images, probe.tolerance)
     crossed = _sample(generator, probe.prompts, probe.seeds, grad=True, base=True)
     if crossed.images.requires_grad:
-        yield "sample(grad=True, base=True) has a graph, although the LoRA is off"
+        yield "sample(grad=True, base=True) keeps an autograd graph, although the LoRA is off"
     torch.optim.AdamW(trained, lr=1e-2).step()
 
 
 def _saves(generator: Any) -> Iterator[str]:
-    """What is saved can be loaded again, weight for weight."""
+    """The saved LoRA has the same weights when it is loaded again."""
     import torch
 
     module = generator.adapter_module
@@ -280,8 +286,8 @@ def _saves(generator: Any) -> Iterator[str]:
         call("save_lora", generator.save_lora, Path(folder), lora.folded(module, _lora.SPEC))
         file = Path(folder, "pytorch_lora_weights.safetensors")
         if not file.is_file():
-            there = ", ".join(sorted(path.name for path in Path(folder).iterdir())) or "nothing"
-            yield f"save_lora writes no {file.name}; in its folder there is {there}"
+            found = ", ".join(sorted(path.name for path in Path(folder).iterdir())) or "no file"
+            yield f"save_lora does not write {file.name}; its folder has {found}"
             return
         with torch.no_grad():
             for value in lora.state(module).values():
@@ -289,14 +295,14 @@ def _saves(generator: Any) -> Iterator[str]:
         try:
             lora.load_export(module, _lora.SPEC, file)
         except (DualprocError, RuntimeError, ValueError, OSError) as error:
-            yield f"what save_lora writes cannot be read back: {str(error).replace(str(file), file.name)}"
+            yield f"the file that save_lora writes cannot be loaded: {str(error).replace(str(file), file.name)}"
             return
     after = lora.state(module)
     off = max(apart(value, after[name]) for name, value in before.items())
     if off > 1e-2 * max(value.abs().max().item() for value in before.values()):
-        yield f"what save_lora writes are other weights than it was given: they differ by up to {off:.3g}"
+        yield f"save_lora writes weights that differ from its `layers` by up to {off:.3g}"
 
 
-def _frozen_at_last(weights: Mapping[str, nn.Parameter], before: Mapping[str, int]) -> Iterator[str]:
+def _unchanged(weights: Mapping[str, nn.Parameter], before: Mapping[str, int]) -> Iterator[str]:
     if other := changed(weights, before):
-        yield f"weights of the generator have changed, although only the LoRA was trained ({listed(other)})"
+        yield f"frozen weights of the generator have changed during the check ({listed(other)})"

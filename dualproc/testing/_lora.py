@@ -1,4 +1,4 @@
-"""A small LoRA that changes the images: what is fresh from `engine.lora` does not yet."""
+"""A small LoRA that changes the images; one that `engine.lora` has just attached does not."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SPEC = Lora(rank=2, alpha=2, strength=1)
 
 
 def attach(generator: Generator) -> list[nn.Parameter]:
-    """The weights of the LoRA, its second factors no longer zero; those that it has, if it has one already."""
+    """The weights of the generator's LoRA; if it has none, attach one whose second factors are not zero."""
     import torch
 
-    if there := [w for name, w in generator.adapter_module.named_parameters() if f".{lora.ADAPTER}." in name]:
-        return there
+    if existing := [w for name, w in generator.adapter_module.named_parameters() if f".{lora.ADAPTER}." in name]:
+        return existing
     weights = lora.attach(generator.adapter_module, SPEC, generator.lora_targets, seed=0)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the checks show to plugins: images, prompts and questions, the same each time."""
+"""The inputs that the checks pass to plugins, the same each time, and what they read from a plugin's networks."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ FILLS = ((0.85, 0.3, 0.25), (0.95, 0.8, 0.2), (0.5, 0.35, 0.7), (0.95, 0.6, 0.3)
 HORIZONS = (0.45, 0.6, 0.35, 0.5)
 OUTLINES = (0.02, 0.03, 0.045, 0.025)
 FEET = ((0.9, 0.75), (0.8, 0.95), (0.7, 0.85), (0.95, 0.7))
-"""Of the object at the left, and of the one at the right."""
+"""The foot rows of the left and the right object."""
 
 SUBJECTS = ("a cat", "a dog", "an owl", "a car")
 PROMPTS = tuple(Prompt(f"a cartoon of {subject}", {"subject": subject}) for subject in SUBJECTS)
 SEEDS = (3, 2**32 + 7, 2**31 + 5, 11)
-"""Training seeds lie below 2^31, held-out seeds and the referee's above: a plugin has to take them all."""
+"""Training seeds are below 2^31, held-out seeds and those of monitoring above: a plugin must accept all of them."""
 
 
 def scenes(count: int, height: int = 64, width: int = 64) -> Tensor:
-    """[count, 3, H, W] in [0, 1], at most 4: plain scenes, no two alike in colours, horizon, lines or objects.
+    """[count, 3, H, W] in [0, 1]: up to 4 simple scenes, which differ in colours, horizon, line weight and objects.
 
-    Two outlined ellipses stand on a ground, at a quarter and three quarters of the width.
+    Two outlined ellipses stand on the ground, at a quarter and three quarters of the width.
     """
     import torch
 
@@ -51,7 +51,7 @@ def scenes(count: int, height: int = 64, width: int = 64) -> Tensor:
 
 
 def networks(plugin: Any) -> Iterator[nn.Module]:
-    """The networks that a plugin holds: its attributes, and what stands in their lists, mappings and `components`."""
+    """The networks among a plugin's attributes, and in their lists, mappings and `components` (of a pipeline)."""
     import torch
 
     for value in getattr(plugin, "__dict__", {}).values():
@@ -65,7 +65,7 @@ def networks(plugin: Any) -> Iterator[nn.Module]:
 
 
 def weights_of(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
-    """All weights of some modules, each once, by names that tell them apart."""
+    """All weights of the modules, each once, by class and name: `Linear.weight`."""
     seen: dict[int, tuple[str, nn.Parameter]] = {}
     for module in modules:
         for name, weight in module.named_parameters():
@@ -74,7 +74,7 @@ def weights_of(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
 
 
 def checksums(weights: Mapping[str, nn.Parameter]) -> dict[str, int]:
-    """A number for the bytes of each weight."""
+    """The CRC-32 of the bytes of each weight; weights without data (`meta`) are left out."""
     import zlib
 
     import torch
@@ -87,12 +87,12 @@ def checksums(weights: Mapping[str, nn.Parameter]) -> dict[str, int]:
 
 
 def not_frozen(whose: str, weights: Mapping[str, nn.Parameter]) -> Iterator[str]:
-    """One sentence if any of the weights could learn."""
-    if learning := [name for name, weight in weights.items() if weight.requires_grad]:
-        yield f"weights of the {whose} are not frozen ({listed(learning)}): requires_grad_(False) when it is built"
+    """One sentence if any of the weights requires a gradient."""
+    if trainable := [name for name, weight in weights.items() if weight.requires_grad]:
+        yield f"weights of the {whose} are not frozen ({listed(trainable)}); call requires_grad_(False) in __init__"
 
 
 def changed(weights: Mapping[str, nn.Parameter], before: Mapping[str, int]) -> list[str]:
-    """The names of weights whose bytes are other ones than those of the checksums `before`."""
+    """The names of the weights whose bytes no longer match the checksums `before`."""
     after = checksums(weights)
     return [name for name in before if before[name] != after.get(name)]

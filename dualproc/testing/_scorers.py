@@ -1,4 +1,4 @@
-"""The check of scorers."""
+"""The check for scorers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dualproc.types import Prompt, ScoreContext
+from dualproc.wording import plural
 
 from ._conform import Finding, apart, call, conform, described, differ, has_form
 from ._probes import PROMPTS, scenes
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SCENES = ((3, (64, 64)), (2, (96, 128)))
-"""How many images of which height and width."""
+"""Each: the number of images, and their height and width."""
 BETTER = ("higher", "lower", "target")
 
 
@@ -29,17 +30,17 @@ def check_scorer(
     prompts: Sequence[Prompt] | None = None,
     tolerance: float = 1e-4,
 ) -> None:
-    """Does a scorer keep to `dualproc.protocols.Scorer`?
+    """Check that a scorer follows `dualproc.protocols.Scorer`.
 
     Args:
-        plugin: the class, or the name under which it is installed.
-        params: its parameters, as a spec gives them.
-        images: [B, 3, H, W] in [0, 1], at least 2 images that it can measure; simple scenes if not given.
-        prompts: of these images, with the fields that it uses.
-        tolerance: how far apart two measurements of one image may be.
+        plugin: the class, or its name if it is installed.
+        params: its parameters, as in a spec.
+        images: [B, 3, H, W] in [0, 1], at least 2 images that it can measure; by default simple scenes.
+        prompts: the prompts of these images, with the fields that it uses.
+        tolerance: the largest allowed difference between two measurements of one image.
 
     Raises:
-        ConformanceError: it does not; with a sentence for each thing that is wrong.
+        ConformanceError: it does not; has one sentence for each problem.
         PluginError: no plugin of that name can be loaded.
     """
 
@@ -58,58 +59,58 @@ def check_scorer(
 def _context(images: Tensor, prompts: Sequence[Prompt] | None) -> ScoreContext:
     count = len(images)
     given = prompts or [PROMPTS[index % len(PROMPTS)] for index in range(count)]
-    # Every other image is the base's own, so that a comparison with it has both things to see.
+    # Every second base image differs from the image, so that a comparison sees equal and different pairs.
     base = images.clone()
     base[1::2] = images.flip(0, -1)[1::2]
     return ScoreContext(prompts=list(given), seeds=list(range(count)), base_images=base)
 
 
 def _form(scorer: Any, images: Tensor, context: ScoreContext, tolerance: float) -> Iterator[str]:
-    """The same numbers again and again, and the images stay as they were."""
+    """The values are reproducible, and the images are not changed."""
     given, base = images.clone(), context.base_images
     copies = replace(context, base_images=None if base is None else base.clone())
     first = _scored(scorer, given, copies)
     if apart(images, given) or (
         base is not None and copies.base_images is not None and apart(base, copies.base_images)
     ):
-        yield "score changes the images that it is given; others look at them after it"
+        yield "score changes its images in place; other scorers measure the same images"
         return
     again = _scored(scorer, images, context)
-    yield from differ("the same images, scored again, get other values:", first, again, tolerance)
+    yield from differ("score is not reproducible for the same images:", first, again, tolerance)
 
 
 def _scored(scorer: Any, images: Tensor, context: ScoreContext) -> Tensor:
     values = call(f"score of images {list(images.shape)}", scorer.score, images, context)
     count = len(images)
     if not has_form(values, [count]):
-        many = "1 image" if count == 1 else f"{count} images"
-        raise Finding(f"score gives {described(values)} for {many}; wanted is float [{count}], one number per image")
+        given = plural(count, "image")
+        raise Finding(f"score returns {described(values)} for {given}; expected float [{count}], one number per image")
     scores: Tensor = values
     return scores
 
 
 def _declared(scorer: Any) -> Iterator[str]:
-    """What the report says of the scorer besides its numbers."""
+    """The attributes that the report shows beside the values."""
     if not (isinstance(scorer.unit, str) and scorer.unit.strip()):
-        yield f"unit is {scorer.unit!r}; wanted is a text that follows the number, such as `of the height`"
+        yield f"unit is {scorer.unit!r}; expected a text that follows the number, such as `of the height`"
     if scorer.better not in BETTER:
-        yield f"better is {scorer.better!r}; wanted is one of {', '.join(BETTER)}"
+        yield f"better is {scorer.better!r}; expected one of {', '.join(BETTER)}"
     accepted = call("accepted", getattr, scorer, "accepted", None)
     if accepted is not None and not _is_range(accepted):
-        yield f"accepted is {accepted!r}; wanted is None or two finite numbers, the first not above the second"
+        yield f"accepted is {accepted!r}; expected None or two finite numbers (low, high) with low <= high"
         return
     if "target" not in type(scorer).Params.model_fields:
         if scorer.better == "target" and accepted is None:
-            yield "better is 'target', but there is neither a parameter `target` nor an `accepted` to say which"
+            yield "better is 'target', but there is no target: add a parameter `target`, or the attribute `accepted`"
         return
     if not hasattr(getattr(scorer, "params", None), "target"):
-        yield "its Params have a `target`, but it has no `params.target`, where the report looks for it"
+        yield "its Params have a `target`, but the report finds no `params.target`; set self.params = params"
         return
     target = scorer.params.target
     if target is not None and not _is_number(target):
-        yield f"target is {target!r}; wanted is None or a finite number"
+        yield f"target is {target!r}; expected None or a finite number"
     elif target is not None and accepted is not None and not accepted[0] <= target <= accepted[1]:
-        yield f"the target {target:g} is not accepted: accepted is from {accepted[0]:g} to {accepted[1]:g}"
+        yield f"the target {target:g} is outside `accepted`, which is {accepted[0]:g} to {accepted[1]:g}"
 
 
 def _is_number(value: Any) -> bool:
@@ -121,19 +122,19 @@ def _is_range(value: Any) -> bool:
 
 
 def _each_alone(scorer: Any, images: Tensor, context: ScoreContext, tolerance: float) -> Iterator[str]:
-    """Finite numbers or nan, the same for each image whatever stands beside it."""
+    """Each image has a finite value or nan, which does not depend on the rest of the batch."""
     values = _scored(scorer, images, context)
     if values.isinf().any():
-        told = [round(value, 4) for value in values.tolist()]
-        yield f"score is infinite for an image: {told}; wanted is nan where there is nothing to measure"
+        found = [round(value, 4) for value in values.tolist()]
+        yield f"score returns an infinite value: {found}; return nan for an image that cannot be measured"
     if values.isnan().all():
-        yield f"score is nan for all {len(images)} images; give the check images that it can measure, as `images=`"
+        yield f"score returns nan for all {len(images)} images; pass the check images that it can measure, as `images=`"
     base = context.base_images
     for index in range(len(images)):
         only = slice(index, index + 1)
         own = None if base is None else base[only]
         alone = _scored(scorer, images[only], ScoreContext(context.prompts[only], context.seeds[only], own))
-        what = f"image {index} gets another value alone than in a batch of {len(images)}:"
+        what = f"image {index} gets different values alone and in a batch of {len(images)}:"
         found = list(differ(what, values[only], alone, tolerance))
         yield from found
         if found:
@@ -141,7 +142,7 @@ def _each_alone(scorer: Any, images: Tensor, context: ScoreContext, tolerance: f
 
 
 def _without_base(scorer: Any, images: Tensor, context: ScoreContext) -> Iterator[str]:
-    """`dp score IMAGES` knows no base."""
+    """`dp score IMAGES` has no base images."""
     values = call("score without base_images", scorer.score, images, replace(context, base_images=None))
     if not has_form(values, [len(images)]):
-        yield f"score without base_images gives {described(values)}; wanted is float [{len(images)}], nan if need be"
+        yield f"score without base_images returns {described(values)}; expected float [{len(images)}], nan if needed"

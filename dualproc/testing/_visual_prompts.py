@@ -1,4 +1,4 @@
-"""The check of visual prompts."""
+"""The check for visual prompts."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     Pixels = npt.NDArray[np.uint8]
 
 SIZES = ((512, 512), (768, 512))
-"""Width and height; each is compared with twice the size."""
+"""Width and height of the canvases; each drawing is compared with one of twice the size."""
 GRID = 8
-"""Drawings of two sizes are compared in cells of so many pixels of the smaller: letters are fitted to whole pixels."""
+"""Drawings are compared in cells of this many pixels of the smaller one, because text is aligned to whole pixels."""
 ALIKE = 0.2
-"""Share of what is drawn that may then still differ."""
+"""The largest allowed difference between them, as a share of what is drawn."""
 
 
 def check_visual_prompt(
@@ -29,15 +29,15 @@ def check_visual_prompt(
     *,
     sizes: Sequence[tuple[int, int]] = SIZES,
 ) -> None:
-    """Does a layer keep to `dualproc.protocols.VisualPrompt`?
+    """Check that a layer follows `dualproc.protocols.VisualPrompt`.
 
     Args:
-        plugin: the class, or the name under which it is installed.
-        params: its parameters, as a spec gives them.
-        sizes: width and height of the canvases; it has to draw the same on one of twice the size.
+        plugin: the class, or its name if it is installed.
+        params: its parameters, as in a spec.
+        sizes: width and height of the canvases; it must draw the same on a canvas of twice the size.
 
     Raises:
-        ConformanceError: it does not; with a sentence for each thing that is wrong.
+        ConformanceError: it does not; has one sentence for each problem.
         PluginError: no plugin of that name can be loaded.
     """
 
@@ -57,13 +57,13 @@ def _blank(size: tuple[int, int]) -> Image:
 
 
 def _drawn(layer: Any, canvas: Image) -> Pixels:
-    """[H, W, 4]: the canvas after the layer was drawn on it."""
+    """[H, W, 4]: the canvas after the layer has drawn on it."""
     import numpy as np
 
     mode, size = canvas.mode, canvas.size
     given = call(f"draw on a canvas of {size[0]} x {size[1]}", layer.draw, canvas)
     if given is not None:
-        raise Finding(f"draw returns {type(given).__name__}, which nobody takes; it has to draw on the canvas in place")
+        raise Finding(f"draw returns {type(given).__name__}; expected None, and a drawing on the given canvas")
     if (canvas.mode, canvas.size) != (mode, size):
         raise Finding(f"draw changes the canvas from {mode} {size} to {canvas.mode} {canvas.size}")
     return np.asarray(canvas)
@@ -72,14 +72,14 @@ def _drawn(layer: Any, canvas: Image) -> Pixels:
 def _form(layer: Any, size: tuple[int, int]) -> Iterator[str]:
     first, second = (_drawn(layer, _blank(size)) for _ in range(2))
     if not first[..., 3].any():
-        yield f"draw leaves the canvas of {size[0]} x {size[1]} fully transparent: nobody would see it"
+        yield f"draw leaves a canvas of {size[0]} x {size[1]} fully transparent"
     share = (first != second).any(-1).mean()
     if share:
-        yield f"draw gives another drawing the second time: {share:.2%} of the pixels differ"
+        yield f"draw is not reproducible: the second time, {share:.2%} of the pixels differ"
 
 
 def _leaves_others(layer: Any, size: tuple[int, int]) -> Iterator[str]:
-    """All layers of a spec are drawn on one canvas."""
+    """It keeps what is on the canvas: all layers of a spec draw on the same one."""
     import numpy as np
     from PIL import Image
 
@@ -88,11 +88,11 @@ def _leaves_others(layer: Any, size: tuple[int, int]) -> Iterator[str]:
     before = np.asarray(canvas).copy()
     share = ((_drawn(layer, canvas) != before).any(-1) & untouched).mean()
     if share:
-        yield f"draw erases what other layers drew, on {share:.2%} of the canvas where it draws nothing itself"
+        yield f"draw erases other layers, on {share:.2%} of the canvas where it draws nothing itself"
 
 
 def _scales(layer: Any, size: tuple[int, int]) -> Iterator[str]:
-    """The engine draws on canvases of any size and reduces them: places and widths have to be fractions."""
+    """The drawing does not depend on the canvas size: the engine draws on a large canvas and downscales it."""
     import numpy as np
 
     coarse = (size[0] // GRID, size[1] // GRID)
@@ -100,14 +100,14 @@ def _scales(layer: Any, size: tuple[int, int]) -> Iterator[str]:
     off = np.abs(small - large).sum() / np.maximum(small, large).sum()
     if off > ALIKE:
         yield (
-            f"draw gives another drawing on a canvas of twice {size[0]} x {size[1]}: it covers {large.mean():.3%} of it"
-            f" instead of {small.mean():.3%}, and {off:.0%} lies elsewhere; use fractions of the canvas's size for"
-            " places and widths"
+            f"draw gives a different drawing on a canvas of twice {size[0]} x {size[1]}: it covers {large.mean():.3%}"
+            f" instead of {small.mean():.3%} of it, and {off:.0%} of the drawing is elsewhere; compute positions and"
+            " widths from fractions of the canvas size"
         )
 
 
 def _coverage(layer: Any, size: tuple[int, int], coarse: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """How much of each cell of a coarse grid is drawn on, on a canvas of a size."""
+    """The mean opacity of each cell of a coarse grid, in [0, 1], after drawing on an empty canvas of a size."""
     import numpy as np
     from PIL import Image
 

@@ -13,7 +13,7 @@ Check = Callable[..., None]
 
 
 def _fixture(check: Check) -> Any:
-    """A fixture that is a check of `dualproc.testing`, of the same name."""
+    """A fixture with the name of a check of `dualproc.testing` that returns it."""
 
     def itself() -> Check:
         return check
