@@ -177,12 +177,12 @@ def test_plugins_reports_unreadable_metadata(install: Install) -> None:
 
 def test_plugins_show_prints_parameters() -> None:
     lines = [line.strip() for line in dp("plugins", "show", "visual_prompts/line").splitlines()]
-    assert "A straight line of an exact thickness, as an arrow if wanted." in lines
+    assert "A straight line or arrow of exact thickness." in lines
     assert "width  number > 0 and <= 1  (required)" in lines
     assert "arrow  boolean  (default false)" in lines
     assert (
         lines[lines.index("width  number > 0 and <= 1  (required)") + 1]
-        == "thickness, as a share of the image's height"
+        == "Thickness, as a fraction of the image height."
     )
 
 

@@ -63,7 +63,7 @@ def test_improbable_candidates_give_a_warning(capsys: pytest.CaptureFixture[str]
     assert "does not answer" in err
     assert "it answers: yes" in err or "it answers: no" in err
     _, _, err = dp(capsys, "ask", folder / "cat0.png", "Is it a spaceship?")
-    assert "has no word for: it, spaceship?" in err
+    assert "does not know the words: it, spaceship?" in err
     assert "does not answer" not in err
 
 
@@ -138,7 +138,7 @@ def test_several_judges_of_a_spec_are_averaged(
         ([CAT], "the images are missing"),
         (["FOLDER/cat0.png", CAT, "--judge", "tinny"], "did you mean `tiny`?"),
         (["FOLDER/cat0.png", CAT, "--set", "modle=x"], "did you mean `model`?"),
-        (["FOLDER/cat0.png", CAT, "--set", "model"], "write it as key.key=value"),
+        (["FOLDER/cat0.png", CAT, "--set", "model"], "expected KEY=VALUE, got `model`"),
         (["FOLDER/cat0.png", CAT, "--candidates", "Yes,Yes"],
          "expected different answers, separated by commas, got `--candidates Yes,Yes`"),
         (["FOLDER/cat0.png", CAT, "--candidates", "Yes,zyzzyva"], "'zyzzyva'"),

@@ -41,7 +41,7 @@ def test_every_variant_is_trained_used_and_evaluated_again(
     code, out, err = dp(capsys, "generate", low, "a cartoon of an astronaut", "--seed", "3", "-n", "2")
     assert code == 0
     assert len(list((low / "generated").glob("*.png"))) == len(out.splitlines()) == 2
-    assert "no word for: astronaut" in err
+    assert "does not know the words: astronaut\n" in err
 
     before = RunFolder.open(low).read_evaluation()
     code, out, _ = dp(capsys, "score", low)
