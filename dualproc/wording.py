@@ -46,4 +46,6 @@ def nearest(word: str, known: Collection[str]) -> str:
         return found
     if not known:
         return "no names are defined here"
-    return f"known: {listed([name[:_LONGEST_NAME] for name in islice(known, _COMPARED)], most=_LISTED)}"
+    names = [name[:_LONGEST_NAME] for name in islice(known, _LISTED)]
+    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+    return f"known: {', '.join(names)}{more}"

@@ -1,4 +1,4 @@
-"""A small valid spec, and a way to write specs into a folder."""
+"""Two small valid specs, and helpers that write and load specs."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ question: {template: "Is it {prompt}?"}
 
 
 def write(folder: Path, text: str, name: str = "spec.yaml") -> Path:
+    """Write a text to `folder/name`, and return the path."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -49,11 +50,12 @@ def write(folder: Path, text: str, name: str = "spec.yaml") -> Path:
 
 
 def load(folder: Path, text: str, *overrides: str, variant: str | None = None) -> LoadedSpec:
+    """Write a spec to `folder/spec.yaml`, and read it."""
     return read_spec(write(folder, text), overrides=overrides, variant=variant)
 
 
 def only(loaded: LoadedSpec) -> Problem:
-    """The one problem of a spec."""
+    """The only problem of a spec; fails the test if there are none or several."""
     assert loaded.spec is None
     assert len(loaded.problems) == 1, "\n".join(map(str, loaded.problems))
     return loaded.problems[0]

@@ -1,4 +1,4 @@
-"""The checks for plugin authors: right plugins pass, the built-in ones too, and wrong ones are told what is wrong."""
+"""dualproc.testing: correct plugins pass, the built-in ones too, and each mistake has its own finding."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import small_judges
 import torch
+from pydantic import ConfigDict, Field, create_model
 from small_pipelines import FAMILIES, saved
-from wrong_plugins import RIGHT, WRONG, Redness, Sketcher, Wrong
+from wrong_plugins import RIGHT, WRONG, Oracle, Redness, Sketcher, Wrong
 
 from dualproc import registry
 from dualproc.errors import PluginError
@@ -50,7 +51,7 @@ BUILT_IN: list[tuple[str, str, dict[str, Any]]] = [
 
 
 def extras(kind: str) -> dict[str, Any]:
-    """A quick generator for anchors; the shipped one takes longer."""
+    """A fast generator for anchors, because the shipped one is slow."""
     return {"generator": Sketcher(Sketcher.Params())} if kind == "anchors" else {}
 
 
@@ -66,12 +67,12 @@ def findings(check: Callable[[], None]) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("kind", "name", "params"), BUILT_IN, ids=lambda value: value if isinstance(value, str) else ""
 )
-def test_the_built_in_plugins_conform(kind: str, name: str, params: Mapping[str, Any]) -> None:
+def test_built_in_plugins_conform(kind: str, name: str, params: Mapping[str, Any]) -> None:
     check_plugin(kind, f"dualproc/{name}", params, **(extras(kind) if name == "base_image" else {}))
 
 
 def test_every_built_in_plugin_is_checked() -> None:
-    """Presets of large models, and the classes that they stand for, are checked with small ones below."""
+    """Presets of large models and their classes are checked with small models below."""
     checked = {(kind, name) for kind, name, _ in BUILT_IN}
     for kind in KINDS:
         for entry in registry.entries(kind):
@@ -86,34 +87,70 @@ def test_a_small_pipeline_of_two_steps_conforms(check_generator: Callable[..., N
 
 @pytest.mark.parametrize("family", ["qwen2.5-vl", "paligemma2"])
 def test_a_small_judge_conforms(family: str, tmp_path: Path, check_judge: Callable[..., None]) -> None:
-    """One that reads on from the image, and one that cannot."""
+    """One family that uses the cache, and one that cannot."""
     folder = small_judges.save(family, tmp_path / family)
     given = {**registry.load("judges", family).preset, "model": str(folder), "dtype": "float32", "device": "cpu"}
     check_judge(family, given, questions=["Is the line red?", "Is it dark?"])
 
 
-# plugins of one's own
+# plugins of other packages
 
 
 @pytest.mark.parametrize(("kind", "cls", "params"), RIGHT)
-def test_a_right_plugin_passes(kind: str, cls: type[Any], params: Mapping[str, Any]) -> None:
+def test_a_correct_plugin_passes(kind: str, cls: type[Any], params: Mapping[str, Any]) -> None:
     check_plugin(kind, cls, params, **extras(kind))
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong.kind}-{wrong.cls.__name__}")
-def test_a_wrong_plugin_is_told_what_is_wrong_and_nothing_else(wrong: Wrong) -> None:
+def test_a_mistake_has_its_finding_and_no_other(wrong: Wrong) -> None:
     found = findings(lambda: check_plugin(wrong.kind, wrong.cls, wrong.params, **extras(wrong.kind)))
-    assert [told for told in found if re.search(wrong.sentence, told)]
-    assert [told for told in found if not re.search(f"{wrong.sentence}|{wrong.also}", told)] == []
+    assert [finding for finding in found if re.search(wrong.sentence, finding)]
+    assert [finding for finding in found if not re.search(f"{wrong.sentence}|{wrong.also}", finding)] == []
 
 
-def test_every_kind_has_its_check_and_wrong_plugins() -> None:
+MEMORY_OPTIONS: list[tuple[str, Any, str]] = [
+    ("device", int, "integer; expected string"),
+    ("device", str | None, "string or null; expected string"),
+    ("quantize", bool, "boolean; expected string or null"),
+    ("offload", str, "string; expected boolean"),
+    ("checkpointing", int, "integer; expected boolean"),
+    ("reward_vae", bool, "boolean; expected string or null"),
+    ("height", float, "number; expected integer or null"),
+    ("width", Any, "anything; expected integer or null"),
+]
+
+
+@pytest.mark.parametrize(("name", "annotation", "types"), MEMORY_OPTIONS)
+def test_a_parameter_with_the_name_of_a_memory_option_has_its_type(name: str, annotation: Any, types: str) -> None:
+    params = create_model(
+        "Params", __config__=ConfigDict(extra="forbid"), **{name: (annotation, Field(None, description="An option."))}
+    )
+    for kind, base in (("generators", Sketcher), ("judges", Oracle)):
+        cls = type("Optional", (base,), {"Params": params, "__doc__": "A plugin with an option."})
+        (found,) = findings(lambda kind=kind, cls=cls: check_plugin(kind, cls))
+        assert found.startswith(
+            f"the parameter `{name}` is {types}, because dualproc reads `{name}` as a memory option"
+        )
+
+
+def test_other_kinds_may_use_the_names_of_memory_options_freely() -> None:
+    class Scaled(Redness):
+        """Has parameters that are not memory options."""
+
+        class Params(Redness.Params):
+            width: float = Field(0.5, description="A length.")
+            device: int = Field(1, description="A number.")
+
+    check_scorer(Scaled)
+
+
+def test_every_kind_has_a_check_and_wrong_plugins() -> None:
     assert tuple(CHECKS) == KINDS
     for kind in KINDS:
         assert sum(wrong.kind == kind for wrong in WRONG) >= 5
 
 
-def test_everything_wrong_is_told_at_once() -> None:
+def test_all_mistakes_are_reported_at_once() -> None:
     class Careless(Redness):
         unit, better = "", "more"
 
@@ -123,30 +160,32 @@ def test_everything_wrong_is_told_at_once() -> None:
     with pytest.raises(ConformanceError) as caught:
         check_scorer(Careless)
     message = str(caught.value)
-    assert message.startswith("scorer test_everything_wrong_is_told_at_once.<locals>.Careless does not keep to its ")
+    assert message.startswith(
+        "scorer test_all_mistakes_are_reported_at_once.<locals>.Careless does not follow its protocol:"
+    )
     assert message.count("\n  - ") == len(caught.value.findings) == 5
-    for part in ("has no docstring", "unit is ''", "better is 'more'", "image 0 gets another value alone than"):
+    for part in ("has no docstring", "unit is ''", "better is 'more'", "image 0 gets different values alone and in"):
         assert part in message
     assert isinstance(caught.value, AssertionError)
 
 
-def test_the_authors_images_and_prompts_are_used() -> None:
+def test_images_and_prompts_of_the_author_are_used() -> None:
     params = {"region": "ground", "field": "color"}
-    told = findings(lambda: check_scorer("region_color", params))
-    assert "has no field `color`" in told[0]
+    found = findings(lambda: check_scorer("region_color", params))
+    assert "has no field `color`" in found[0]
     plain = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.01 + 0.5
     prompts = [Prompt("a cat", {"color": "gray"}), Prompt("a dog", {"color": "blue"})]
     check_scorer("region_color", params, images=plain, prompts=prompts)
 
 
-def test_a_name_nobody_has_and_an_unknown_kind_are_errors_of_their_own() -> None:
+def test_unknown_names_and_kinds_are_plugin_errors() -> None:
     with pytest.raises(PluginError, match="no scorer plugin is called 'redness'"):
         check_scorer("redness")
-    with pytest.raises(PluginError, match="'scorer' is no kind of plugin"):
+    with pytest.raises(PluginError, match="unknown kind of plugin: 'scorer'"):
         check_plugin("scorer", Redness)
 
 
-def test_a_check_leaves_the_random_numbers_as_they_were() -> None:
+def test_a_check_restores_the_random_state() -> None:
     torch.manual_seed(7)
     check_scorer(Redness)
     drawn = torch.rand(3)
@@ -159,19 +198,19 @@ def test_the_fixtures_are_the_checks(request: pytest.FixtureRequest) -> None:
         assert request.getfixturevalue(check.__name__) is check
 
 
-def test_importing_the_checks_imports_neither_torch_nor_pytest() -> None:
+def test_importing_the_checks_does_not_import_torch_or_pytest() -> None:
     code = "import sys, dualproc.testing; print({'torch', 'pytest', 'PIL', 'numpy'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "set()\n"
 
 
-def test_parameters_that_are_needed_are_asked_for() -> None:
-    told = findings(lambda: check_plugin("scorers", "palette"))
-    assert told == ("the parameters {} of this check are not valid: colors: Field required",)
+def test_missing_parameters_are_reported() -> None:
+    found = findings(lambda: check_plugin("scorers", "palette"))
+    assert found == ("the parameters {} of this check are not valid: colors: Field required",)
 
 
-def test_what_a_check_draws_may_fail_too() -> None:
+def test_a_plugin_that_fails_later_in_a_check_is_reported() -> None:
     class Exhausted(Sketcher):
-        """Draws twice and no more."""
+        """Draws only twice."""
 
         drawn = 0
 

@@ -1,4 +1,4 @@
-"""Several judges as one: the mixture of their answers, its gradient, and how a spec names them."""
+"""Ensembles of judges: the mean of their answers, its gradient, and how a spec names several judges."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def scores(judge: Judge, images: torch.Tensor) -> torch.Tensor:
 
 
 class Fixed:
-    """A judge that always says the same."""
+    """A judge with a fixed answer."""
 
     def __init__(self, probability: float, tokens: list[int]) -> None:
         self.probability, self.tokens = probability, tokens
@@ -56,11 +56,13 @@ class Fixed:
         return [f"{self.probability}"] * len(images)
 
 
-# the mixture
+# the mean of the answers
 
 
 @pytest.mark.parametrize("weights", [(1.0, 0.5), (2.0, 1.0), (1.0, 9.0)])
-def test_it_believes_what_its_members_believe_on_average(members: list[Judge], weights: tuple[float, float]) -> None:
+def test_its_probabilities_are_the_weighted_mean_of_the_members(
+    members: list[Judge], weights: tuple[float, float]
+) -> None:
     images = two_images()
     mixed = Ensemble(list(zip(weights, members, strict=True)))
     answers = mixed.answer_log_likelihoods(images, QUESTIONS)
@@ -72,7 +74,7 @@ def test_it_believes_what_its_members_believe_on_average(members: list[Judge], w
     assert not torch.allclose(first, second, atol=0.01)
 
 
-def test_its_gradient_is_that_of_the_mean_opinion(members: list[Judge]) -> None:
+def test_its_gradient_is_that_of_the_weighted_mean(members: list[Judge]) -> None:
     images = two_images()
     wanted = scores(Ensemble([(1.0, members[0]), (3.0, members[1])]), images)[0, 1, 0]
     (found,) = torch.autograd.grad(wanted, images)
@@ -82,16 +84,16 @@ def test_its_gradient_is_that_of_the_mean_opinion(members: list[Judge]) -> None:
     by_hand = sum(part / sum(parts) * gradient for part, gradient in zip(parts, gradients, strict=True))
     torch.testing.assert_close(found, by_hand)
     assert found[0].abs().sum() > 0
-    assert found[1].abs().sum() == 0  # of the other image
+    assert found[1].abs().sum() == 0  # the other image has no gradient
 
 
-def test_an_improbable_answer_keeps_its_digits() -> None:
+def test_the_log_of_a_tiny_probability_is_accurate() -> None:
     mixed = Ensemble([(1.0, Fixed(1e-30, [1, 1])), (1.0, Fixed(1e-32, [1, 1]))])  # type: ignore[list-item]
     found = mixed.answer_log_likelihoods(torch.zeros(1, 3, 4, 4), []).log_likelihoods[0, 0, 0].item()
     assert found == pytest.approx(math.log((1e-30 + 1e-32) / 2), rel=1e-5)
 
 
-def test_one_member_is_the_judge_itself() -> None:
+def test_a_list_with_one_judge_is_that_judge() -> None:
     alone, listed = (build_judge(spec_from_dict(base() | {"judge": judge}).judges) for judge in (
         {"type": "tiny"}, [{"type": "tiny", "weight": 7}]
     ))  # fmt: skip
@@ -100,7 +102,7 @@ def test_one_member_is_the_judge_itself() -> None:
     assert torch.equal(scores(alone, images), scores(listed, images))
 
 
-def test_a_token_count_is_the_largest_and_words_are_those_of_the_weightiest() -> None:
+def test_token_counts_are_the_largest_and_words_come_from_the_largest_weight() -> None:
     mixed = Ensemble([(1.0, Fixed(0.2, [1, 3])), (2.0, Fixed(0.8, [2, 1]))])  # type: ignore[list-item]
     images = torch.zeros(3, 3, 4, 4)
     assert mixed.answer_log_likelihoods(images, []).token_counts.tolist() == [[2, 3]]
@@ -108,7 +110,7 @@ def test_a_token_count_is_the_largest_and_words_are_those_of_the_weightiest() ->
 
 
 @pytest.mark.parametrize("weights", [[], [0.0], [1.0, 0.0], [1.0, -1.0], [float("nan")], [float("inf"), 1.0]])
-def test_weights_that_are_none_are_refused(weights: list[float]) -> None:
+def test_invalid_weights_are_rejected(weights: list[float]) -> None:
     with pytest.raises(DualprocError, match="weights above 0"):
         Ensemble([(weight, Fixed(0.5, [1, 1])) for weight in weights])  # type: ignore[misc]
 
@@ -120,7 +122,7 @@ def base() -> dict[str, Any]:
     return {"name": "both", "prompts": {"train": ["a cat"], "eval": ["a dog"]}, "question": {"template": "Is it?"}}
 
 
-def test_a_spec_names_several_judges_and_referees(tmp_path: Path) -> None:
+def test_a_spec_can_name_several_judges_and_referees(tmp_path: Path) -> None:
     text = TWO + "referee: [{type: tiny-referee, weight: 2}, {type: tiny}]\n"
     spec = load(tmp_path, text).require()
     assert [(weight, ref.type, ref.params) for weight, ref in spec.judges] == [
@@ -136,7 +138,7 @@ def test_a_spec_names_several_judges_and_referees(tmp_path: Path) -> None:
     assert read_spec(shown).require() == spec
 
 
-def test_a_single_judge_is_written_as_ever(tmp_path: Path) -> None:
+def test_a_single_judge_is_written_without_a_list(tmp_path: Path) -> None:
     spec = load(tmp_path, PLAIN).require()
     assert spec.judges == ((1.0, PluginRef(type="tiny")),)
     assert spec.referees == ()
@@ -149,14 +151,16 @@ def test_a_single_judge_is_written_as_ever(tmp_path: Path) -> None:
     [
         ("weight: 0.5", "weight: 0", (7, 34), "expected a number above 0"),
         ("weight: 0.5", "weight: 1001", (7, 34), "expected a number of at most 1000"),
-        ("weight: 0.5", "weight: much", (7, 34), "expected a number, found the text 'much'"),
+        ("weight: 0.5", "weight: much", (7, 34), "expected a number, found the string 'much'"),
         ("weight: 0.5", "wieght: 0.5", (7, 26), "unknown key `wieght`"),
         ("type: tiny-referee", "type: tiny-refere", (7, 12), "no judge plugin is called 'tiny-refere'"),
         ("{type: tiny-referee, weight: 0.5}", "{weight: 0.5}", (7, 5), "`type` is missing"),
         ("{type: tiny-referee, weight: 0.5}", "tiny-referee", (7, 5), "expected a mapping"),
     ],
 )
-def test_mistakes_are_placed(tmp_path: Path, old: str, new: str, place: tuple[int, int], message: str) -> None:
+def test_mistakes_in_an_ensemble_have_their_place(
+    tmp_path: Path, old: str, new: str, place: tuple[int, int], message: str
+) -> None:
     assert old in TWO
     file = tmp_path / "spec.yaml"
     file.write_text(TWO.replace(old, new))
@@ -168,7 +172,7 @@ def test_mistakes_are_placed(tmp_path: Path, old: str, new: str, place: tuple[in
 
 
 @pytest.mark.parametrize("judge", ["[]", "{type: tiny, weight: 2}"])
-def test_no_judge_and_the_weight_of_a_single_one_are_mistakes(tmp_path: Path, judge: str) -> None:
+def test_an_empty_list_and_a_weight_of_a_single_judge_are_mistakes(tmp_path: Path, judge: str) -> None:
     file = tmp_path / "spec.yaml"
     file.write_text(f"{PLAIN}judge: {judge}\n")
     with pytest.raises(SpecError) as caught:
@@ -178,7 +182,7 @@ def test_no_judge_and_the_weight_of_a_single_one_are_mistakes(tmp_path: Path, ju
 
 
 @pytest.mark.parametrize(
-    ("judge", "right"),
+    ("judge", "valid"),
     [
         ([{"type": "tiny"}, {"type": "transformers", "model": "x", "weight": 2}], True),
         ({"type": "tiny"}, True),
@@ -188,17 +192,17 @@ def test_no_judge_and_the_weight_of_a_single_one_are_mistakes(tmp_path: Path, ju
         ({"type": "tiny", "weight": 2}, False),
     ],
 )
-def test_the_schema_knows_them(judge: Any, right: bool) -> None:
+def test_the_schema_accepts_valid_ensembles_only(judge: Any, valid: bool) -> None:
     import jsonschema
 
     validator = jsonschema.Draft202012Validator(installed_schema()[0])
-    assert validator.is_valid(base() | {"judge": judge, "referee": judge}) is right
+    assert validator.is_valid(base() | {"judge": judge, "referee": judge}) is valid
 
 
 # in a fit
 
 
-def test_a_fit_is_trained_and_watched_by_ensembles(tmp_path: Path) -> None:
+def test_a_fit_is_trained_and_monitored_by_ensembles(tmp_path: Path) -> None:
     both = [{"type": "tiny", "weight": 3}, {"type": "tiny-referee"}]
     data = base() | {
         "prompts": {"template": "a cartoon of {subject}", "train": ["a cat"], "eval": ["a dog"]},

@@ -1,4 +1,4 @@
-"""Finding and loading plugins, with the fake distributions of tests/fake_plugins."""
+"""Finding and loading plugins, with the fake distributions in tests/fake_plugins."""
 
 from __future__ import annotations
 
@@ -69,28 +69,28 @@ def names(kind: str, distribution: str) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_built_in_registration_is_lost(kind: str) -> None:
+def test_all_built_in_plugins_are_registered(kind: str) -> None:
     assert names(kind, "dualproc") == BUILT_IN[kind]
 
 
-def test_an_entry_tells_where_it_comes_from(install: Install) -> None:
+def test_an_entry_has_distribution_version_and_target(install: Install) -> None:
     install("good")
     entry = registry.find("rewards", "constant")
     assert (entry.distribution, entry.version, entry.target) == ("acme-good", "1.2", "acme_good:Constant")
 
 
-def test_a_source_tree_without_a_version_takes_it_from_the_metadata() -> None:
+def test_the_version_of_an_editable_install_comes_from_its_metadata() -> None:
     assert registry.find("rewards", "yes_no_gap").version == metadata.version("dualproc")
 
 
-def test_listing_imports_nothing(install: Install) -> None:
+def test_listing_imports_no_plugin(install: Install) -> None:
     install("good", "broken", "twin_a", "twin_b")
     before = set(sys.modules)
     assert sum(len(registry.entries(kind)) for kind in KINDS) > 25
     assert not [name for name in set(sys.modules) - before if name.startswith(("acme", "twin", "dualproc"))]
 
 
-def test_a_distribution_found_twice_counts_once(
+def test_a_distribution_found_twice_is_listed_once(
     install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install("good")
@@ -103,16 +103,16 @@ def test_a_distribution_found_twice_counts_once(
     assert registry.load("scorers", "brightness").cls.__name__ == "Brightness"
 
 
-def test_a_line_that_cannot_be_parsed_fails_only_when_named(install: Install) -> None:
+def test_an_invalid_entry_point_fails_only_when_it_is_named(install: Install) -> None:
     install("good", "garbled_line")
     assert names("rewards", "garbled-line") == ["garbled", "neighbour"]
     assert names("rewards", "dualproc") == BUILT_IN["rewards"]
     assert registry.load("rewards", "neighbour").cls.__name__ == "Constant"
-    with pytest.raises(PluginError, match=r"garbled-line 1\.0.*not of the form module:object"):
+    with pytest.raises(PluginError, match=r"garbled-line 1\.0.*expected an entry point of the form module:object"):
         registry.load("rewards", "garbled")
 
 
-def test_a_file_that_cannot_be_read_is_data(install: Install) -> None:
+def test_an_unreadable_entry_points_file_is_reported_and_skipped(install: Install) -> None:
     install("garbled_file", "good")
     found = registry.discover("rewards")
     assert [entry.name for entry in found.entries if entry.distribution == "dualproc"] == BUILT_IN["rewards"]
@@ -123,8 +123,8 @@ def test_a_file_that_cannot_be_read_is_data(install: Install) -> None:
     assert "garbled_file-1.0.dist-info" in str(caught.value)
 
 
-def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(PluginError, match="'judge' is no kind") as caught:
+def test_an_unknown_kind_is_rejected_with_the_known_kinds() -> None:
+    with pytest.raises(PluginError, match="unknown kind of plugin: 'judge'") as caught:
         registry.entries("judge")
     assert "judges" in str(caught.value.hint)
 
@@ -132,13 +132,13 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
 # looking up
 
 
-def test_an_unknown_name_gets_the_nearest_and_the_command_that_lists_them() -> None:
+def test_an_unknown_name_has_a_suggestion_and_the_command_that_lists_the_plugins() -> None:
     with pytest.raises(PluginError, match="no visual prompt plugin is called 'lin'") as caught:
         registry.find("visual_prompts", "lin")
-    assert caught.value.hint == "did you mean 'line'?; `dp plugins visual_prompts` lists what is installed"
+    assert caught.value.hint == "did you mean `line`? `dp plugins visual_prompts` lists the installed plugins"
 
 
-def test_equal_names_are_refused_and_both_distributions_named(install: Install) -> None:
+def test_a_name_in_two_distributions_is_rejected_and_both_are_named(install: Install) -> None:
     install("twin_a", "twin_b")
     with pytest.raises(PluginError) as caught:
         registry.find("rewards", "twin")
@@ -147,12 +147,12 @@ def test_equal_names_are_refused_and_both_distributions_named(install: Install) 
 
 
 @pytest.mark.parametrize("name", ["twin-b/twin", "twin_b/twin", "Twin.B/twin"])
-def test_a_distribution_and_name_settle_equal_names(install: Install, name: str) -> None:
+def test_distribution_and_name_select_one_of_two_plugins(install: Install, name: str) -> None:
     install("twin_a", "twin_b")
     assert registry.load("rewards", name).summary == "The twin of distribution twin-b."
 
 
-def test_a_distribution_without_that_name_is_unknown(install: Install) -> None:
+def test_a_name_that_the_distribution_does_not_have_is_unknown(install: Install) -> None:
     install("twin_a", "twin_b")
     with pytest.raises(PluginError, match="no reward plugin is called 'dualproc/twin'"):
         registry.find("rewards", "dualproc/twin")
@@ -161,13 +161,13 @@ def test_a_distribution_without_that_name_is_unknown(install: Install) -> None:
 # loading
 
 
-def test_a_class_comes_with_its_summary(install: Install) -> None:
+def test_a_loaded_class_has_the_summary_from_its_docstring(install: Install) -> None:
     install("good")
     loaded = registry.load("rewards", "constant")
     assert (loaded.cls.__name__, loaded.summary, loaded.preset) == ("Constant", "Always the same reward.", {})
 
 
-def test_presets_chain_and_the_outer_one_wins(install: Install) -> None:
+def test_presets_can_build_on_presets_and_the_outer_one_has_precedence(install: Install) -> None:
     install("good")
     loaded = registry.load("rewards", "quarter")
     assert loaded.cls.__name__ == "Constant"
@@ -175,7 +175,7 @@ def test_presets_chain_and_the_outer_one_wins(install: Install) -> None:
     assert loaded.summary == "A quarter of a reward."
 
 
-def test_what_a_preset_fills_in_is_a_default_and_not_required(install: Install) -> None:
+def test_the_parameters_of_a_preset_are_defaults_and_not_required(install: Install) -> None:
     install("good")
     assert registry.load("visual_prompts", "dot").schema()["required"] == ["at"]
     schema = registry.load("visual_prompts", "middle").schema()
@@ -191,7 +191,7 @@ def test_what_a_preset_fills_in_is_a_default_and_not_required(install: Install) 
         ("needs_missing", "No module named 'surely_not_installed'", "pip install surely_not_installed"),
         ("no_module", "No module named 'acme_broken.nowhere'", "pip install --force-reinstall acme-broken"),
         ("no_object", "has no attribute 'Nothing'", "pip install --force-reinstall acme-broken"),
-        ("too_new", "written for plugin API 2, but this dualproc has 1", "pip install --upgrade dualproc"),
+        ("too_new", "written for plugin API 2, but this version of dualproc has 1", "pip install --upgrade dualproc"),
         ("too_old", "its api_version is 0", "pip install --upgrade acme-broken"),
         ("no_version", "its api_version is None", "pip install --upgrade acme-broken"),
         ("new_preset", "written for plugin API 2", "pip install --upgrade dualproc"),
@@ -202,10 +202,10 @@ def test_what_a_preset_fills_in_is_a_default_and_not_required(install: Install) 
         ("not_a_class", "neither a class nor a dualproc.protocols.Preset", "author"),
         ("leaves", "SystemExit: 0", "pip install --force-reinstall acme-broken"),
         ("undefined", "Undefined.Params has no JSON schema: PydanticUserError", "author"),
-        ("odd_preset", "its Preset needs texts as `of` and `summary`, and a mapping as `params`", "author"),
+        ("odd_preset", "its Preset needs strings for `of` and `summary`, and a mapping for `params`", "author"),
     ],
 )
-def test_a_broken_plugin_fails_with_origin_cause_and_remedy(
+def test_a_broken_plugin_is_reported_with_origin_cause_and_remedy(
     install: Install, name: str, cause: str, remedy: str
 ) -> None:
     install("good", "broken")
@@ -216,13 +216,13 @@ def test_a_broken_plugin_fails_with_origin_cause_and_remedy(
     assert remedy in (caught.value.hint or "")
 
 
-def test_a_class_variable_that_is_only_declared_is_missing(install: Install) -> None:
+def test_a_class_variable_without_a_value_is_missing(install: Install) -> None:
     install("broken")
     with pytest.raises(PluginError, match=r"HalfDoneScorer lacks score, unit"):
         registry.load("scorers", "half_done")
 
 
-def test_a_validator_that_fails_is_the_plugins_mistake(install: Install) -> None:
+def test_an_exception_in_a_validator_is_reported_as_an_error_of_the_plugin(install: Install) -> None:
     install("broken")
     loaded = registry.load("rewards", "stumbles")
     loaded.params({})
@@ -230,32 +230,32 @@ def test_a_validator_that_fails_is_the_plugins_mistake(install: Install) -> None
         loaded.params({"scale": "cubic"})
 
 
-def test_all_that_is_wrong_with_a_class_is_told_at_once(install: Install) -> None:
+def test_all_mistakes_of_a_class_are_reported_at_once(install: Install) -> None:
     install("broken")
     with pytest.raises(PluginError, match=r"Lenient.Params does not forbid extra keys; Lenient lacks answer_log_"):
         registry.load("judges", "lenient")
 
 
-def test_a_preset_builds_on_what_came_with_it(install: Install) -> None:
+def test_a_preset_prefers_a_plugin_of_its_own_distribution(install: Install) -> None:
     install("twin_a", "twin_b")
     loaded = registry.load("rewards", "like_twin")
-    assert (loaded.cls.__module__, loaded.summary) == ("twin_a", "The twin that came with it.")
+    assert (loaded.cls.__module__, loaded.summary) == ("twin_a", "The twin of its own distribution.")
 
 
-def test_a_preset_of_nothing_names_itself_and_what_it_lacks(install: Install) -> None:
+def test_a_preset_of_a_missing_plugin_names_both(install: Install) -> None:
     install("good")
     with pytest.raises(PluginError, match=r"reward 'lost_preset' \(acme-good.*no reward plugin is called 'nowhere'"):
         registry.load("rewards", "lost_preset")
 
 
-def test_presets_in_a_circle_are_refused(install: Install) -> None:
+def test_presets_in_a_cycle_are_rejected(install: Install) -> None:
     install("good")
-    with pytest.raises(PluginError, match="circle: 'circle' -> 'circle_back' -> 'circle'\n"):
+    with pytest.raises(PluginError, match="its presets form a cycle: 'circle' -> 'circle_back' -> 'circle'\n"):
         registry.load("rewards", "circle")
 
 
 @pytest.mark.parametrize("kind", ["rewards", "visual_prompts"])
-def test_the_light_built_in_plugins_keep_to_their_protocol(kind: str) -> None:
+def test_built_in_plugins_have_summaries_and_described_parameters(kind: str) -> None:
     for name in BUILT_IN[kind]:
         loaded = registry.load(kind, f"dualproc/{name}")
         assert loaded.summary.endswith(".")
@@ -266,7 +266,7 @@ def test_the_light_built_in_plugins_keep_to_their_protocol(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "told"),
+    ("command", "code", "expected"),
     [
         ("--help", 0, "dp plugins"),
         ("plugins", 0, "acme_broken.leaves:Reward"),
@@ -275,7 +275,7 @@ def test_the_light_built_in_plugins_keep_to_their_protocol(kind: str) -> None:
         ("plugins show rewards/leaves", 2, "cannot be used: SystemExit: 0"),
     ],
 )
-def test_broken_plugins_cost_nothing_until_one_is_named(command: str, code: int, told: str) -> None:
+def test_broken_plugins_have_no_effect_until_one_is_named(command: str, code: int, expected: str) -> None:
     path = os.pathsep.join(str(folder) for folder in sorted(FAKE_PLUGINS.iterdir()))
     done = subprocess.run(
         [sys.executable, "-m", "dualproc", *command.split()],
@@ -285,6 +285,6 @@ def test_broken_plugins_cost_nothing_until_one_is_named(command: str, code: int,
         text=True,
     )
     assert done.returncode == code, done.stderr
-    assert told in (done.stderr if code else done.stdout)
+    assert expected in (done.stderr if code else done.stdout)
     assert "Traceback" not in done.stderr
     assert code or "Error" not in done.stderr

@@ -1,4 +1,4 @@
-"""From a spec to live plugins, with the fake distributions of tests/fake_plugins."""
+"""Building live plugins from a spec, with the fake distributions in tests/fake_plugins."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def spec_file(tmp_path: Path, install: Install) -> Path:
 
 
 def problems(spec_file: Path, *overrides: str, variant: str | None = None) -> dict[str, str]:
-    """Path -> message and hint of every mistake."""
+    """Message and hint of every mistake, by path."""
     with pytest.raises(SpecError) as caught:
         load_spec(spec_file, overrides=overrides, variant=variant)
     found = caught.value.problems
@@ -60,9 +60,9 @@ def test_a_correct_spec_is_loaded(spec_file: Path) -> None:
     assert spec.visual_prompt.layers[0].params["width"] == 0.01
 
 
-def test_without_a_variant_all_are_checked_and_none_is_loaded(spec_file: Path) -> None:
+def test_without_a_chosen_variant_all_are_checked_and_none_is_loaded(spec_file: Path) -> None:
     assert read_checked(spec_file).variants == ("thin", "thick")
-    assert problems(spec_file) == {"variants": "no variant is chosen | one of: thin, thick"}
+    assert problems(spec_file) == {"variants": "no variant is chosen | choose one of: thin, thick"}
     found = problems(spec_file, "variants.thick.width=5")
     assert found == {"visual_prompt.layers.0.width": "expected a number of at most 1.0, found 5 | None"}
     assert load_spec(spec_file, overrides=["variants.thick.width=5"], variant="thin").variant == "thin"
@@ -84,48 +84,48 @@ def test_every_mistake_is_reported_with_its_place(spec_file: Path) -> None:
     ]
     hints = {problem.path: problem.hint or "" for problem in caught.value.problems}
     assert hints["visual_prompt.layers.0.widht"] == "did you mean `width`?"
-    assert hints["judge.type"].startswith("did you mean 'oracle'?")
+    assert hints["judge.type"].startswith("did you mean `oracle`?")
 
 
-def test_a_mistake_of_all_variants_is_reported_once(spec_file: Path) -> None:
+def test_a_mistake_in_all_variants_is_reported_once(spec_file: Path) -> None:
     found = problems(spec_file, "visual_prompt.layers.0.color=redd")
-    assert found == {"visual_prompt.layers.0.color": "'redd' is no colour; did you mean 'red'? | None"}
+    assert found == {"visual_prompt.layers.0.color": "unknown colour 'redd'; did you mean `red`? | None"}
 
 
-def test_an_unfilled_placeholder_plugin_failure_is_reported_once(spec_file: Path) -> None:
+def test_an_unfilled_placeholder_in_a_plugin_parameter_is_reported_once(spec_file: Path) -> None:
     found = problems(spec_file, 'visual_prompt.layers.0.width="{widht}"', variant="thin")
     assert found == {"visual_prompt.layers.0.width": "unknown placeholder {widht} | did you mean `width`?"}
 
 
-def test_a_broken_plugin_that_is_named_is_a_mistake_of_the_spec(spec_file: Path, install: Install) -> None:
+def test_naming_a_broken_plugin_is_a_mistake_of_the_spec(spec_file: Path, install: Install) -> None:
     install("broken")
     found = problems(spec_file, "reward.type=needs_missing", variant="thin")
-    assert "No module named 'surely_not_installed' | pip install surely_not_installed" in found["reward.type"]
+    assert "No module named 'surely_not_installed' | run `pip install surely_not_installed`" in found["reward.type"]
 
 
-def test_a_broken_plugin_that_is_not_named_costs_nothing(spec_file: Path, install: Install) -> None:
+def test_a_broken_plugin_that_is_not_named_has_no_effect(spec_file: Path, install: Install) -> None:
     install("broken", "garbled_file", "garbled_line", "twin_a", "twin_b")
     assert load_spec(spec_file, variant="thin").name == "demo"
 
 
-def test_equal_names_are_a_mistake_unless_the_distribution_is_named(spec_file: Path, install: Install) -> None:
+def test_a_plugin_name_in_two_distributions_needs_the_distribution(spec_file: Path, install: Install) -> None:
     install("twin_a", "twin_b")
     assert "'twin-a/twin' or 'twin-b/twin'" in problems(spec_file, "reward.type=twin", variant="thin")["reward.type"]
     assert load_spec(spec_file, overrides=["reward.type=twin-a/twin"], variant="thin").reward.type == "twin-a/twin"
 
 
-def test_a_preset_with_wrong_parameters_is_not_the_specs_mistake(spec_file: Path) -> None:
+def test_invalid_parameters_of_a_preset_are_reported_at_its_type(spec_file: Path) -> None:
     found = problems(spec_file, "reward.type=outdated", variant="thin")
     assert list(found) == ["reward.type"]
-    assert "is a preset with wrong parameters: worth: Extra inputs" in found["reward.type"]
+    assert "is a preset with invalid parameters: worth: Extra inputs" in found["reward.type"]
 
 
-def test_a_spec_may_correct_its_preset(spec_file: Path) -> None:
+def test_a_spec_overrides_the_parameters_of_a_preset(spec_file: Path) -> None:
     assert problems(spec_file, "reward.value=-1", variant="thin")["reward.value"].startswith("expected a number of at")
     assert build("rewards", load_spec(spec_file, overrides=["reward.value=3"], variant="thin").reward).params.value == 3
 
 
-def test_checking_a_spec_loads_no_torch(spec_file: Path) -> None:
+def test_checking_a_spec_does_not_import_torch(spec_file: Path) -> None:
     folder = Path(__file__).parent / "fake_plugins" / "good"
     code = (
         f"import sys; sys.path.insert(0, {str(folder)!r})\n"
@@ -150,7 +150,7 @@ def python_spec(**changes: object) -> TaskSpec:
     return spec_from_dict({**data, **changes})
 
 
-def test_a_spec_built_in_python_is_checked_by_path(install: Install) -> None:
+def test_mistakes_of_a_spec_built_in_python_have_paths(install: Install) -> None:
     install("good")
     check_plugins(python_spec())
     wrong = python_spec(judge={"type": "oracle", "strictness": "x"}, scorers=[{"type": "darkness"}])
@@ -162,30 +162,30 @@ def test_a_spec_built_in_python_is_checked_by_path(install: Install) -> None:
 # build
 
 
-def test_a_plugin_is_built_from_preset_and_parameters(install: Install) -> None:
+def test_a_plugin_is_built_from_a_preset_and_parameters(install: Install) -> None:
     install("good")
     reward = build("rewards", PluginRef(type="half_as_text", unit="pence"))
     assert (type(reward).__name__, reward.params.value, reward.params.unit) == ("Constant", 0.5, "pence")
 
 
-def test_wrong_parameters_name_the_kind_and_the_key(install: Install) -> None:
+def test_errors_in_parameters_name_the_kind_and_the_key(install: Install) -> None:
     install("good")
     with pytest.raises(SpecError) as caught:
         build("visual_prompts", PluginRef(type="dot", att=[0, 0]))
     assert {problem.path for problem in caught.value.problems} == {"visual_prompts.at", "visual_prompts.att"}
 
 
-def test_a_failing_constructor_is_told_with_its_origin(install: Install) -> None:
+def test_a_failing_constructor_is_reported_with_its_origin(install: Install) -> None:
     install("good")
     with pytest.raises(PluginError, match=r"'moody' \(acme-good 1.2.*OSError: no weights on this planet"):
         build("rewards", PluginRef(type="moody"))
 
 
-def test_a_constructors_own_message_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugin_error_of_a_constructor_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PluginError) as caught:
         build("visual_prompts", PluginRef(type="image", path="nowhere.png"))
-    assert caught.value.message == "there is no file nowhere.png"
+    assert caught.value.message == "no such file: nowhere.png"
 
 
 # installed_schema
@@ -200,7 +200,7 @@ def test_the_schema_has_every_plugin_that_can_be_loaded(install: Install) -> Non
     assert any("the moon is in the wrong phase" in str(error) for error in broken)
 
 
-def test_what_a_preset_fills_in_is_a_default_of_its_schema(install: Install) -> None:
+def test_the_parameters_of_a_preset_are_defaults_in_the_schema(install: Install) -> None:
     install("good")
     text = str(installed_schema()[0]["$defs"]["rewards.half_as_text"])
     assert "'default': 'marks'" in text

@@ -1,4 +1,4 @@
-"""`extends`, `--set` and variants: which value wins, and where it came from."""
+"""`extends`, `--set` and variants: which value is used, and its origin."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dualproc.errors import SpecError
 from dualproc.spec import read_spec
 
 
-def test_a_child_wins_key_by_key_and_replaces_lists(tmp_path: Path) -> None:
+def test_a_child_overrides_key_by_key_and_replaces_lists(tmp_path: Path) -> None:
     write(tmp_path, PLAIN + "train: {steps: 7, lora: {rank: 4, strength: 3}}\n", "base/base.yaml")
     child = "extends: base/base.yaml\nname: child\ntrain: {lora: {rank: 8}}\nprompts: {train: [a pig]}\n"
     loaded = load(tmp_path, child)
@@ -33,14 +33,14 @@ def test_a_changed_type_drops_the_old_parameters(tmp_path: Path) -> None:
     assert spec.reward.params == {"k": 1, "j": 2}
 
 
-def test_a_chain_of_three_and_null_to_take_away(tmp_path: Path) -> None:
+def test_a_chain_of_three_files_and_null_to_remove_a_value(tmp_path: Path) -> None:
     write(tmp_path, PLAIN + "anchor: {type: base_denoise}\nreferee: {type: other}\n", "a.yaml")
     write(tmp_path, "extends: a.yaml\nanchor: null\n", "b.yaml")
     spec = load(tmp_path, "extends: b.yaml\ndescription: third\n").require()
     assert (spec.description, spec.anchor, spec.referee and spec.referee.type) == ("third", None, "other")
 
 
-def test_mistakes_of_parent_and_child_come_together(tmp_path: Path) -> None:
+def test_mistakes_of_parent_and_child_are_reported_together(tmp_path: Path) -> None:
     parent = write(tmp_path, PLAIN + "train: {setps: 3}\n", "base.yaml")
     problems = load(tmp_path, "extends: base.yaml\nnaem: x\n").problems
     assert [(p.source, p.line, p.hint) for p in problems] == [
@@ -52,35 +52,35 @@ def test_mistakes_of_parent_and_child_come_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extends", "message"),
     [
-        ("../outside.yaml", "lies outside the folder"),
-        ("link/spec.yaml", "lies outside the folder"),
-        ("/etc/spec.yaml", "is not a file beside this one"),
-        ("https://example.org/spec.yaml", "is not a file beside this one"),
-        ("spec.yaml", "in a circle"),
-        ("round.yaml", "in a circle"),
-        ("bse.yaml", "there is no such file"),
+        ("../outside.yaml", "is outside the folder"),
+        ("link/spec.yaml", "is outside the folder"),
+        ("/etc/spec.yaml", "is not a relative path"),
+        ("https://example.org/spec.yaml", "is not a relative path"),
+        ("spec.yaml", "in a cycle"),
+        ("cycle.yaml", "in a cycle"),
+        ("bse.yaml", "no such file"),
         ("folder", "this is a folder"),
         ("[a.yaml, b.yaml]", "expected the name of a spec file"),
-        ('"a\\0.yaml"', "is not the name of a file"),
+        ('"a\\0.yaml"', "is not a valid file name"),
     ],
 )
-def test_what_cannot_be_extended(tmp_path: Path, extends: str, message: str) -> None:
+def test_an_invalid_extends_is_rejected(tmp_path: Path, extends: str, message: str) -> None:
     home = tmp_path / "home"
     write(tmp_path, PLAIN, "outside.yaml")
-    write(home, "extends: spec.yaml\n", "round.yaml")
+    write(home, "extends: spec.yaml\n", "cycle.yaml")
     write(home, PLAIN, "base.yaml")
     (home / "folder").mkdir()
     (home / "link").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     write(tmp_path, PLAIN, "elsewhere/spec.yaml")
     problem = only(load(home, f"name: child\nextends: {extends}\n"))
     assert message in problem.message
-    first = "round.yaml" if extends == "round.yaml" else "spec.yaml"
+    first = "cycle.yaml" if extends == "cycle.yaml" else "spec.yaml"
     assert (problem.source, problem.path) == (str(home / first), "extends")
     if extends == "bse.yaml":
         assert (problem.line, problem.column, problem.hint) == (2, 10, "did you mean `base.yaml`?")
 
 
-def test_overrides_reach_everywhere_and_the_last_wins(tmp_path: Path) -> None:
+def test_overrides_set_any_value_and_the_last_one_is_used(tmp_path: Path) -> None:
     loaded = load(
         tmp_path,
         SPEC,
@@ -107,7 +107,7 @@ def test_overrides_reach_everywhere_and_the_last_wins(tmp_path: Path) -> None:
     assert loaded.origins["train.steps"] == "--set train.steps"
 
 
-def test_an_override_comes_before_the_variant(tmp_path: Path) -> None:
+def test_an_override_is_applied_before_the_variant(tmp_path: Path) -> None:
     spec = load(tmp_path, SPEC, "variants.thin.width=0.5", variant="thin").require()
     assert spec.scorers[0].params == {"target": 0.5}
 
@@ -133,27 +133,27 @@ def test_an_overridden_type_keeps_only_overridden_parameters(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train.steps", "sets nothing"),
-        ("=3", "sets nothing"),
-        ("train..steps=3", "sets nothing"),
-        ("name.first=x", "would belong to the text 'lines'"),
-        ("visual_prompt.layers.1.width=3", "there is no item 1: the list has 1"),
+        ("train.steps", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("train..steps=3", "expected KEY=VALUE"),
+        ("name.first=x", "`first` cannot be set inside the string 'lines'"),
+        ("visual_prompt.layers.1.width=3", "there is no item 1: the list has 1 item, counted from 0"),
         ("visual_prompt.layers.x.width=3", "there is no item x"),
         ("train.lr=[1, 2", "not valid YAML"),
-        ("train.lr={a: 1, a: 2}", "stands here twice"),
-        ("extends=base.yaml", "cannot be set from outside"),
-        ("train.steps=x", "expected a whole number, found the text 'x'"),
+        ("train.lr={a: 1, a: 2}", "duplicate key `a`"),
+        ("extends=base.yaml", "`extends` cannot be set with `--set`"),
+        ("train.steps=x", "expected an integer, found the string 'x'"),
         ("train.setps=3", "unknown key `setps`"),
     ],
 )
-def test_an_override_that_cannot_be(tmp_path: Path, override: str, message: str) -> None:
+def test_an_invalid_override_is_rejected(tmp_path: Path, override: str, message: str) -> None:
     problem = only(load(tmp_path, SPEC, override, variant="thin"))
     assert message in problem.message
     assert problem.source == f"--set {override.partition('=')[0]}"
     assert problem.text == override
 
 
-def test_a_variant_fills_values_and_texts(tmp_path: Path) -> None:
+def test_a_variant_fills_values_and_parts_of_strings(tmp_path: Path) -> None:
     loaded = load(tmp_path, SPEC)
     assert (loaded.spec, loaded.problems, loaded.variants) == (None, (), ("thin", "thick"))
     assert loaded.document.plain()["scorers"][0]["target"] == "{width}"
@@ -170,7 +170,7 @@ def test_a_variant_fills_values_and_texts(tmp_path: Path) -> None:
     assert thin.each() == (thin,)
 
 
-def test_lists_and_whole_types_can_be_filled(tmp_path: Path) -> None:
+def test_a_placeholder_alone_takes_the_type_of_its_value(tmp_path: Path) -> None:
     text = PLAIN.replace("{prompt}?", "{colors} in {prompt}?") + (
         "variants: {a: {colors: [red, blue], shift: 0.1, on: true}}\n"
         'visual_prompt: {jitter: {x: [0, "{shift}"]}, layers: [{type: swatches, colors: "{colors}", on: "{on}"}]}\n'
@@ -182,24 +182,29 @@ def test_lists_and_whole_types_can_be_filled(tmp_path: Path) -> None:
     assert spec.questions[0].template == "Is it red, blue in {prompt}?"
 
 
-def test_no_choice_is_an_error_only_when_a_spec_is_required(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"spec\.yaml:17:1: variants: no variant is chosen(?s:.*)one of: thin, thick"):
+def test_a_missing_choice_of_variant_is_an_error_only_when_a_spec_is_required(tmp_path: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r"spec\.yaml:17:1: variants: no variant is chosen(?s:.*)choose one of: thin, thick"
+    ):
         load(tmp_path, SPEC).require()
 
 
 @pytest.mark.parametrize("text", [SPEC, PLAIN])
-def test_an_unknown_variant(tmp_path: Path, text: str) -> None:
+def test_an_unknown_variant_is_rejected(tmp_path: Path, text: str) -> None:
     problem = only(load(tmp_path, text, variant="thn"))
     assert problem.message == "unknown variant `thn`"
     assert problem.hint == ("did you mean `thin`?" if text is SPEC else "the spec has no variants")
 
 
-def test_a_resolved_spec_stays_its_variant(tmp_path: Path) -> None:
+def test_a_resolved_spec_keeps_its_variant(tmp_path: Path) -> None:
     fixed = SPEC + "variant: thick\n"
     assert load(tmp_path, fixed).require().variant == "thick"
     assert load(tmp_path, fixed, variant="thick").require().variant == "thick"
     assert load(tmp_path, SPEC, "variant=thin").require().scorers[0].params == {"target": 0.016}
-    assert "it is the variant `thick`, so it cannot be `thin`" in only(load(tmp_path, fixed, variant="thin")).message
+    assert (
+        "fixed to the variant `thick`, so `thin` cannot be chosen"
+        in only(load(tmp_path, fixed, variant="thin")).message
+    )
     problem = only(load(tmp_path, SPEC + "variant: thic\n"))
     assert (problem.line, problem.hint) == (24, "did you mean `thick`?")
 
@@ -210,7 +215,7 @@ def test_mistakes_of_all_variants_are_found_without_a_choice(tmp_path: Path) -> 
     assert [(p.path, p.line) for p in problems] == [("visual_prompt.opacity", 19), ("visual_prompt.opacity", 20)]
 
 
-def test_all_variants_set_the_same_names(tmp_path: Path) -> None:
+def test_all_variants_must_set_the_same_names(tmp_path: Path) -> None:
     problem = only(load(tmp_path, SPEC.replace("thin: {width: 0.016}", "thin: {color: red, width: 0.016}")))
     assert (problem.path, problem.message) == ("variants.thick", "the variant has no value for `color`")
 
@@ -227,31 +232,31 @@ def test_all_variants_set_the_same_names(tmp_path: Path) -> None:
         ("cartoon of {subject}", "cartoon of {subjet}", "prompts.template", "did you mean `subject`?"),
         ("weight: 2", 'weight: "{widht}"', "anchor.weight", "did you mean `width`?"),
         ("answer: Yes", "answer: Yes\n  suffix: Say {prompt}.", "question.suffix", "known: width"),
-        ("weight: 2", "weight: {width}", "anchor.weight", 'a placeholder needs quotes: "{width}"'),
+        ("weight: 2", "weight: {width}", "anchor.weight", 'put the placeholder in quotes: "{width}"'),
     ],
 )
-def test_an_unknown_placeholder(tmp_path: Path, old: str, new: str, path: str, hint: str) -> None:
+def test_an_unknown_placeholder_is_rejected(tmp_path: Path, old: str, new: str, path: str, hint: str) -> None:
     problem = only(load(tmp_path, SPEC.replace(old, new)))
     assert (problem.path, problem.hint) == (path, hint)
     assert problem.line is not None
 
 
-def test_a_placeholder_where_variants_do_not_reach(tmp_path: Path) -> None:
+def test_a_placeholder_is_rejected_where_variants_are_not_filled_in(tmp_path: Path) -> None:
     problem = only(load(tmp_path, SPEC.replace("lr: 1e-4", 'lr: "{width}"')))
-    assert problem.message == "the placeholder {width} is not filled in here"
+    assert problem.message == "the placeholder {width} is not allowed here"
     assert problem.hint is not None
     assert "visual_prompt" in problem.hint
 
 
-def test_placeholders_elsewhere_are_plain_text(tmp_path: Path) -> None:
+def test_placeholders_outside_the_filled_sections_are_plain_text(tmp_path: Path) -> None:
     spec = load(tmp_path, PLAIN + 'judge: {type: x, template: "{question} {width}"}\n').require()
     assert spec.judge.params == {"template": "{question} {width}"}
 
 
-def test_a_variant_may_not_shadow_a_field(tmp_path: Path) -> None:
+def test_a_variant_must_not_use_the_name_of_a_field(tmp_path: Path) -> None:
     problems = load(tmp_path, PLAIN + "variants: {a: {subject: a cow}}\n").problems
     assert [p.message for p in problems if p.path == "variants.a.subject"] == [
-        "`subject` is a field of the prompts already"
+        "`subject` is already a field of the prompts"
     ]
 
 

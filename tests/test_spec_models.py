@@ -1,4 +1,4 @@
-"""What a TaskSpec takes, what it refuses and in which words, and what its methods give."""
+"""TaskSpec: accepted values, rejected values with their messages, and the results of its methods."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def test_python_and_file_give_the_same_spec(tmp_path: Path) -> None:
 def test_a_dict_with_variants() -> None:
     data = {**DATA, "variants": {"a": {"x": 1}, "b": {"x": 2}}, "reward": {"type": "rating", "target": "{x}"}}
     assert spec_from_dict(data, variant="b").reward.params == {"target": 2}
-    with pytest.raises(SpecError, match=r"no variant is chosen(?s:.*)one of: a, b"):
+    with pytest.raises(SpecError, match=r"no variant is chosen(?s:.*)choose one of: a, b"):
         spec_from_dict(data)
     with pytest.raises(ValidationError, match="no variant is chosen"):
         TaskSpec.model_validate(data)
 
 
-def test_python_errors_are_located_and_in_the_same_words() -> None:
+def test_errors_in_python_have_the_same_locations_and_messages() -> None:
     with pytest.raises(ValidationError) as caught:
         TaskSpec.model_validate({**DATA, "reward": {"type": "x", "y": {"z": float("nan")}}, "description": "{w}"})
     found = {error["loc"]: error["msg"] for error in caught.value.errors()}
     assert found == {
-        ("reward", "y", "z"): "expected a text or a finite number, found nan",
+        ("reward", "y", "z"): "expected a string or a finite number, found nan",
         ("description",): "unknown placeholder {w}",
     }
 
@@ -80,68 +80,68 @@ def test_python_errors_are_located_and_in_the_same_words() -> None:
 @pytest.mark.parametrize(
     ("change", "path", "message"),
     [
-        ({"name": "a b"}, "name", "expected a name of letters, digits, `_` and `-`, found the text 'a b'"),
-        ({"name": "a\n"}, "name", "expected a name of letters, digits, `_` and `-`, found the text 'a\\n'"),
-        ({"name": "../a"}, "name", "expected a name of letters, digits, `_` and `-`, found the text '../a'"),
+        ({"name": "a b"}, "name", "expected a name of letters, digits, `_` and `-`, found the string 'a b'"),
+        ({"name": "a\n"}, "name", "expected a name of letters, digits, `_` and `-`, found the string 'a\\n'"),
+        ({"name": "../a"}, "name", "expected a name of letters, digits, `_` and `-`, found the string '../a'"),
         ({"schema_version": 2}, "schema_version", "expected 1, found 2"),
         ({"schema_version": True}, "schema_version", "expected 1, found true"),
         ({"nmae": 1}, "nmae", "unknown key `nmae`"),
         ({"prompts": {"train": ["a"]}}, "prompts.eval", "`eval` is missing"),
-        ({"prompts": {"train": [], "eval": ["a"]}}, "prompts.train", "expected at least 1 items, found an empty list"),
-        ({"prompts": {"train": ["a", "a"], "eval": ["b"]}}, "prompts.train.1", "this prompt stands in the list twice"),
-        ({"prompts": {"train": ["a"], "eval": ["b", "a"]}}, "prompts.eval.1", "'a' is a training prompt too"),
+        ({"prompts": {"train": [], "eval": ["a"]}}, "prompts.train", "expected 1 or more items, found an empty list"),
+        ({"prompts": {"train": ["a", "a"], "eval": ["b"]}}, "prompts.train.1", "this prompt is in the list twice"),
+        ({"prompts": {"train": ["a"], "eval": ["b", "a"]}}, "prompts.eval.1", "'a' is also a training prompt"),
         ({"prompts": {"train": [7], "eval": ["a"]}}, "prompts.train.0",
-         "expected a text or a mapping of the template's fields, found 7"),
+         "expected a string or a mapping of the template's fields, found 7"),
         ({"prompts": {"train": [" "], "eval": ["a"]}}, "prompts.train.0",
-         "expected a text that is not blank, found the text ' '"),
+         "expected a string that is not blank, found the string ' '"),
         ({"prompts": {"train": [{"subject": 7}], "eval": ["a"]}}, "prompts.train.0.subject",
-         "expected a text, found 7"),
+         "expected a string, found 7"),
         ({"prompts": {"train": [{"prompt": "x"}], "eval": ["a"]}}, "prompts.train.0.prompt",
-         "`prompt` is the filled template's own name"),
+         "the name `prompt` is reserved for the filled template"),
         ({"prompts": {"template": "{a} {b}", "train": [{"a": "x", "b": "y"}], "eval": [{"a": "x"}]}},
          "prompts.template", "not every prompt has the field `b`"),
-        ({"question": []}, "question", "expected at least 1 items, found an empty list"),
-        ({"question": "Is it?"}, "question", "expected a mapping, found the text 'Is it?'"),
+        ({"question": []}, "question", "expected 1 or more items, found an empty list"),
+        ({"question": "Is it?"}, "question", "expected a mapping, found the string 'Is it?'"),
         ({"question": {"template": "Q", "answer": "Yes", "candidates": ["A", "B"]}}, "question.candidates",
-         "the wanted answer 'Yes' is not among the candidates"),
+         "the wanted answer 'Yes' is not one of the candidates"),
         ({"question": {"template": "Q", "candidates": ["Yes", "Yes"]}}, "question.candidates",
-         "a candidate stands here twice"),
+         "a candidate is in the list twice"),
         ({"question": [{"template": "Q"}, {"template": "Q", "answer": "three"}]}, "question",
-         "the questions have different numbers of candidates: 2, 1"),
+         "all questions need the same number of candidates, found 2, 1"),
         ({"question": [{"template": "Q"}, {"template": "{x}"}]}, "question.1.template", "unknown placeholder {x}"),
         ({"question": [{"template": "Q"}, {"answer": "No"}]}, "question.1.template", "`template` is missing"),
-        ({"generator": "tiny"}, "generator", "expected a mapping, found the text 'tiny'"),
+        ({"generator": "tiny"}, "generator", "expected a mapping, found the string 'tiny'"),
         ({"reward": {"scale": 1}}, "reward.type", "`type` is missing"),
         ({"reward": {"type": "x", "f": print}}, "reward.f",
-         "expected a text or a finite number, found <built-in function print>"),
+         "expected a string or a finite number, found <built-in function print>"),
         ({"anchor": {"type": "x", "weight": -1}}, "anchor.weight", "expected a number of at least 0.0, found -1"),
         ({"anchor": {"type": "x", "weight": float("inf")}}, "anchor.weight",
-         "expected a text or a finite number, found inf"),
-        ({"visual_prompt": {"layers": []}}, "visual_prompt.layers", "expected at least 1 items, found an empty list"),
+         "expected a string or a finite number, found inf"),
+        ({"visual_prompt": {"layers": []}}, "visual_prompt.layers", "expected 1 or more items, found an empty list"),
         ({"visual_prompt": {"layers": [{"type": "x"}], "blend": "solidd"}}, "visual_prompt.blend",
-         "expected 'solid' or 'alpha', found the text 'solidd'"),
+         "expected 'solid' or 'alpha', found the string 'solidd'"),
         ({"visual_prompt": {"layers": [{"type": "x"}], "opacity": True}}, "visual_prompt.opacity",
          "expected a number, found true"),
         ({"visual_prompt": {"layers": [{"type": "x"}], "jitter": {"x": [1, 0]}}}, "visual_prompt.jitter.x",
-         "the lower bound is above the upper one"),
+         "the lower bound is above the upper bound"),
         ({"visual_prompt": {"layers": [{"type": "x"}], "jitter": {"x": [1]}}}, "visual_prompt.jitter.x.1",
-         "item 1 of the list is missing"),
+         "item 1 of the list is missing (counted from 0)"),
         ({"variants": {"a": {"b": {"c": 1}}}, "variant": "a"}, "variants.a.b",
-         "expected a single value or a list of them, found a mapping"),
+         "expected a single value or a list of values, found a mapping"),
         ({"variants": {"a": {"b c": 1}}, "variant": "a"}, "variants.a.b c",
-         "expected a name of letters, digits and `_`, found the text 'b c'"),
+         "expected a name of letters, digits and `_`, found the string 'b c'"),
         ({"variant": "a"}, "variant", "unknown variant `a`"),
         ({"train": {"steps": 0}}, "train.steps", "expected a number of at least 1, found 0"),
-        ({"train": {"steps": "5"}}, "train.steps", "expected a whole number, found the text '5'"),
-        ({"train": {"steps": True}}, "train.steps", "expected a whole number, found true"),
+        ({"train": {"steps": "5"}}, "train.steps", "expected an integer, found the string '5'"),
+        ({"train": {"steps": True}}, "train.steps", "expected an integer, found true"),
         ({"train": {"lr": float("nan")}}, "train.lr", "expected a finite number, found nan"),
         ({"train": {"lr": 0}}, "train.lr", "expected a number above 0.0, found 0"),
-        ({"train": {"stop": {}}}, "train.stop", "to stop early, the spec needs a `referee`"),
-        ({"train": {"lora": {"targets": []}}}, "train.lora.targets", "expected at least 1 items, found an empty list"),
-        ({"evaluation": {"seeds": None}}, "evaluation.seeds", "expected a whole number, found nothing (null)"),
+        ({"train": {"stop": {}}}, "train.stop", "early stopping needs a referee"),
+        ({"train": {"lora": {"targets": []}}}, "train.lora.targets", "expected 1 or more items, found an empty list"),
+        ({"evaluation": {"seeds": None}}, "evaluation.seeds", "expected an integer, found no value (null)"),
     ],
 )  # fmt: skip
-def test_mistakes(change: dict[str, Any], path: str, message: str) -> None:
+def test_a_mistake_is_reported_with_its_path(change: dict[str, Any], path: str, message: str) -> None:
     assert [(problem.path, problem.message) for problem in mistakes(DATA, **change)] == [(path, message)]
 
 
@@ -152,16 +152,19 @@ def test_mistakes(change: dict[str, Any], path: str, message: str) -> None:
         ({"train": {"lora": {"rnak": 1}}}, "did you mean `rank`?"),
         ({"question": [{"template": "Q", "answr": "Yes"}]}, "did you mean `answer`?"),
         ({"visual_prompt": {"layers": [{"type": "x"}], "jitter": {"z": [0, 1]}}}, "known: x, y"),
-        ({"generator": "tiny"}, "perhaps {type: tiny}"),
+        ({"generator": "tiny"}, "did you mean `{type: tiny}`?"),
         ({"question": {"template": "Q", "answer": True}}, "put it in quotes"),
-        ({"prompts": {"train": ["a"]}}, "What is measured on, written like `train`; never trained on."),
+        (
+            {"prompts": {"train": ["a"]}},
+            "Held-out prompts for the evaluation, written like `train`; never used in training.",
+        ),
     ],
 )
-def test_hints(change: dict[str, Any], hint: str) -> None:
+def test_a_mistake_has_a_hint(change: dict[str, Any], hint: str) -> None:
     assert [problem.hint for problem in mistakes(DATA, **change)] == [hint]
 
 
-def test_every_mistake_of_a_file_comes_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path: Path) -> None:
     text = SPEC.replace("name: lines", "name: my lines").replace("color: red", "colour: {red}")
     text = text.replace("lr: 1e-4", "lr: fast").replace("lora:", "lroa:").replace("- {type: line", "- {tpye: line")
     text = text.replace("{prompt}?", "{pormpt}?") + "zzz: 1\n"
@@ -187,7 +190,7 @@ def test_a_missing_key_points_at_its_mapping(tmp_path: Path) -> None:
     assert (problem.path, problem.line, problem.column) == ("name", 2, 1)
 
 
-def test_plugin_params_are_checked_in_the_same_words(tmp_path: Path) -> None:
+def test_mistakes_in_plugin_parameters_have_the_same_messages(tmp_path: Path) -> None:
     class Params(BaseModel, extra="forbid"):
         start: tuple[float, float] = Field(alias="from")
         to: tuple[float, float]
@@ -201,7 +204,7 @@ def test_plugin_params_are_checked_in_the_same_words(tmp_path: Path) -> None:
     problems = loaded.problems_from(caught.value, Params, place.path)
     assert [(p.path, p.message, p.hint, p.line) for p in problems] == [
         ("visual_prompt.layers.0.to", "`to` is missing", None, 16),
-        ("visual_prompt.layers.0.width", "expected a number or a list, found the text 'wide'", None, 16),
+        ("visual_prompt.layers.0.width", "expected a number or a list, found the string 'wide'", None, 16),
         ("visual_prompt.layers.0.widht", "unknown key `widht`", "did you mean `width`?", 16),
     ]
 
@@ -229,12 +232,12 @@ def test_plugin_references_are_flat() -> None:
     assert (anchor.weight, anchor.params) == (2.0, {"t": 0.3})
 
 
-def test_a_reference_that_holds_itself_is_refused() -> None:
+def test_a_reference_that_contains_itself_is_rejected() -> None:
     loop: dict[str, Any] = {"type": "x"}
     loop["loop"] = loop
-    with pytest.raises(ValidationError, match="nested more than 32 deep"):
+    with pytest.raises(ValidationError, match="nested more than 32 levels deep"):
         PluginRef.model_validate(loop)
-    with pytest.raises(SpecError, match="nested more than 32 deep"):
+    with pytest.raises(SpecError, match="nested more than 32 levels deep"):
         spec_from_dict({**DATA, "reward": loop})
 
 
@@ -254,7 +257,7 @@ def test_prompts_and_their_fields() -> None:
     }
 
 
-def test_questions_for_a_prompt() -> None:
+def test_a_question_is_filled_for_a_prompt() -> None:
     prompt = Prompt("a cat, indoors", {"subject": "a cat"})
     question = QuestionSpec(template="Is {subject} in {prompt}?", answer="No")
     text = "Is a cat in a cat, indoors? Answer with Yes or No."
@@ -266,12 +269,12 @@ def test_questions_for_a_prompt() -> None:
         QuestionSpec(template="{subjekt}?").for_prompt(prompt)
 
 
-def test_braces_that_are_no_placeholder_are_text() -> None:
+def test_braces_that_are_not_a_placeholder_are_plain_text() -> None:
     spec = spec_from_dict({**DATA, "description": "{} {1} { a } {a b} {{"})
     assert spec.description == "{} {1} { a } {a b} {{"
 
 
-def test_a_spec_does_not_change() -> None:
+def test_a_spec_is_immutable() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         TaskSpec(**DATA).train.steps = 3  # type: ignore[misc]
 
@@ -283,13 +286,13 @@ def test_every_key_is_described() -> None:
             found |= models(definition)
         return found
 
-    nameless = [
+    undescribed = [
         f"{m.__name__}.{key}" for m in models(SpecModel) for key, f in m.model_fields.items() if not f.description
     ]
-    assert nameless == []
+    assert undescribed == []
 
 
-def test_reading_a_spec_loads_no_torch(tmp_path: Path) -> None:
+def test_reading_a_spec_does_not_import_torch(tmp_path: Path) -> None:
     load(tmp_path, PLAIN)
     code = (
         "import sys; from dualproc.spec import read_spec, to_yaml; "

@@ -1,4 +1,4 @@
-"""Files that a spec names: relative to what, refused when, and kept with a run."""
+"""Files that a spec uses: what paths are relative to, which paths are rejected, and copies in the run folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def path_of(loaded: LoadedSpec | TaskSpec) -> str:
     return found
 
 
-# what a path is relative to
+# the folder that a path is relative to
 
 
 def test_a_path_is_relative_to_its_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,9 @@ def test_a_path_is_relative_to_its_spec(tmp_path: Path, monkeypatch: pytest.Monk
     assert path_of(read_spec("spec.yaml")) == "images/a.png"
 
 
-def test_a_path_of_an_extended_spec_is_relative_to_that_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_in_an_extended_spec_is_relative_to_the_extended_spec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image(tmp_path / "base" / "a.png")
     write(tmp_path / "base", text("a.png"), "base.yaml")
     write(tmp_path, "extends: base/base.yaml\nname: other\n", "spec.yaml")
@@ -60,7 +62,7 @@ def test_a_path_of_an_extended_spec_is_relative_to_that_one(tmp_path: Path, monk
     assert path_of(read_spec("spec.yaml")) == "base/a.png"
 
 
-def test_a_path_of_an_override_is_relative_to_the_current_folder(
+def test_a_path_in_an_override_is_relative_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -71,19 +73,19 @@ def test_a_path_of_an_override_is_relative_to_the_current_folder(
     assert path_of(read_spec("specs/spec.yaml", overrides=[override])) == "mine.png"
 
 
-def test_a_variant_may_fill_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variant_can_fill_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     image(tmp_path / "specs" / "images" / "one.png")
     variants = "variants: {one: {which: one}, two: {which: two}, up: {which: ../../one}}\n"
     write(tmp_path / "specs", text("images/{which}.png") + variants)
     assert path_of(read_spec("specs/spec.yaml", variant="one")) == "specs/images/one.png"
     assert {problem.message for problem in read_spec("specs/spec.yaml").problems} == {
-        "there is no file specs/images/two.png",
-        "'images/../../one.png' may lead anywhere",
+        "no such file: specs/images/two.png",
+        "'images/../../one.png' is not a relative path without `..`",
     }
 
 
-def test_a_spec_from_python_data_names_files_of_the_current_folder(
+def test_paths_in_python_data_are_relative_to_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -91,24 +93,24 @@ def test_a_spec_from_python_data_names_files_of_the_current_folder(
     data = read_spec(write(tmp_path, text("a.png"))).document.plain()
     assert path_of(spec_from_dict(data)) == path_of(TaskSpec.model_validate(data)) == "a.png"
     data["visual_prompt"]["layers"][0]["path"] = "/etc/hostname"
-    with pytest.raises(SpecError, match="may lead anywhere"):
+    with pytest.raises(SpecError, match="is not a relative path without"):
         spec_from_dict(data)
 
 
-# what is refused
+# rejected paths
 
 
 @pytest.mark.parametrize(
     "path", ["/etc/a.png", "../a.png", "b/../../a.png", "C:\\\\a.png", "..\\\\a.png", "\\\\\\\\host\\\\a"]
 )
-def test_a_path_that_may_lead_anywhere_is_refused_with_its_place(path: str, tmp_path: Path) -> None:
+def test_an_absolute_path_or_one_with_dots_is_rejected_with_its_place(path: str, tmp_path: Path) -> None:
     problem = only(load(tmp_path, text(path)))
     assert (problem.path, problem.line) == ("visual_prompt.layers.0.path", 5)
-    assert "may lead anywhere" in problem.message
-    assert "without `..`" in (problem.hint or "")
+    assert "is not a relative path without `..`" in problem.message
+    assert problem.hint == f"write a path inside the folder {tmp_path}"
 
 
-def test_a_link_may_lead_to_a_file_beside_the_spec_and_no_further(tmp_path: Path) -> None:
+def test_a_link_must_point_to_a_file_in_the_folder_of_the_spec(tmp_path: Path) -> None:
     secret = image(tmp_path / "secret.png")
     folder = tmp_path / "specs"
     image(folder / "a.png")
@@ -118,24 +120,24 @@ def test_a_link_may_lead_to_a_file_beside_the_spec_and_no_further(tmp_path: Path
     (folder / "loop.png").symlink_to("loop.png")
     assert path_of(load(folder, text("near.png"))).endswith("near.png")
     for path in ("far.png", "up/secret.png", "up/nothing.png"):
-        assert "leads out of the folder" in only(load(folder, text(path))).message
+        assert "points outside the folder" in only(load(folder, text(path))).message
     for path in ("loop.png", "a\\0b.png", "x" * 300):
         assert only(load(folder, text(path))).path == "visual_prompt.layers.0.path"
 
 
-def test_a_missing_file_is_a_mistake_among_the_others(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_together_with_other_mistakes(tmp_path: Path) -> None:
     loaded = load(tmp_path, text("nowhere.png") + "zzz: 1\n")
     assert [problem.path for problem in loaded.problems] == ["visual_prompt.layers.0.path", "zzz"]
-    assert "there is no file" in loaded.problems[0].message
-    assert only(load(tmp_path, text("images"))).message.startswith("there is no file")
+    assert "no such file: " in loaded.problems[0].message
+    assert only(load(tmp_path, text("images"))).message.startswith("no such file: ")
     unfilled = only(load(tmp_path, text("{which}.png")))
     assert unfilled.message == "unknown placeholder {which}"
 
 
-# what a run keeps
+# copies in the run folder
 
 
-def test_a_resolved_spec_names_files_by_their_content_and_says_nothing_of_the_machine(tmp_path: Path) -> None:
+def test_a_resolved_spec_names_files_by_content_and_contains_no_local_path(tmp_path: Path) -> None:
     image(tmp_path / "one" / "a.PNG")
     image(tmp_path / "two" / "b.png")
     image(tmp_path / "three" / "a.png", "blue")
@@ -153,7 +155,7 @@ def test_a_resolved_spec_names_files_by_their_content_and_says_nothing_of_the_ma
     assert named_files(plain) == ()
 
 
-def test_a_run_is_used_and_continued_without_the_files_of_its_spec(
+def test_a_run_is_loaded_and_resumed_without_the_files_of_its_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

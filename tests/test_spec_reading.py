@@ -1,4 +1,4 @@
-"""YAML and JSON text: scalars of YAML 1.2, positions, and texts that must not be trusted."""
+"""Parsing of YAML and JSON: scalars of YAML 1.2, positions, invalid text, and limits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dualproc.spec.reading import read_text, scalar
 
 
 @pytest.mark.parametrize("text", ["Yes", "no", "on", "OFF", "y", "1_000", "0o8", "1:30", "2024-01-01", "1e", ".", "<<"])
-def test_words_stay_words(text: str) -> None:
+def test_words_are_read_as_strings(text: str) -> None:
     assert scalar(text) == text
 
 
@@ -25,25 +25,25 @@ def test_words_stay_words(text: str) -> None:
     [("5e-5", 5e-5), ("1e4", 1e4), ("012", 12), ("-3", -3), ("+.5", 0.5), ("2.", 2.0), ("0o17", 15), ("0xFf", 255),
      ("true", True), ("False", False), ("~", None), ("null", None), ("", None), ("-.inf", -math.inf)],
 )  # fmt: skip
-def test_numbers_and_constants(text: str, value: object) -> None:
+def test_numbers_and_constants_are_converted(text: str, value: object) -> None:
     assert scalar(text) == value
     assert type(scalar(text)) is type(value)
 
 
-def test_quotes_make_text() -> None:
+def test_quoted_scalars_are_strings() -> None:
     node, problems = read_text("a: '1'\nb: \"true\"\nc: |\n  5\nd: 5\n", "x")
     assert node is not None
     assert node.plain() == {"a": "1", "b": "true", "c": "5\n", "d": 5}
     assert not problems
 
 
-def test_answer_yes_and_small_numbers_in_a_spec(tmp_path: Path) -> None:
+def test_the_answer_yes_and_small_numbers_in_a_spec(tmp_path: Path) -> None:
     spec = load(tmp_path, SPEC, variant="thin").require()
     assert spec.questions[0].answer == "Yes"
     assert spec.train.lr == 1e-4
 
 
-def test_every_value_knows_its_place(tmp_path: Path) -> None:
+def test_every_value_and_key_has_its_place(tmp_path: Path) -> None:
     loaded = load(tmp_path, SPEC)
     value = loaded.problem("visual_prompt.layers.0.color", "ugly")
     key = loaded.problem("visual_prompt.layers.0.color", "ugly", at="key")
@@ -56,13 +56,13 @@ def test_every_value_knows_its_place(tmp_path: Path) -> None:
     assert key.text[key.column - 1 :].startswith("color")
 
 
-def test_missing_path_points_at_the_enclosing_mapping(tmp_path: Path) -> None:
+def test_a_missing_path_points_at_the_enclosing_mapping(tmp_path: Path) -> None:
     problem = load(tmp_path, SPEC).problem("train.lora.rank.x", "?", hint="!")
     assert (problem.path, problem.line, problem.column, problem.hint) == ("train.lora.rank.x", 23, 19, "!")
 
 
 @pytest.mark.parametrize("indent", [None, 2, "\t"])
-def test_json_has_positions_too(tmp_path: Path, indent: int | str | None) -> None:
+def test_values_in_json_have_positions(tmp_path: Path, indent: int | str | None) -> None:
     data = load(tmp_path, PLAIN).document.plain()
     data["question"]["template"] = "Is it \U0001f600 in {prompt}?"
     data["nmae"] = 1
@@ -78,30 +78,32 @@ def test_json_has_positions_too(tmp_path: Path, indent: int | str | None) -> Non
 @pytest.mark.parametrize(
     ("text", "line", "column", "message"),
     [
-        ("a: 1\nb:\n\tc: 2\n", 3, 1, "a tab stands where"),
+        ("a: 1\nb:\n\tc: 2\n", 3, 1, "found a tab where YAML expects spaces"),
         ("a: 1\nb: [1,\n", 3, 1, "not valid YAML"),
         ("a: is it: red\n", 1, 9, "not valid YAML"),
         ("", 1, 1, "the file is empty"),
         ("# only a comment\n", 1, 1, "the file is empty"),
-        ("- a\n- b\n", 1, 1, "a spec is a mapping"),
-        ("a: 1\n--- \nb: 2\n", 2, 1, "a second document"),
+        ("- a\n- b\n", 1, 1, "expected a mapping of keys to values"),
+        ("a: 1\n--- \nb: 2\n", 2, 1, "a second YAML document"),
         ("a: 1\nb: \x07\n", 2, 4, "is not allowed"),
-        ('a: "\\ud800"\n', 1, 4, "half a character"),
-        ("a: 1\nb: 2\na: 3\n", 3, 1, "the key `a` stands here twice; first in line 1"),
-        ("a: {b: 1, b: 2}\n", 1, 11, "the key `b` stands here twice"),
+        ('a: "\\ud800"\n', 1, 4, "half of a surrogate pair"),
+        ("a: 1\nb: 2\na: 3\n", 3, 1, "duplicate key `a`; first used on line 1"),
+        ("a: {b: 1, b: 2}\n", 1, 11, "duplicate key `b`"),
         ("a: !!python/object/apply:os.getcwd []\n", 1, 4, "tags"),
         ("a: &x 1\n", 1, 4, "anchors and aliases"),
         ("a: *x\n", 1, 4, "anchors and aliases"),
-        ("? [a]\n: 1\n", 1, 3, "a key is a single word"),
+        ("? [a]\n: 1\n", 1, 3, "a key must be a single word"),
     ],
 )
-def test_what_is_no_spec_text(tmp_path: Path, text: str, line: int, column: int, message: str) -> None:
+def test_invalid_text_is_reported_with_its_place(
+    tmp_path: Path, text: str, line: int, column: int, message: str
+) -> None:
     problems = load(tmp_path, text).problems
     found = [problem for problem in problems if message in problem.message]
     assert [(problem.line, problem.column) for problem in found] == [(line, column)], problems
 
 
-def test_an_escape_beyond_unicode_is_a_problem(tmp_path: Path) -> None:
+def test_an_escape_beyond_unicode_is_reported(tmp_path: Path) -> None:
     assert "not a Unicode character" in only(load(tmp_path, 'a: "\\UFFFFFFFF"')).message
 
 
@@ -110,30 +112,30 @@ def test_an_escape_beyond_unicode_is_a_problem(tmp_path: Path) -> None:
     ["a: " + "[" * 400_000, "{a: " * 200_000, "- " * 400_000, "".join(" " * i + "a:\n" for i in range(1000))],
     ids=["lists", "mappings", "dashes", "blocks"],
 )
-def test_deep_nesting_is_refused_at_once(tmp_path: Path, text: str) -> None:
+def test_deep_nesting_is_rejected_quickly(tmp_path: Path, text: str) -> None:
     started = time.monotonic()
     assert "nested more than" in only(load(tmp_path, text)).message
     assert time.monotonic() - started < 5
 
 
-def test_a_variant_cannot_blow_a_spec_up(tmp_path: Path) -> None:
+def test_a_variant_cannot_expand_a_spec_without_limit(tmp_path: Path) -> None:
     text = SPEC.replace("Lines of {width}.", f"'{'{width}' * 100}'").replace("0.016", "x" * 50_000)
     assert any("more than 1000000 characters" in problem.message for problem in load(tmp_path, text).problems)
 
 
-def test_a_long_line_is_not_repeated_with_a_problem(tmp_path: Path) -> None:
+def test_a_long_line_is_not_shown_with_a_problem(tmp_path: Path) -> None:
     problem = only(load(tmp_path, PLAIN + "nmae: " + "x" * 5000))
     assert (problem.line, problem.text) == (5, None)
 
 
-def test_no_more_than_a_hundred_problems_are_shown(tmp_path: Path) -> None:
+def test_at_most_a_hundred_problems_are_shown(tmp_path: Path) -> None:
     problems = load(tmp_path, PLAIN + "".join(f"k{i}: 1\n" for i in range(300))).problems
     assert len(problems) == 101
     assert "only the first 100" in problems[-1].message
 
 
 @pytest.mark.parametrize(("encoding", "byte"), [("latin-1", "0xe9"), ("utf-16", "0xff")])
-def test_other_encodings_are_named(tmp_path: Path, encoding: str, byte: str) -> None:
+def test_other_encodings_are_rejected_with_the_byte_and_the_line(tmp_path: Path, encoding: str, byte: str) -> None:
     path = tmp_path / "spec.yaml"
     path.write_bytes("a: 1\nb: caf\u00e9\n".encode(encoding))
     problem = only(read_spec(path))
@@ -141,25 +143,25 @@ def test_other_encodings_are_named(tmp_path: Path, encoding: str, byte: str) -> 
     assert problem.line == (2 if encoding == "latin-1" else 1)
 
 
-def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(PLAIN, encoding="utf-8-sig")
     assert read_spec(path).require().name == "plain"
 
 
-def test_a_missing_file_names_its_neighbour(tmp_path: Path) -> None:
+def test_a_missing_file_has_a_suggestion(tmp_path: Path) -> None:
     write(tmp_path, PLAIN, "line_weight.yaml")
-    with pytest.raises(SpecError, match=r"line_wieght\.yaml: there is no such file\n.*`line_weight\.yaml`"):
+    with pytest.raises(SpecError, match=r"line_wieght\.yaml: no such file\n.*`line_weight\.yaml`"):
         read_spec(tmp_path / "line_wieght.yaml")
-    with pytest.raises(SpecError, match=r"there is no folder .* either"):
+    with pytest.raises(SpecError, match=r"the folder .* does not exist either"):
         read_spec(tmp_path / "nowhere" / "spec.yaml")
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_only_spec_files_of_limited_size_are_read(tmp_path: Path) -> None:
     write(tmp_path, PLAIN, "here.yaml")
     with pytest.raises(SpecError, match=r"this is a folder, not a spec file\n.*here\.yaml"):
         read_spec(tmp_path)
-    with pytest.raises(SpecError, match=r"ends in \.yaml"):
+    with pytest.raises(SpecError, match=r"expected a regular file that ends in \.yaml, \.yml or \.json"):
         read_spec(write(tmp_path, PLAIN, "spec.txt"))
     with pytest.raises(SpecError, match="larger than 1000 kB"):
         read_spec(write(tmp_path, "#" * 1_000_001))

@@ -1,4 +1,4 @@
-"""Properties: what `to_yaml` writes is read back as the same spec, and no text makes loading raise."""
+"""Property tests: `read_spec` reads back the output of `to_yaml` unchanged, and never raises on damaged text."""
 
 from __future__ import annotations
 
@@ -57,17 +57,19 @@ specs = st.fixed_dictionaries(
 
 @settings(max_examples=60, deadline=None)
 @given(data=specs)
-def test_to_yaml_is_read_back_as_the_same_spec(data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_the_output_of_to_yaml_is_read_back_as_the_same_spec(
+    data: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     spec = spec_from_dict(data, variant="thin" if "variants" in data else None)
     written = to_yaml(spec)
     path = write(tmp_path_factory.getbasetemp(), written)
     assert read_spec(path).require() == spec
     assert to_yaml(read_spec(path).require()) == written
-    if "=" not in written:  # YAML 1.1 gives a lone `=` a meaning that PyYAML cannot construct
-        assert isinstance(yaml.safe_load(written), dict)  # and others can read it
+    if "=" not in written:  # PyYAML cannot construct a lone `=`, which has a meaning in YAML 1.1
+        assert isinstance(yaml.safe_load(written), dict)  # other YAML readers can read it
 
 
-def test_yes_is_quoted_and_numbers_are_lists_on_a_line(tmp_path: Path) -> None:
+def test_yes_is_quoted_and_lists_of_numbers_are_on_one_line(tmp_path: Path) -> None:
     written = to_yaml(read_spec(write(tmp_path, SPEC), variant="thin").require())
     for line in ("  answer: 'Yes'", "    from: [0, 1]", "    width: 0.016", "variant: thin", "  lr: 0.0001"):
         assert line in written.splitlines()
@@ -75,7 +77,7 @@ def test_yes_is_quoted_and_numbers_are_lists_on_a_line(tmp_path: Path) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(text=text | st.text(string.digits + "+-.eExXoO_", max_size=8))
-def test_a_text_stays_a_text_and_a_number_a_number(text: str) -> None:
+def test_strings_and_numbers_keep_their_types(text: str) -> None:
     number = scalar(text)
     finite = isinstance(number, (int, float)) and math.isfinite(number)
     params = {"text": text, text: 0, "type": "t", "number": number if finite else None}
@@ -110,7 +112,7 @@ edits = st.lists(
 
 @settings(max_examples=80, deadline=None)
 @given(edits=edits, suffix=st.sampled_from([".yaml", ".json"]))
-def test_a_damaged_spec_loads_or_has_problems(
+def test_a_damaged_spec_is_loaded_or_has_problems(
     edits: list[tuple[int, int, str]], suffix: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     damaged = SPEC
@@ -127,7 +129,7 @@ def test_a_damaged_spec_loads_or_has_problems(
 @given(
     override=st.tuples(words | st.sampled_from(["train.lr", "scorers.0.target", "variants.thin"]), text).map("=".join)
 )
-def test_any_override_loads_or_has_problems(override: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_override_is_applied_or_has_problems(override: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = write(tmp_path_factory.getbasetemp(), SPEC, "override.yaml")
     loaded = read_spec(path, overrides=[override], variant="thin")
     assert (loaded.spec is None) == bool(loaded.problems)

@@ -1,4 +1,4 @@
-"""The JSON schema that editors use: it takes what `read_spec` takes, and knows the plugins that it was given."""
+"""The JSON schema for editors: it accepts the same files as `read_spec`, and contains the given plugins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Inner(BaseModel, extra="forbid"):
 
 
 class LineWeight(BaseModel, extra="forbid"):
-    target: float = Field(description="Wanted width.")
+    target: float = Field(description="Target width.")
     tolerance: float = 0.1
     inner: Inner | None = None
 
@@ -38,7 +38,7 @@ PARAMS = {
 
 @pytest.fixture(scope="module")
 def errors() -> Callable[[str], list[str]]:
-    """Dotted paths of what the schema finds wrong in a YAML text."""
+    """The dotted paths at which a YAML text does not match the schema."""
     import jsonschema
 
     schema = json_schema(PARAMS)
@@ -61,7 +61,7 @@ def links(schema: Any) -> list[str]:
     return [link for part in schema for link in links(part)] if isinstance(schema, list) else []
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_has_a_target() -> None:
     schema = json_schema(PARAMS)
     found = set(links(schema))
     assert "#/$defs/scorers.line_weight/$defs/Inner" in found
@@ -73,12 +73,12 @@ def test_every_link_leads_somewhere() -> None:
     assert "x-plugin" not in str(schema)
 
 
-def test_plugins_appear_with_their_parameters() -> None:
+def test_the_schema_has_the_parameters_of_every_plugin() -> None:
     schema = json_schema(PARAMS)
     assert schema["properties"]["scorers"]["items"] == {"$ref": "#/$defs/scorers"}
     assert schema["$defs"]["scorers"]["properties"]["type"]["anyOf"][0] == {"enum": ["line_weight"]}
     params = schema["$defs"]["scorers.line_weight"]["properties"]
-    assert params["target"]["description"] == "Wanted width."
+    assert params["target"]["description"] == "Target width."
     assert set(params) == {"type", "target", "tolerance", "inner"}
     assert set(schema["$defs"]["anchors.base_denoise"]["properties"]) == {"type", "weight"}
     assert "allOf" not in json_schema({})["$defs"]["scorers"]
@@ -87,18 +87,18 @@ def test_plugins_appear_with_their_parameters() -> None:
 def test_every_property_is_described() -> None:
     schema = json_schema({})
     places = [schema, *schema["$defs"].values()]
-    lacking = [
+    undescribed = [
         key for place in places for key, part in place.get("properties", {}).items() if not part.get("description")
     ]
-    assert lacking == []
+    assert undescribed == []
 
 
 @pytest.mark.parametrize("text", [SPEC, PLAIN, "extends: x.yaml\nquestion: {answer: No}\ntrain: {steps: 3}\n"])
-def test_what_is_right_passes(errors: Callable[[str], list[str]], text: str) -> None:
+def test_valid_specs_pass(errors: Callable[[str], list[str]], text: str) -> None:
     assert errors(text.replace("type: other", "type: a/b~c")) == []
 
 
-def test_the_shipped_spec_passes_where_plugins_are_unknown(tmp_path: Path) -> None:
+def test_a_shipped_spec_passes_a_schema_without_plugins(tmp_path: Path) -> None:
     import jsonschema
 
     text = (Path(__file__).parents[1] / "specs" / "line_weight.yaml").read_text(encoding="utf-8")
@@ -119,12 +119,14 @@ def test_the_shipped_spec_passes_where_plugins_are_unknown(tmp_path: Path) -> No
         ("type: yes_no_gap", "type: yes_no_gap, x: 1", "reward"),
     ],
 )
-def test_what_is_wrong_does_not(errors: Callable[[str], list[str]], old: str, new: str, path: str) -> None:
+def test_invalid_specs_fail_at_the_right_path(
+    errors: Callable[[str], list[str]], old: str, new: str, path: str
+) -> None:
     assert old in SPEC
     assert path in errors(SPEC.replace("type: other", "type: a/b~c").replace(old, new))
 
 
-def test_placeholders_pass_where_a_variant_fills_them(errors: Callable[[str], list[str]]) -> None:
+def test_placeholders_pass_only_where_variants_are_filled_in(errors: Callable[[str], list[str]]) -> None:
     text = SPEC.replace("type: other", "type: a/b~c").replace("weight: 2", 'weight: "{width}"')
     text = text.replace("[-0.05, 0.02]", '["{width}", 0.1]').replace(
         "{type: line_weight,", '{type: line_weight, inner: {size: "{width}"},'

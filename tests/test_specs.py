@@ -1,4 +1,4 @@
-"""The shipped specs: each runs with the shipped models, and, but for two words, with the real ones."""
+"""The shipped specs: each works with the shipped models and, with two overrides, with real models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_every_task_of_the_paper_has_a_spec() -> None:
 
 
 @pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)
-def test_the_comment_says_what_it_trains_how_and_what_to_expect(file: Path) -> None:
+def test_the_comment_has_the_command_and_the_expected_result(file: Path) -> None:
     comment = re.match(r"(#.*\n)+", file.read_text(encoding="utf-8"))
     assert comment is not None
     assert f"dp run specs/{file.name}" in comment[0]
@@ -52,7 +52,7 @@ def test_with_real_models_only_generator_and_judge_differ(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", SPECS, ids=lambda file: file.stem)
-def test_a_step_reaches_the_lora(file: Path) -> None:
+def test_a_training_step_changes_the_lora(file: Path) -> None:
     overrides = ("train.batch=1", "train.lora.rank=2", "evaluation.seeds=1")
     engine = Engine(variants(file, *overrides)[0])
     before = [weight.detach().clone() for weight in engine.weights]
@@ -62,7 +62,7 @@ def test_a_step_reaches_the_lora(file: Path) -> None:
     assert any((weight.detach() != old).any() for weight, old in zip(engine.weights, before, strict=True))
 
 
-def test_a_trained_repetition_of_preserve_is_not_measured_with_the_task() -> None:
+def test_a_preserve_question_among_the_questions_is_not_measured_with_the_task() -> None:
     spec = next(spec for spec in variants(SPECS[0].with_name("composition.yaml")))
     assert spec.preserve is not None
     assert spec.preserve.template in [question.template for question in spec.questions]

@@ -1,6 +1,7 @@
-"""One small right plugin of every kind, and what is made from it by one mistake: `WRONG` has each with its sentence.
+"""Small plugins for the conformance checks: a correct one of every kind, and copies with one mistake each.
 
-The right ones are `RIGHT`; they pass their checks, so that a wrong one can fail for its own mistake only.
+`RIGHT` lists the correct plugins, which pass all checks. `WRONG` lists the copies, each with the finding that its check
+must report.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from dualproc.types import Answers, Question, Recipe, Sample
 
 @dataclass(frozen=True)
 class Wrong:
-    """A plugin with one mistake, and the sentence that tells it."""
+    """A plugin with one mistake, and the finding that reports it."""
 
     kind: str
     cls: type[Any]
     sentence: str
     also: str
-    """Another sentence that the mistake may lead to."""
+    """A pattern of other findings that the mistake may cause."""
     params: Mapping[str, Any]
 
 
@@ -41,7 +42,7 @@ WRONG: list[Wrong] = []
 
 
 def wrong(kind: str, sentence: str, *, also: str = "$^", **params: Any) -> Callable[[type[Any]], type[Any]]:
-    """Keep the class in `WRONG`: its check is to find `sentence` (a part of it, a regular expression)."""
+    """Add the class to `WRONG`: its check must report a finding that the regular expression `sentence` matches."""
 
     def keep(cls: type[Any]) -> type[Any]:
         WRONG.append(Wrong(kind, cls, sentence, also, params))
@@ -51,19 +52,19 @@ def wrong(kind: str, sentence: str, *, also: str = "$^", **params: Any) -> Calla
 
 
 class Plugin:
-    """Without parameters."""
+    """Base of all plugins here; has no parameters."""
 
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid"):
-        """Nothing to set."""
+        """No parameters."""
 
     def __init__(self, params: Any) -> None:
         self.params = params
 
 
 class Stuck(torch.autograd.Function):
-    """Gives what it gets; its backward pass raises."""
+    """The identity function, with a backward pass that raises."""
 
     @staticmethod
     def forward(_: Any, value: Tensor) -> Tensor:
@@ -79,19 +80,19 @@ def stuck(value: Tensor) -> Tensor:
     return out
 
 
-# scorers, and what all kinds have in common
+# scorers, and mistakes that all kinds can make
 
 
 class Redness(Plugin):
-    """Share of the image's light that is red."""
+    """The red share of the image's light."""
 
     unit = "of the light"
     better = "target"
 
     class Params(BaseModel, extra="forbid"):
-        """What counts as a hit."""
+        """The target."""
 
-        target: float | None = Field(None, gt=0, description="Wanted share.")
+        target: float | None = Field(None, gt=0, description="Target share.")
 
     @property
     def accepted(self) -> tuple[float, float] | None:
@@ -102,31 +103,31 @@ class Redness(Plugin):
         return images[:, 0].mean((1, 2)) / images.sum(1).mean((1, 2)).clamp(min=1e-6)
 
 
-@wrong("scorers", "its api_version is 0, but this dualproc needs 1")
+@wrong("scorers", "its api_version is 0, but this version of dualproc needs 1")
 class Old(Redness):
-    """Of an earlier dualproc."""
+    """Written for an earlier version of dualproc."""
 
     api_version = 0
 
 
 @wrong("scorers", "NoMethod lacks score")
 class NoMethod(Plugin):
-    """Cannot score."""
+    """Has no `score`."""
 
     unit, better = "of the light", "higher"
 
 
 @wrong("scorers", "Lenient.Params does not forbid extra keys")
 class Lenient(Redness):
-    """Takes any parameter."""
+    """Accepts any parameter."""
 
     class Params(Redness.Params, extra="ignore"):
         pass
 
 
-@wrong("scorers", "the unknown parameter `no_such_parameter` is accepted")
+@wrong("scorers", "Params accepts the unknown parameter `no_such_parameter`")
 class Swallows(Redness):
-    """Drops what it does not know before pydantic can see it."""
+    """Drops unknown parameters before pydantic checks them."""
 
     class Params(Redness.Params):
         @model_validator(mode="before")
@@ -137,7 +138,7 @@ class Swallows(Redness):
 
 @wrong("scorers", "an unknown parameter raises KeyError")
 class Strange(Redness):
-    """Raises what pydantic lets through."""
+    """Raises an exception that pydantic does not catch."""
 
     class Params(Redness.Params):
         @model_validator(mode="before")
@@ -148,7 +149,7 @@ class Strange(Redness):
 
 @wrong("scorers", "Unspeakable.Params has no JSON schema: PydanticInvalidForJsonSchema")
 class Unspeakable(Redness):
-    """Has a parameter that no spec can hold."""
+    """Has a parameter of a type that a spec cannot contain."""
 
     class Params(Redness.Params):
         model_config = ConfigDict(arbitrary_types_allowed=True)
@@ -157,18 +158,18 @@ class Unspeakable(Redness):
 
 @wrong("scorers", "the parameter `share` has no description")
 class Unexplained(Redness):
-    """Has a parameter of which nobody knows what it means."""
+    """Has a parameter without a description."""
 
     class Params(Redness.Params):
         share: float = 1.0
 
 
-@wrong("scorers", "no parameter may be called `type`")
+@wrong("scorers", "the parameter `type` has a reserved name")
 class Taken(Redness):
-    """Has a parameter that a spec cannot set."""
+    """Has a parameter named `type`, a key that specs use themselves."""
 
     class Params(Redness.Params):
-        type: str = Field("red", description="Which colour.")
+        type: str = Field("red", description="A colour.")
 
 
 @wrong("scorers", "Silent has no docstring")
@@ -176,44 +177,44 @@ class Silent(Redness):
     pass
 
 
-@wrong("scorers", r"Moody\(params\) raised OSError: no weights on this planet")
+@wrong("scorers", r"Moody\(params\) raised OSError: no weights")
 class Moody(Redness):
-    """Cannot be built."""
+    """Raises an exception when it is built."""
 
     def __init__(self, params: Any) -> None:
-        raise OSError("no weights on this planet")
+        raise OSError("no weights")
 
 
 @wrong("scorers", r"the parameters \{'target': -1\} of this check are not valid: .*greater than 0", target=-1)
 class WronglyChecked(Redness):
-    """Right, but for the parameters that its check is given."""
+    """Correct, but its check gets invalid parameters."""
 
 
-@wrong("scorers", r"score is called as score\(images, context\), but is score\(images")
+@wrong("scorers", r"the engine calls score\(images, context\), but the plugin has score\(images")
 class TooFewArguments(Redness):
-    """Does not take what the engine passes."""
+    """Does not accept all arguments that the engine passes."""
 
     def score(self, images: Tensor) -> Tensor:  # type: ignore[override]
         return super().score(images, None)
 
 
-@wrong("scorers", r"score gives float32 \[3, 1\] for 3 images; wanted is float \[3\]")
+@wrong("scorers", r"score returns float32 \[3, 1\] for 3 images; expected float \[3\]")
 class Column(Redness):
-    """One column instead of one number per image."""
+    """Returns a column instead of one number per image."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         return super().score(images, context)[:, None]
 
 
-@wrong("scorers", r"score gives int64 \[3\]")
+@wrong("scorers", r"score returns int64 \[3\]")
 class Whole(Redness):
-    """Whole numbers, which cannot be nan."""
+    """Returns integers, which cannot be nan."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         return (super().score(images, context) * 100).long()
 
 
-@wrong("scorers", "score is infinite for an image")
+@wrong("scorers", "score returns an infinite value")
 class Infinite(Redness):
     """Divides by zero."""
 
@@ -221,34 +222,34 @@ class Infinite(Redness):
         return super().score(images, context) / 0
 
 
-@wrong("scorers", r"score is nan for all \d images; give the check images that it can measure")
+@wrong("scorers", r"score returns nan for all \d images; pass the check images that it can measure")
 class Blind(Redness):
-    """Never sees anything."""
+    """Never measures anything."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         return super().score(images, context) * float("nan")
 
 
-@wrong("scorers", "the same images, scored again, get other values: they differ by up to")
+@wrong("scorers", "score is not reproducible for the same images: they differ by up to")
 class Wavering(Redness):
-    """Takes a sample of the pixels."""
+    """Adds a random number, as a scorer that samples pixels would."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         return super().score(images, context) + torch.rand(())
 
 
-@wrong("scorers", "image 0 gets another value alone than in a batch of")
+@wrong("scorers", "image 0 gets different values alone and in a batch of")
 class Relative(Redness):
-    """Measures an image by the others of its batch."""
+    """Makes the value of an image depend on the other images of its batch."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         values = super().score(images, context)
         return values / values.mean()
 
 
-@wrong("scorers", "score changes the images that it is given")
+@wrong("scorers", "score changes its images in place")
 class Painter(Redness):
-    """Works on the images themselves."""
+    """Changes the images in place."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         images.mul_(0.5)
@@ -257,7 +258,7 @@ class Painter(Redness):
 
 @wrong("scorers", r"score of images \[2, 3, 96, 128\] raised ValueError: 64 x 64 pixels only")
 class OneSize(Redness):
-    """Knows the images of one generator only."""
+    """Accepts only one image size."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         if images.shape[-2:] != (64, 64):
@@ -267,47 +268,47 @@ class OneSize(Redness):
 
 @wrong("scorers", "score without base_images raised TypeError")
 class Dependent(Redness):
-    """Takes it for granted that there is a base."""
+    """Requires base images."""
 
     def score(self, images: Tensor, context: Any) -> Tensor:
         return (images - context.base_images).abs().mean((1, 2, 3))
 
 
-@wrong("scorers", "better is 'more'; wanted is one of higher, lower, target")
+@wrong("scorers", "better is 'more'; expected one of higher, lower, target")
 class More(Redness):
-    """Says in its own words what is better."""
+    """Has an invalid `better`."""
 
     better = "more"
 
 
 @wrong("scorers", "unit is ''")
 class Unitless(Redness):
-    """Says nothing of its unit."""
+    """Has an empty unit."""
 
     unit = ""
 
 
-@wrong("scorers", r"accepted is \(0.55, 0.45\); wanted is None or two finite numbers", target=0.5)
+@wrong("scorers", r"accepted is \(0.55, 0.45\); expected None or two finite numbers", target=0.5)
 class Reversed(Redness):
-    """Accepts from high to low."""
+    """Accepts a range whose bounds are in the wrong order."""
 
     @property
     def accepted(self) -> Any:
         return (0.55, 0.45)
 
 
-@wrong("scorers", "the target 0.5 is not accepted: accepted is from 0.6 to 0.7", target=0.5)
+@wrong("scorers", "the target 0.5 is outside `accepted`, which is 0.6 to 0.7", target=0.5)
 class BesideItself(Redness):
-    """Does not accept what it wants."""
+    """Does not accept its own target."""
 
     @property
     def accepted(self) -> Any:
         return (0.6, 0.7)
 
 
-@wrong("scorers", r"it has no `params.target`, where the report looks for it")
+@wrong("scorers", "the report finds no `params.target`")
 class Forgetful(Redness):
-    """Does not keep its parameters."""
+    """Does not store its parameters."""
 
     accepted = None
 
@@ -315,9 +316,9 @@ class Forgetful(Redness):
         pass
 
 
-@wrong("scorers", "better is 'target', but there is neither a parameter `target` nor an `accepted`")
+@wrong("scorers", "better is 'target', but there is no target: add a parameter `target`")
 class Aimless(Redness):
-    """Has a target that nobody knows."""
+    """Has neither a target nor an accepted range, although `better` is `target`."""
 
     accepted = None
     Params = Plugin.Params  # type: ignore[assignment]
@@ -327,15 +328,15 @@ class Aimless(Redness):
 
 
 class LogLikelihood(Plugin):
-    """Log-likelihood of the wanted answers."""
+    """Log-likelihood of the wanted answers, mean over the questions."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         return answers.log_likelihoods[:, range(len(wanted)), list(wanted)].mean(1)
 
 
-@wrong("rewards", r"the reward of log-likelihoods float32 \[3, 2, 2\] is float32 \[\]; wanted is float \[3\]")
+@wrong("rewards", r"the reward of log-likelihoods float32 \[3, 2, 2\] is float32 \[\]; expected float \[3\]")
 class OneForAll(LogLikelihood):
-    """One number for the whole batch."""
+    """Returns one number for the whole batch."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         return super().__call__(answers, wanted).mean()
@@ -343,7 +344,7 @@ class OneForAll(LogLikelihood):
 
 @wrong("rewards", r"the reward does not rise with P\(wanted answer\).*: 3 at P = 0.05 and 0.693 at P = 0.5 and 0.105")
 class Loss(LogLikelihood):
-    """Is lower where it should be higher."""
+    """Falls where it should rise."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         return -super().__call__(answers, wanted)
@@ -351,15 +352,15 @@ class Loss(LogLikelihood):
 
 @wrong("rewards", "does not rise")
 class AlwaysTheFirst(LogLikelihood):
-    """Does not look which answer is wanted."""
+    """Ignores which answer is wanted."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         return super().__call__(answers, [0] * len(wanted))
 
 
-@wrong("rewards", "the reward is not differentiable in the log-likelihoods")
+@wrong("rewards", "the reward is not differentiable with respect to the log-likelihoods")
 class Detached(LogLikelihood):
-    """Cuts the gradient off."""
+    """Cuts the gradient."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         return super().__call__(replace(answers, log_likelihoods=answers.log_likelihoods.detach()), wanted)
@@ -367,23 +368,23 @@ class Detached(LogLikelihood):
 
 @wrong("rewards", "the backward pass raised RuntimeError: stuck")
 class StuckReward(LogLikelihood):
-    """Has a backward pass of its own, and a mistake there."""
+    """Has a custom backward pass that raises."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         return stuck(super().__call__(answers, wanted))
 
 
-@wrong("rewards", "the gradient in the log-likelihoods is 0", also="does not rise")
+@wrong("rewards", "the gradient of the reward is 0 if the judge is uncertain", also="does not rise")
 class Willful(LogLikelihood):
-    """Is differentiable, in something else."""
+    """Is differentiable only with respect to an unrelated tensor."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         return torch.ones(len(answers.log_likelihoods), requires_grad=True) * 1
 
 
-@wrong("rewards", r"the reward is not finite where the judge is sure")
+@wrong("rewards", "the reward is not finite if the judge is certain")
 class Odds(LogLikelihood):
-    """Log-odds that are infinite at P = 1."""
+    """Returns log-odds, which are infinite at P = 1."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         scores = answers.log_likelihoods[:, range(len(wanted)), list(wanted)]
@@ -391,27 +392,29 @@ class Odds(LogLikelihood):
 
 
 @wrong(
-    "rewards", "the reward of one image has a gradient in the answers about another", also="another reward alone than"
+    "rewards",
+    "the reward of one image depends on the answers about another image",
+    also="different rewards alone and in",
 )
 class Ranked(LogLikelihood):
-    """Measures an image by the others of its batch."""
+    """Makes the value of an image depend on the other images of its batch."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         values = super().__call__(answers, wanted)
         return values - values.mean()
 
 
-@wrong("rewards", "the same answers, rewarded again, get other rewards: they differ by up to")
+@wrong("rewards", "the reward is not reproducible for the same answers: they differ by up to")
 class Noisy(LogLikelihood):
-    """Adds a little noise."""
+    """Adds noise."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         return super().__call__(answers, wanted) + 0.01 * torch.rand(())
 
 
-@wrong("rewards", "the reward changes the log-likelihoods that it is given")
+@wrong("rewards", "the reward changes the log-likelihoods in place")
 class Sharpened(LogLikelihood):
-    """Works on the judge's answers themselves."""
+    """Changes the judge's answers in place."""
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         value = super().__call__(answers, wanted)
@@ -434,9 +437,9 @@ class Bar(Plugin):
         return (0.25 * width, 0.5 * height, 0.75 * width - 1, 0.625 * height - 1)
 
 
-@wrong("visual_prompts", "draw returns Image, which nobody takes; it has to draw on the canvas in place")
+@wrong("visual_prompts", "draw returns Image; expected None, and a drawing on the given canvas")
 class Copied(Bar):
-    """Draws on a copy."""
+    """Draws on a copy of the canvas."""
 
     def draw(self, canvas: Image.Image) -> Any:
         other = canvas.copy()
@@ -444,36 +447,36 @@ class Copied(Bar):
         return other
 
 
-@wrong("visual_prompts", "draw leaves the canvas of 512 x 512 fully transparent")
+@wrong("visual_prompts", "draw leaves a canvas of 512 x 512 fully transparent")
 class Invisible(Bar):
-    """Draws with a transparent colour."""
+    """Draws in a transparent colour."""
 
     color = (255, 0, 0, 0)
 
 
 @wrong(
     "visual_prompts",
-    r"on a canvas of twice 512 x 512: it covers 1.562% of it instead of 6.250%",
+    r"on a canvas of twice 512 x 512: it covers 1.562% instead of 6.250% of it",
     also="twice 768 x 512",
 )
 class InPixels(Bar):
-    """Places that are pixels."""
+    """Uses positions in pixels instead of shares of the canvas."""
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         return super().box(512, 512)
 
 
-@wrong("visual_prompts", r"on a canvas of twice .*: it covers 0\.\d+% of it instead of")
+@wrong("visual_prompts", r"on a canvas of twice .*: it covers 0\.\d+% instead of")
 class Hairline(Bar):
-    """A width that is one pixel on any canvas."""
+    """Draws a line of one pixel on a canvas of any size."""
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         return (0.25 * width, 0.5 * height, 0.75 * width - 1, 0.5 * height)
 
 
-@wrong("visual_prompts", r"draw gives another drawing the second time: \d.*% of the pixels differ")
+@wrong("visual_prompts", r"draw is not reproducible: the second time, \d.*% of the pixels differ")
 class Wandering(Bar):
-    """Shifts itself by a little."""
+    """Changes its size from call to call."""
 
     drawn = 0
 
@@ -483,9 +486,9 @@ class Wandering(Bar):
         return (left, top, right + Wandering.drawn % 2, bottom)
 
 
-@wrong("visual_prompts", "draw erases what other layers drew, on .*% of the canvas where it draws nothing itself")
+@wrong("visual_prompts", "draw erases other layers, on .*% of the canvas where it draws nothing itself")
 class Greedy(Bar):
-    """Wipes the canvas first."""
+    """Clears the canvas before it draws."""
 
     def draw(self, canvas: Image.Image) -> None:
         canvas.paste((0, 0, 0, 0), (0, 0, *canvas.size))
@@ -493,26 +496,26 @@ class Greedy(Bar):
 
 
 class Stamp(Bar):
-    """An image from a file, of which only the existence counts."""
+    """Has a `path`; only checks that the file exists."""
 
     class Params(BaseModel, extra="forbid"):
-        """Which image."""
+        """The file."""
 
         path: str = Field(description="The image's file.")
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
         if not Path(params.path).exists():
-            raise PluginError(f"there is no file {params.path}", hint="name one that there is")
+            raise PluginError(f"no such file: {params.path}", hint="name an existing file")
 
 
 @wrong(
     "visual_prompts",
-    "for a `path` where no file is, it raises FileNotFoundError instead of a PluginError",
+    "a `path` that does not exist raises FileNotFoundError: .*; expected a PluginError",
     path=__file__,
 )
 class Raw(Stamp):
-    """Lets the system's error through, which the user would see with a traceback."""
+    """Raises the operating system's error, which the user would see with a traceback."""
 
     def __init__(self, params: Any) -> None:
         self.size = Path(params.path).stat().st_size
@@ -526,12 +529,12 @@ def randn(seed: int, *shape: int) -> Tensor:
 
 
 def words(texts: Sequence[str], size: int) -> Tensor:
-    """[B, size]: a vector for each text."""
+    """A pseudo-random vector for each text: [B, size]."""
     return torch.stack([randn(zlib.crc32(text.encode()), size) for text in texts])
 
 
 class Sketcher(Plugin):
-    """A flow model of 48 numbers, trained nothing yet, that paints images of 16 x 16 pixels in one step."""
+    """An untrained flow model with 48 latent values, which draws images of 16 x 16 pixels in one sampling step."""
 
     lora_targets: Sequence[str] = ("up", "down")
 
@@ -583,41 +586,43 @@ class Sketcher(Plugin):
         return self
 
 
-@wrong("generators", r"sample gives images float32 \[2, 16, 16, 3\] for 2 prompts; wanted is float \[B, 3, H, W\]")
+@wrong("generators", r"sample returns images float32 \[2, 16, 16, 3\] for 2 prompts; expected float \[B, 3, H, W\]")
 class ChannelsLast(Sketcher):
-    """Images as they are saved."""
+    """Returns images with channels last."""
 
     def decode(self, latents: Tensor) -> Tensor:
         return super().decode(latents).permute(0, 2, 3, 1)
 
 
-@wrong("generators", r"images are from -0\.\d+ to 0\.\d+; wanted is \[0, 1\]")
+@wrong("generators", r"the pixels of images range from -0\.\d+ to 0\.\d+; expected \[0, 1\]")
 class Signed(Sketcher):
-    """Images from -1 to 1."""
+    """Returns images in [-1, 1]."""
 
     def decode(self, latents: Tensor) -> Tensor:
         return 2 * super().decode(latents) - 1
 
 
-@wrong("generators", "lora_targets name no linear layer of Sequential: upp; its layers are up, down")
+@wrong("generators", "lora_targets that match no linear layer of Sequential: upp; its linear layers are up, down")
 class Misspelt(Sketcher):
-    """Names a layer that it does not have, beside one that it has."""
+    """Names one layer that exists and one that does not."""
 
     lora_targets = ("upp", "down")
 
 
-@wrong("generators", "the same prompts and seeds give other images: they differ by up to")
+@wrong("generators", "sample is not reproducible for the same prompts and seeds: they differ by up to")
 class Unseeded(Sketcher):
-    """Does not use the seeds."""
+    """Adds random numbers that do not depend on the seeds."""
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], **switches: bool) -> Sample:
         sample = super().sample(prompts, seeds, **switches)
         return replace(sample, images=0.7 * sample.images + 0.3 * torch.rand(sample.images.shape))
 
 
-@wrong("generators", "a prompt and seed give another image alone than in a batch of 2", also="other latents alone than")
+@wrong(
+    "generators", "a prompt and seed give different images alone and in a batch of 2", also="different latents alone"
+)
 class OneSeed(Sketcher):
-    """Draws the noise of a whole batch from its first seed."""
+    """Draws the noise of a whole batch from the first seed."""
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         return randn(seeds[0], len(seeds), 3, 4, 4)
@@ -625,15 +630,15 @@ class OneSeed(Sketcher):
 
 @wrong("generators", "the seeds 3 and 4294967303 give the same image of 'a cartoon of a cat'")
 class Monotonous(Sketcher):
-    """Always begins with the same noise."""
+    """Always starts from the same noise."""
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
         return super().noise([0] * len(seeds))
 
 
-@wrong("generators", "the prompts 'a cartoon of a cat' and 'a dog' give exactly the same image from one seed")
+@wrong("generators", "the prompts 'a cartoon of a cat' and 'a dog' give exactly the same image for one seed")
 class Deaf(Sketcher):
-    """Does not read the prompts."""
+    """Ignores the prompts."""
 
     def velocity(self, latents: Tensor, prompts: Sequence[str]) -> Tensor:
         return super().velocity(latents, [""] * len(prompts))
@@ -641,7 +646,7 @@ class Deaf(Sketcher):
 
 @wrong("generators", r"weights of the generator are not frozen \(Sequential.up.weight")
 class Thawed(Sketcher):
-    """Forgets to freeze its own weights, which then get a gradient, too."""
+    """Does not freeze one of its own weights, but keeps the gradient away from it."""
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
@@ -662,11 +667,11 @@ class Thawed(Sketcher):
 
 @wrong(
     "generators",
-    r"reaches other weights than the LoRA's \(Linear.weight\)",
-    also="has a graph, although the LoRA is off",
+    r"reaches weights outside the LoRA \(Linear.weight\)",
+    also="keeps an autograd graph, although the LoRA is off",
 )
 class TrainsItsDecoder(Sketcher):
-    """Lets a part learn that it unfreezes only when it draws."""
+    """Trains a part of its decoder, which it unfreezes only while it draws."""
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
@@ -684,10 +689,10 @@ class TrainsItsDecoder(Sketcher):
 
 @wrong(
     "generators",
-    r"have changed, although only the LoRA was trained \(Sequential.up.bias, Sequential.down.bias\)",
+    r"frozen weights of the generator have changed during the check \(Sequential.up.bias, Sequential.down.bias\)",
 )
 class Drifting(Sketcher):
-    """Changes its own weights a little whenever something is learnt."""
+    """Changes its own biases a little whenever it samples with gradient."""
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         if grad:
@@ -697,17 +702,17 @@ class Drifting(Sketcher):
         return super().sample(prompts, seeds, grad=grad, base=base)
 
 
-@wrong("generators", "sample keeps a graph without being asked to")
+@wrong("generators", r"sample\(grad=False\) keeps the autograd graph")
 class Hoarder(Sketcher):
-    """Keeps the graph whether it is asked to or not."""
+    """Keeps the autograd graph even without `grad`."""
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         return super().sample(prompts, seeds, grad=True, base=base)
 
 
-@wrong("generators", r"sample\(grad=True\) leaves gradients switched off for everything")
+@wrong("generators", r"sample\(grad=True\) leaves gradients switched off globally")
 class Switch(Sketcher):
-    """Does not put back what it switches."""
+    """Does not restore the gradient mode."""
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         sample = super().sample(prompts, seeds, grad=grad, base=base)
@@ -716,9 +721,9 @@ class Switch(Sketcher):
         return sample
 
 
-@wrong("generators", r"images of sample\(grad=True\) are not differentiable in the LoRA's weights")
+@wrong("generators", r"images of sample\(grad=True\) are not differentiable with respect to the LoRA's weights")
 class CutOff(Sketcher):
-    """Decodes without gradient."""
+    """Decodes without a gradient."""
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -727,15 +732,15 @@ class CutOff(Sketcher):
 
 @wrong("generators", "the backward pass raised RuntimeError: stuck")
 class StuckDecoder(Sketcher):
-    """Has a backward pass of its own, and a mistake there."""
+    """Has a custom backward pass that raises."""
 
     def decode(self, latents: Tensor) -> Tensor:
         return stuck(super().decode(latents))
 
 
-@wrong("generators", r"latents of sample\(grad=True\) are not differentiable in the LoRA's weights")
+@wrong("generators", r"latents of sample\(grad=True\) are not differentiable with respect to the LoRA's weights")
 class LatentsCutOff(Sketcher):
-    """Detaches the latents, which an anchor could then not hold."""
+    """Detaches the latents, so that an anchor has no gradient."""
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         sample = super().sample(prompts, seeds, grad=grad, base=base)
@@ -744,35 +749,35 @@ class LatentsCutOff(Sketcher):
 
 @wrong(
     "generators",
-    r"sample\(base=True\) draws other images than the generator did before it had a LoRA",
+    r"sample\(base=True\) draws other images than the generator without a LoRA",
     also="LoRA is off",
 )
 class NeverTheBase(Sketcher):
-    """Leaves the LoRA on."""
+    """Leaves the LoRA on for base images."""
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         return super().sample(prompts, seeds, grad=grad)
 
 
-@wrong("generators", r"the LoRA changes no image")
+@wrong("generators", "the LoRA does not change the images")
 class AlwaysTheBase(Sketcher):
-    """Leaves the LoRA off, but for the gradient."""
+    """Turns the LoRA on only when a gradient is requested."""
 
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         return super().sample(prompts, seeds, grad=grad, base=base or not grad)
 
 
-@wrong("generators", r"denoise comes no nearer to the latents from noise level 0.02 .* than from 0.7")
+@wrong("generators", r"denoise at noise level 0.02 is not nearer to the latents .* than at 0.7")
 class SingleNoiseLevel(Sketcher):
-    """Does not look at the noise level."""
+    """Ignores the noise level."""
 
     def denoise(self, latents: Tensor, noise_level: float, *of: Any, base: bool = True) -> Tensor:
         return super().denoise(latents, 0.3, *of, base=base)
 
 
-@wrong("generators", "denoise does not leave the LoRA out by default: they differ by up to")
+@wrong("generators", "denoise does not switch the LoRA off by default: they differ by up to")
 class DenoisesTrained(Sketcher):
-    """Has the LoRA on where the anchor wants the base."""
+    """Denoises with the LoRA on by default, although anchors need the base."""
 
     def denoise(
         self, latents: Tensor, noise_level: float, prompts: Sequence[str], seeds: Sequence[int], *, base: bool = False
@@ -780,9 +785,9 @@ class DenoisesTrained(Sketcher):
         return super().denoise(latents, noise_level, prompts, seeds, base=base)
 
 
-@wrong("generators", "denoise changes the latents that it is given")
+@wrong("generators", "denoise changes its latents in place")
 class InPlace(Sketcher):
-    """Re-noises the latents themselves."""
+    """Changes the latents in place."""
 
     def denoise(self, latents: Tensor, *of: Any, base: bool = True) -> Tensor:
         out = super().denoise(latents, *of, base=base)
@@ -790,46 +795,57 @@ class InPlace(Sketcher):
         return out
 
 
-@wrong("generators", "save_lora writes no pytorch_lora_weights.safetensors; in its folder there is lora.safetensors")
+@wrong("generators", "save_lora does not write pytorch_lora_weights.safetensors; its folder has lora.safetensors")
 class OtherName(Sketcher):
-    """Writes a file that nobody looks for."""
+    """Writes a file with a wrong name."""
 
     def save_lora(self, folder: Path, layers: Mapping[str, Tensor]) -> None:
         super().save_lora(folder, layers)
         (folder / "pytorch_lora_weights.safetensors").rename(folder / "lora.safetensors")
 
 
-@wrong("generators", "what save_lora writes are other weights than it was given: they differ by up to")
+@wrong("generators", "save_lora writes weights that differ from its `layers` by up to")
 class TwiceAsStrong(Sketcher):
-    """Folds a scale in that is folded in already."""
+    """Multiplies the weights by a scale that is already folded in."""
 
     def save_lora(self, folder: Path, layers: Mapping[str, Tensor]) -> None:
         super().save_lora(folder, {name: 2 * value for name, value in layers.items()})
 
 
 @wrong(
-    "generators", r"what save_lora writes cannot be read back: pytorch_lora_weights.safetensors is not a LoRA of this"
+    "generators",
+    r"the file that save_lora writes cannot be loaded: pytorch_lora_weights.safetensors is not a LoRA of this",
 )
 class HalfSaved(Sketcher):
-    """Loses layers."""
+    """Saves only some of the layers."""
 
     def save_lora(self, folder: Path, layers: Mapping[str, Tensor]) -> None:
         super().save_lora(folder, {name: value for name, value in layers.items() if "down" in name})
 
 
-@wrong("generators", r"recipe\(\).dtype is 'fp32'; wanted is one of float32, bfloat16, float16")
+@wrong("generators", r"recipe\(\).dtype is 'fp32'; expected one of float32, bfloat16, float16")
 class Shorthand(Sketcher):
-    """Names its precision in its own way."""
+    """Uses another name for its precision."""
 
     def recipe(self) -> Recipe:
         return replace(super().recipe(), dtype="fp32")
+
+
+@wrong("generators", r"the parameter `height` is number; expected integer or null, because dualproc reads `height` as")
+class Metric(Sketcher):
+    """Has a parameter `height` that is not in pixels."""
+
+    class Params(BaseModel, extra="forbid"):
+        """The size."""
+
+        height: float = Field(0.2, gt=0, description="Height of the print in metres.")
 
 
 # anchors
 
 
 class Leash(Plugin):
-    """Squared distance of the latents to what the base makes of them, re-noised to a level of its choice."""
+    """Mean squared distance between the latents and what the base denoises them to, from a random noise level."""
 
     def penalty(
         self, sample: Sample, generator: Any, prompts: Sequence[str], seeds: Sequence[int], rng: torch.Generator
@@ -839,33 +855,33 @@ class Leash(Plugin):
         return (sample.latents - target).square().flatten(1).mean(1)
 
 
-@wrong("anchors", r"penalty gives float32 \[\] for a sample of 2 images; wanted is float \[2\]")
+@wrong("anchors", r"penalty returns float32 \[\] for a sample of 2 images; expected float \[2\]")
 class MeanLeash(Leash):
-    """One number for the whole batch."""
+    """Returns one number for the whole batch."""
 
     def penalty(self, *given: Any) -> Tensor:
         return super().penalty(*given).mean()
 
 
-@wrong("anchors", r"penalty is \[-\d.*; wanted are finite numbers from 0")
+@wrong("anchors", r"penalty returns \[-\d.*; expected finite numbers >= 0")
 class Pull(Leash):
-    """Rewards where it should punish."""
+    """Returns a negative penalty."""
 
     def penalty(self, *given: Any) -> Tensor:
         return -super().penalty(*given)
 
 
-@wrong("anchors", "penalty is not differentiable in the sample")
+@wrong("anchors", "penalty is not differentiable with respect to the sample")
 class Loose(Leash):
-    """Holds nothing."""
+    """Has no gradient."""
 
     def penalty(self, sample: Sample, *given: Any) -> Tensor:
         return super().penalty(replace(sample, latents=sample.latents.detach()), *given)
 
 
-@wrong("anchors", "the gradient of penalty in the sample is 0: nothing would hold the generator")
+@wrong("anchors", "the gradient of penalty with respect to the sample is 0, so it cannot train the generator")
 class Lifeless(Leash):
-    """Differentiable, without any slope."""
+    """Has a gradient that is always 0."""
 
     def penalty(self, sample: Sample, *given: Any) -> Tensor:
         return super().penalty(replace(sample, latents=sample.latents.detach()), *given) + 0 * sample.latents.sum()
@@ -873,40 +889,40 @@ class Lifeless(Leash):
 
 @wrong("anchors", "the backward pass raised RuntimeError: stuck")
 class StuckLeash(Leash):
-    """Has a backward pass of its own, and a mistake there."""
+    """Has a custom backward pass that raises."""
 
     def penalty(self, *given: Any) -> Tensor:
         return stuck(super().penalty(*given))
 
 
-@wrong("anchors", "the penalty of one image has a gradient in another")
+@wrong("anchors", "the penalty of one image depends on another image of the batch")
 class Herd(Leash):
-    """Keeps the images of a batch together."""
+    """Makes the penalty of an image depend on the other images of its batch."""
 
     def penalty(self, sample: Sample, *given: Any) -> Tensor:
         return super().penalty(sample, *given) + sample.latents.mean().square()
 
 
-@wrong("anchors", "penalty has a gradient in the generator's own computation, not only in the sample")
+@wrong("anchors", "penalty backpropagates into the generator, not only into the sample")
 class Mirror(Leash):
-    """Compares with what the generator itself draws, and trains it through that."""
+    """Compares with a new sample of the generator, and trains the generator through that sample."""
 
     def penalty(self, sample: Sample, generator: Any, prompts: Sequence[str], seeds: Sequence[int], rng: Any) -> Tensor:
         drawn = generator.sample(prompts, seeds, grad=True)
         return (sample.latents - drawn.latents).square().flatten(1).mean(1)
 
 
-@wrong("anchors", "penalty of the same sample and the same `rng` is another the second time")
+@wrong("anchors", "penalty is not reproducible for the same sample and `rng`")
 class Restless(Leash):
-    """Draws its noise level from the global random numbers."""
+    """Draws its noise level from the global random generator."""
 
     def penalty(self, sample: Sample, generator: Any, prompts: Sequence[str], seeds: Sequence[int], rng: Any) -> Tensor:
         return super().penalty(sample, generator, prompts, seeds, torch.default_generator)
 
 
-@wrong("anchors", "penalty changes the sample that it is given")
+@wrong("anchors", "penalty changes its sample in place")
 class Tug(Leash):
-    """Works on the latents themselves."""
+    """Changes the latents in place."""
 
     def penalty(self, sample: Sample, *given: Any) -> Tensor:
         value = super().penalty(sample, *given)
@@ -918,7 +934,7 @@ class Tug(Leash):
 
 
 class Oracle(Plugin):
-    """A small random network over coarse images and the words of the question, with 64 answers to choose from."""
+    """A small random network that reads a coarse image and the question, and scores 64 possible answers."""
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
@@ -935,7 +951,7 @@ class Oracle(Plugin):
         return Answers(torch.stack(scores, dim=1), torch.ones(len(columns), len(columns[0][0].candidates)).long())
 
     def read(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        """[B, 64]: log P(answer)."""
+        """log P(answer): [B, 64]."""
         seen = self.see(images).flatten(1)
         out: Tensor = self.net(torch.cat([seen, words(texts, 16)], dim=1))
         return out.log_softmax(-1)
@@ -952,7 +968,7 @@ class Oracle(Plugin):
 
 @wrong("judges", r"log_likelihoods are float32 \[2, 1, 2\] for 2 images, 2 questions and 2 candidates")
 class OneQuestion(Oracle):
-    """Forgets the other questions."""
+    """Answers only the first question."""
 
     def answer_log_likelihoods(self, images: Tensor, questions: Any) -> Answers:
         return super().answer_log_likelihoods(images, [row[:1] for row in questions])
@@ -960,8 +976,8 @@ class OneQuestion(Oracle):
 
 @wrong(
     "judges",
-    r"token_counts are int64 \[2\]; wanted are whole numbers \[2, 2\]",
-    also=r"\[1\]; wanted are whole numbers \[1, 2\]",
+    r"token_counts are int64 \[2\]; expected integers \[2, 2\]",
+    also=r"\[1\]; expected integers \[1, 2\]",
 )
 class MiscountedTokens(Oracle):
     """Counts the tokens of one candidate only."""
@@ -971,43 +987,43 @@ class MiscountedTokens(Oracle):
         return replace(answers, token_counts=answers.token_counts[:, 0])
 
 
-@wrong("judges", r"log_likelihoods are up to 0\.\d+; the log of a probability is at most 0")
+@wrong("judges", r"log_likelihoods are up to 0\.\d+; expected at most 0")
 class Probabilities(Oracle):
-    """P instead of log P."""
+    """Returns P instead of log P."""
 
     def answer_log_likelihoods(self, images: Tensor, questions: Any) -> Answers:
         answers = super().answer_log_likelihoods(images, questions)
         return replace(answers, log_likelihoods=answers.log_likelihoods.exp())
 
 
-@wrong("judges", r"the probabilities of Yes, No add up to 1\.\d+; P\(candidate \| image, question\) is a share")
+@wrong("judges", r"the probabilities of Yes, No sum to 1\.\d+; expected at most 1")
 class Halved(Oracle):
-    """The mean over two tokens instead of the sum, and so no probability of the whole answer."""
+    """Returns a mean over tokens instead of the sum, which is not the log-probability of the whole answer."""
 
     def answer_log_likelihoods(self, images: Tensor, questions: Any) -> Answers:
         answers = super().answer_log_likelihoods(images, questions)
         return replace(answers, log_likelihoods=answers.log_likelihoods / 10)
 
 
-@wrong("judges", "with the candidates in another order they have other scores")
+@wrong("judges", "the scores of candidates depend on their order")
 class Sorted(Oracle):
-    """Puts the candidates in an order of its own."""
+    """Returns the scores in a different order than the candidates."""
 
     def places(self, candidates: Sequence[str]) -> list[int]:
         return super().places(sorted(candidates))
 
 
-@wrong("judges", "two questions have exactly the same scores, .*: the text is not read")
+@wrong("judges", "two questions have exactly the same scores, .*: the judge ignores the text")
 class Unread(Oracle):
-    """Does not read the question."""
+    """Ignores the question."""
 
     def read(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         return super().read(images, [""] * len(texts))
 
 
-@wrong("judges", "log_likelihoods are not differentiable in the images")
+@wrong("judges", "log_likelihoods are not differentiable with respect to the images")
 class Graphless(Oracle):
-    """Asked without gradient."""
+    """Answers without a gradient."""
 
     @torch.no_grad()
     def answer_log_likelihoods(self, images: Tensor, questions: Any) -> Answers:
@@ -1018,7 +1034,7 @@ class Graphless(Oracle):
     "judges", r"no gradient of log_likelihoods reaches the pixels of images \[2, 3, 64, 64\]", also=r"\[2, 3, 48, 80\]"
 )
 class EightBit(Oracle):
-    """Rounds the images to 8 bits, which has no slope."""
+    """Rounds the images to 8 bits, which has a gradient of 0."""
 
     def see(self, images: Tensor) -> Tensor:
         return super().see((images * 255).round() / 255)
@@ -1026,59 +1042,59 @@ class EightBit(Oracle):
 
 @wrong("judges", "the backward pass raised RuntimeError: stuck")
 class StuckOracle(Oracle):
-    """Has a backward pass of its own, and a mistake there."""
+    """Has a custom backward pass that raises."""
 
     def see(self, images: Tensor) -> Tensor:
         return stuck(super().see(images))
 
 
-@wrong("judges", "weights of the judge are not frozen", also="a gradient reaches the judge's own weights")
+@wrong("judges", "weights of the judge are not frozen", also="a gradient reaches the judge's weights")
 class Learning(Oracle):
-    """Forgets to freeze its weights."""
+    """Does not freeze its weights."""
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
         self.net.requires_grad_()
 
 
-@wrong("judges", r"weights of the judge have changed while it was asked \(Sequential.2.bias\)")
+@wrong("judges", r"frozen weights of the judge have changed during the check \(Sequential.2.bias\)")
 class Tired(Oracle):
-    """Changes with every question."""
+    """Changes its weights with every question."""
 
     def read(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         self.net[2].bias.data.add_(1e-7)
         return super().read(images, texts)
 
 
-@wrong("judges", "the same questions, asked again, have other scores: they differ by up to")
+@wrong("judges", "answer_log_likelihoods is not reproducible for the same questions: they differ by up to")
 class Dropout(Oracle):
-    """Is not put into evaluation mode."""
+    """Is not in evaluation mode."""
 
     def see(self, images: Tensor) -> Tensor:
         return F.dropout(super().see(images), 0.1)
 
 
-@wrong("judges", "image 0 has other scores alone than in a batch of 2", also="image 1 has|pixels of another")
+@wrong("judges", "image 0 has different scores alone and in a batch of 2", also="image 1 has|pixels of another")
 class Comparing(Oracle):
-    """Normalises the images of a batch together."""
+    """Subtracts the mean image of the batch."""
 
     def see(self, images: Tensor) -> Tensor:
         seen = super().see(images)
         return seen - seen.mean(0)
 
 
-@wrong("judges", "questions asked one by one have other scores than asked together: they differ by up to")
+@wrong("judges", "questions have different scores when asked one by one and together: they differ by up to")
 class Chatty(Oracle):
-    """Lets every question hear how many there are."""
+    """Makes the answer to a question depend on the number of questions."""
 
     def answer_log_likelihoods(self, images: Tensor, questions: Any) -> Answers:
         heard = [[replace(one, text=f"{len(row)} {one.text}") for one in row] for row in questions]
         return super().answer_log_likelihoods(images, heard)
 
 
-@wrong("judges", "answer_log_likelihoods changes the images that it is given", also="generate changes the images")
+@wrong("judges", "answer_log_likelihoods changes its images in place", also="generate changes its images")
 class Eraser(Oracle):
-    """Normalises the images themselves."""
+    """Normalises the images in place."""
 
     def see(self, images: Tensor) -> Tensor:
         images.data.sub_(0.001)
@@ -1087,18 +1103,31 @@ class Eraser(Oracle):
 
 @wrong("judges", r"answer_log_likelihoods of images \[2, 3, 48, 80\] raised RuntimeError")
 class Square(Oracle):
-    """Takes images of one shape only."""
+    """Accepts images of one shape only."""
 
     def see(self, images: Tensor) -> Tensor:
         return super().see(images.view(len(images), 3, 64, 64))
 
 
-@wrong("judges", "generate gives str 'word .*' for 2 images; wanted is a list of 2 texts")
+@wrong("judges", "generate returns str 'word .*' for 2 images; expected a list of 2 texts")
 class OneWord(Oracle):
-    """One answer for all images."""
+    """Returns one answer for all images."""
 
     def generate(self, images: Tensor, questions: Sequence[str], *, max_new_tokens: int = 32) -> Any:
         return super().generate(images, questions)[0]
+
+
+@wrong(
+    "judges",
+    "the parameter `offload` is null or string; expected boolean, because dualproc reads `offload` as a memory",
+)
+class OffloadsToDisk(Oracle):
+    """Has a parameter `offload` that names a folder."""
+
+    class Params(BaseModel, extra="forbid"):
+        """Where the weights are."""
+
+        offload: str | None = Field(None, description="A folder for the weights.")
 
 
 RIGHT: Sequence[tuple[str, type[Any], Mapping[str, Any]]] = (

@@ -107,7 +107,7 @@ def _read_bytes(path: Path) -> bytes:
         if path.is_dir():
             raise _UnusableFileError("this is a folder, not a spec file", _specs_in(path))
         if not path.exists():
-            raise _UnusableFileError("there is no such file", _similar_specs(path))
+            raise _UnusableFileError("no such file", _similar_specs(path))
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             raise _UnusableFileError(
                 f"expected a regular file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"

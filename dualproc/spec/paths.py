@@ -90,7 +90,7 @@ def _resolve(written: str, folder: pathlib.Path) -> pathlib.Path:
     if not inside:
         raise _PathError(f"{written!r} points outside {where}", "copy the file itself there instead of linking to it")
     if not exists:
-        raise _PathError(f"there is no file {file.as_posix()}", f"paths are relative to {where}")
+        raise _PathError(f"no such file: {file.as_posix()}", f"paths are relative to {where}")
     return file
 
 

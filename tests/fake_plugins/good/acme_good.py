@@ -1,4 +1,4 @@
-"""Plugins as a stranger would write them, and presets of them."""
+"""Plugins of a third-party distribution, and presets of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dualproc.protocols import Preset
 class Constant:
     """Always the same reward.
 
-    More about it.
+    A second paragraph.
     """
 
     api_version = 1
@@ -27,7 +27,7 @@ class Constant:
 
 
 class Moody(Constant):
-    """A reward whose constructor fails."""
+    """A reward whose constructor raises OSError."""
 
     def __init__(self, params: Constant.Params) -> None:
         raise OSError("no weights on this planet")
@@ -79,19 +79,19 @@ class _Empty:
 
 
 class Painter(_Empty):
-    """A generator that is never asked for an image."""
+    """A generator whose methods are not used."""
 
     prepare = sample = denoise = save_lora = recipe = pipeline = _Empty._unused
 
 
 class Oracle(_Empty):
-    """A judge that is never asked."""
+    """A judge whose methods are not used."""
 
     answer_log_likelihoods = generate = _Empty._unused
 
 
 class Leash(_Empty):
-    """An anchor that never holds."""
+    """An anchor whose methods are not used."""
 
     penalty = _Empty._unused
 
@@ -100,7 +100,7 @@ HALF = Preset(of="constant", summary="Half a reward.", params={"value": 0.5})
 HALF_AS_TEXT = Preset(of="half", summary="Half a reward, in marks.", params={"unit": "marks"})
 QUARTER = Preset(of="half_as_text", summary="A quarter of a reward.", params={"value": 0.25})
 MIDDLE = Preset(of="dot", summary="A dot in the middle.", params={"at": [0.5, 0.5]})
-LOST = Preset(of="nowhere", summary="Of a plugin that nobody has.")
-CIRCLE = Preset(of="circle_back", summary="Of a preset of itself.")
-CIRCLE_BACK = Preset(of="circle", summary="Of a preset of itself.")
-OUTDATED = Preset(of="constant", summary="Fills in what is no longer there.", params={"worth": 2})
+LOST = Preset(of="nowhere", summary="A preset of a plugin that does not exist.")
+CIRCLE = Preset(of="circle_back", summary="A preset that builds on itself.")
+CIRCLE_BACK = Preset(of="circle", summary="A preset that builds on itself.")
+OUTDATED = Preset(of="constant", summary="Fills in a parameter that no longer exists.", params={"worth": 2})

@@ -1,7 +1,7 @@
-"""A whole set of plugins whose step takes milliseconds, and that fail when they are told to.
+"""One plugin of every kind, so small that a training step takes milliseconds; they can fail on demand.
 
-The variable SMALL_FAULT says how: `KIND CALL MESSAGE`, where from the CALL-th call on (counted from 1, in this process)
-the plugin of that kind raises; with the message `nan`, its tensors are not numbers instead.
+The environment variable SMALL_FAULT, `KIND CALL MESSAGE`, makes a plugin fail: from its CALL-th call on (counted from 1
+in each process), the plugin of this kind raises ValueError(MESSAGE). With the message `nan`, it returns nan instead.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ calls = Counter()
 
 
 def fault(kind):
-    """1.0, or what the variable says: nan, or an exception."""
-    told, call, message = os.environ.get("SMALL_FAULT", "none 0 -").split(" ", 2)
+    """1.0, or the failure that SMALL_FAULT requests: nan, or an exception."""
+    failing, call, message = os.environ.get("SMALL_FAULT", "none 0 -").split(" ", 2)
     calls[kind] += 1
-    if told != kind or calls[kind] < int(call):
+    if failing != kind or calls[kind] < int(call):
         return 1.0
     if message != "nan":
         raise ValueError(message)
@@ -34,7 +34,7 @@ def fault(kind):
 
 
 class Small:
-    """What all of them have in common."""
+    """Base of all plugins here."""
 
     api_version = 1
 
@@ -46,7 +46,7 @@ class Small:
 
 
 class SmallGenerator(Small):
-    """One linear layer makes 8 x 8 images."""
+    """Makes images of 8 x 8 pixels with one linear layer."""
 
     lora_targets = ("0",)
 
@@ -90,7 +90,7 @@ class SmallGenerator(Small):
 
 
 class SmallJudge(Small):
-    """Says Yes to red images, or to another channel."""
+    """Answers Yes to red images, or to images of another colour channel."""
 
     class Params(BaseModel, extra="forbid"):
         channel: int = 0
@@ -105,7 +105,7 @@ class SmallJudge(Small):
         return ["Yes"] * len(questions)
 
 
-REFEREE = Preset("small", "Looks at another channel.", {"channel": 1, "counts_as": "referee"})
+REFEREE = Preset("small", "Uses another colour channel.", {"channel": 1, "counts_as": "referee"})
 
 
 class SmallReward(Small):
@@ -116,7 +116,7 @@ class SmallReward(Small):
 
 
 class SmallLayer(Small):
-    """A dot."""
+    """Draws a dot."""
 
     def draw(self, canvas):
         fault("visual_prompt")
@@ -124,7 +124,7 @@ class SmallLayer(Small):
 
 
 class SmallAnchor(Small):
-    """The distance to what the base makes of a noisy image."""
+    """Mean squared distance between the latents and what the base denoises them to."""
 
     def penalty(self, sample, generator, prompts, seeds, rng):
         level = 0.1 + 0.5 * torch.rand(1, generator=rng).item() * fault("anchor")
@@ -133,7 +133,7 @@ class SmallAnchor(Small):
 
 
 class SmallScorer(Small):
-    """How red an image is."""
+    """Measures how red an image is."""
 
     unit = "share of red"
     better = "higher"

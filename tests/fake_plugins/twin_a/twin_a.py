@@ -1,4 +1,4 @@
-"""A reward whose name another distribution has too."""
+"""A reward with a name that another distribution also uses."""
 
 from pydantic import BaseModel
 
@@ -20,4 +20,4 @@ class Twin:
         return answers.log_likelihoods.sum(dim=(1, 2))
 
 
-LIKE_TWIN = Preset(of="twin", summary="The twin that came with it.")
+LIKE_TWIN = Preset(of="twin", summary="The twin of its own distribution.")

@@ -1,4 +1,4 @@
-"""A reward whose name another distribution has too."""
+"""A reward with a name that another distribution also uses."""
 
 from pydantic import BaseModel
 

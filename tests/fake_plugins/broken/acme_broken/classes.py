@@ -1,5 +1,5 @@
 # ruff: noqa: ARG001
-"""Classes that keep to the protocol of their kind in everything but one thing."""
+"""Classes and presets with one mistake each."""
 
 from pydantic import BaseModel, field_validator
 
@@ -83,5 +83,5 @@ def not_a_class(answers, wanted):
 
 not_a_class.api_version = 1
 
-NEW_PRESET = Preset(of="constant", summary="Written for a later dualproc.", api_version=2)
-ODD_PRESET = Preset(of=None, summary="Of nothing at all.")
+NEW_PRESET = Preset(of="constant", summary="Written for a later version of dualproc.", api_version=2)
+ODD_PRESET = Preset(of=None, summary="Names no plugin.")
