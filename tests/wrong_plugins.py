@@ -1119,7 +1119,7 @@ class OneWord(Oracle):
 
 @wrong(
     "judges",
-    "the parameter `offload` is null or string; expected boolean, because dualproc reads `offload` as a memory",
+    "the parameter `offload` is string or null; expected boolean, because dualproc reads `offload` as a memory",
 )
 class OffloadsToDisk(Oracle):
     """Has a parameter `offload` that names a folder."""
