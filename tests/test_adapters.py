@@ -1,4 +1,4 @@
-"""`lora_off`, for generators: off within, and afterwards all is as it was."""
+"""`lora_off`: the LoRA is off within, and afterwards as it was before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dualproc.spec import Lora
 
 @pytest.fixture
 def module() -> torch.nn.Module:
-    """A linear layer with a LoRA that is not to be trained."""
+    """A linear layer with a LoRA; none of its weights is trainable."""
     module = torch.nn.Sequential(torch.nn.Linear(2, 2))
     for weight in lora.attach(module, Lora(rank=1), ["0"], seed=0):
         torch.nn.init.ones_(weight.requires_grad_(False))
@@ -24,7 +24,7 @@ def is_on(module: torch.nn.Module) -> bool:
     return not torch.equal(module(given), module[0].base_layer(given))  # type: ignore[index]
 
 
-def test_it_is_off_within(module: torch.nn.Module) -> None:
+def test_the_lora_is_off_within(module: torch.nn.Module) -> None:
     with lora_off(module):
         assert not is_on(module)
     assert is_on(module)
@@ -32,7 +32,7 @@ def test_it_is_off_within(module: torch.nn.Module) -> None:
         assert is_on(module)
 
 
-def test_nested_it_stays_off_until_the_outer_one_ends(module: torch.nn.Module) -> None:
+def test_nested_the_lora_stays_off_until_the_outer_context_ends(module: torch.nn.Module) -> None:
     with lora_off(module):
         with lora_off(module):
             assert not is_on(module)
@@ -43,7 +43,7 @@ def test_nested_it_stays_off_until_the_outer_one_ends(module: torch.nn.Module) -
     assert is_on(module)
 
 
-def test_what_is_trained_stays_so(module: torch.nn.Module) -> None:
+def test_requires_grad_does_not_change(module: torch.nn.Module) -> None:
     with lora_off(module):
         assert not any(weight.requires_grad for weight in module.parameters())
     assert not any(weight.requires_grad for weight in module.parameters())

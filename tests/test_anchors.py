@@ -1,4 +1,4 @@
-"""The anchors: what they punish, what they leave alone, and that their penalty trains."""
+"""The anchors: what they penalise and what they allow, and that their penalties have a gradient."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ PROMPTS, SEEDS = ["a cartoon of a cat", "a cartoon of an owl"], [3, 4]
 
 @pytest.fixture(scope="module")
 def generator() -> DiffusersGenerator:
-    """The shipped one, with a LoRA that changes its images."""
+    """The shipped generator, with a LoRA that changes its images."""
     built = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
     disturb(lora.attach(built.adapter_module, Lora(rank=2), built.lora_targets, seed=0))
     return built
 
 
 def disturb(weights: Sequence[torch.nn.Parameter]) -> None:
+    """Add noise to the weights of a LoRA, so that it changes the images."""
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in weights:
@@ -47,7 +48,7 @@ def base_image(**params: Any) -> BaseImage:
 
 
 @pytest.mark.parametrize("anchor", [base_image(), base_image(blur=0.05), BaseDenoise(BaseDenoise.Params())])
-def test_an_anchor_gives_one_penalty_a_image_and_a_gradient_in_the_lora(
+def test_an_anchor_returns_one_penalty_per_image_whose_gradient_reaches_the_lora(
     anchor: Any, generator: DiffusersGenerator
 ) -> None:
     sample = generator.sample(PROMPTS, SEEDS, grad=True)
@@ -60,16 +61,16 @@ def test_an_anchor_gives_one_penalty_a_image_and_a_gradient_in_the_lora(
     assert torch.is_grad_enabled()
 
 
-def test_the_base_image_costs_nothing_and_others_their_squared_distance(generator: DiffusersGenerator) -> None:
+def test_the_penalty_of_an_image_is_its_squared_distance_to_the_base_image(generator: DiffusersGenerator) -> None:
     base = generator.sample(PROMPTS, SEEDS, base=True)
     assert penalty(base_image(), base, generator).tolist() == [0, 0]
     lighter = replace(base, images=base.images + torch.tensor([0.1, 0.2])[:, None, None, None])
-    wanted = torch.tensor([0.01, 0.04])
-    torch.testing.assert_close(penalty(base_image(), lighter, generator), wanted)
-    torch.testing.assert_close(penalty(base_image(blur=0.05), lighter, generator), wanted)
+    expected = torch.tensor([0.01, 0.04])
+    torch.testing.assert_close(penalty(base_image(), lighter, generator), expected)
+    torch.testing.assert_close(penalty(base_image(blur=0.05), lighter, generator), expected)
 
 
-def test_a_blur_frees_details_and_keeps_areas(generator: DiffusersGenerator) -> None:
+def test_with_a_blur_details_are_free_and_areas_are_penalised(generator: DiffusersGenerator) -> None:
     base = generator.sample(PROMPTS, SEEDS, base=True)
     stripes, halves = torch.zeros_like(base.images), torch.zeros_like(base.images)
     stripes[..., ::2], stripes[..., 1::2] = 0.1, -0.1
@@ -82,16 +83,16 @@ def test_a_blur_frees_details_and_keeps_areas(generator: DiffusersGenerator) -> 
 
 
 @pytest.mark.parametrize("size", [(3, 40), (40, 3), (1, 1)])
-def test_any_blur_fits_any_image(size: tuple[int, int]) -> None:
+def test_any_blur_works_for_any_image_size(size: tuple[int, int]) -> None:
     flat = blurred(torch.full((1, 3, *size), 0.5), 0.25)
     torch.testing.assert_close(flat, torch.full((1, 3, *size), 0.5))
 
 
 def test_base_images_are_compared_at_the_same_sampling_step(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Of several steps one is drawn and its estimate is the image: without a change there is no distance."""
+    """With several sampling steps, the image is the estimate after a random one; an untrained LoRA has no penalty."""
     folder = stable_diffusion(tmp_path_factory.mktemp("sd"))
     unet = DiffusersGenerator(DiffusersGenerator.Params(model=str(folder), height=32, width=32, steps=4, guidance=3.0))
-    weights = lora.attach(unet.adapter_module, Lora(rank=2), unet.lora_targets, seed=0)  # fresh: it changes nothing
+    weights = lora.attach(unet.adapter_module, Lora(rank=2), unet.lora_targets, seed=0)  # untrained: it changes nothing
     for seed in range(6):
         sample = unet.sample(["a cat"], [seed], grad=True)
         found = base_image().penalty(sample, unet, ["a cat"], [seed], torch.Generator())

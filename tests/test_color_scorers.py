@@ -34,7 +34,7 @@ def scene(
     fill: str = "#fff3c0",
     width: float = 0.04,
 ) -> Image.Image:
-    """Sky, ground and an outlined figure that reaches from the ground's lower edge high into the sky."""
+    """Sky, ground and an outlined figure that reaches from the lower edge high into the sky."""
     side = 4 * size
     canvas = Image.new("RGB", (side, side), sky)
     draw = ImageDraw.Draw(canvas)
@@ -46,7 +46,7 @@ def scene(
 
 
 def real(sky: str = SKY, ground: str = GROUND, *, size: int = 96) -> torch.Tensor:
-    """A scene as a photograph has it: soft, shaded from top to bottom, with grain, outlined in brown."""
+    """A scene like a photograph: soft, shaded from top to bottom, with grain, outlined in brown."""
     torch.manual_seed(0)
     soft = tensor(scene(sky, ground, size=size, ink="#5a3a20").filter(ImageFilter.GaussianBlur(0.8)))
     shade = torch.linspace(0.04, -0.04, size).view(1, size, 1)
@@ -66,7 +66,7 @@ def region(image: torch.Tensor, **params: Any) -> float:
 # dominant colours
 
 
-def test_the_colours_of_the_areas_are_found_with_their_shares() -> None:
+def test_dominant_colours_have_the_shares_of_their_areas() -> None:
     canvas = Image.new("RGB", (40, 40), "#aabbcc")
     ImageDraw.Draw(canvas).rectangle([0, 0, 39, 11], fill="#cc8844")  # 30 %
     ImageDraw.Draw(canvas).point((20, 20), fill="#00ff00")
@@ -78,14 +78,14 @@ def test_the_colours_of_the_areas_are_found_with_their_shares() -> None:
     assert shares.tolist() == pytest.approx([0.7, 0.3], abs=0.001)
 
 
-def test_a_image_of_noise_alone_still_ends() -> None:
+def test_noise_has_a_limited_number_of_dominant_colours() -> None:
     torch.manual_seed(0)
     colours, shares = dominant_colors(lab_and_ink(torch.rand(1, 3, 64, 64))[0].reshape(-1, 3))
     assert len(colours) == len(shares) <= 16
     assert shares.sum() <= 1
 
 
-def test_the_shades_of_a_name_are_told_from_those_of_others() -> None:
+def test_the_shades_of_different_names_are_far_apart() -> None:
     for names in (("snow", "sand", "grass", "water"), ("blue", "pink", "yellow", "green", "purple", "orange", "white")):
         for name in names:
             others = [shade for other in names if other != name for shade in SHADES[other]]
@@ -96,53 +96,53 @@ def test_the_shades_of_a_name_are_told_from_those_of_others() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 128, 300])
-def test_a_image_in_the_swatches_colours_is_near_and_one_in_others_is_far(size: int) -> None:
+def test_an_image_in_the_colours_of_the_swatches_is_near_and_another_is_far(size: int) -> None:
     near, far = palette(tensor(scene(size=size)), tensor(scene("#80c080", "#a08030", size=size)))
     assert near < 6  # the figure's own colour, by its area
     assert far > 25
 
 
-def test_the_value_is_the_mean_by_area() -> None:
+def test_the_value_is_the_mean_weighted_by_area() -> None:
     fill = "#ffcc66"
     (found,) = palette(tensor(scene(fill=fill, width=0.01, size=128)))
     area = 0.3 * 0.67 + math.pi * 0.1 * 0.12
     assert found == pytest.approx(area * distances(to_lab([fill]), [SKY, GROUND])[0], rel=0.15)
 
 
-def test_outlines_do_not_count_however_thick() -> None:
+def test_outlines_of_any_thickness_do_not_count() -> None:
     thin, thick, brown = palette(
         tensor(scene(width=0.01, fill=SKY)), tensor(scene(width=0.06, fill=SKY)), tensor(scene(ink="#5a3a20", fill=SKY))
     )
     assert max(thin, thick, brown) < 0.5
 
 
-def test_a_dark_image_is_no_outline() -> None:
+def test_large_dark_areas_are_not_outlines() -> None:
     dark, navy = palette(torch.zeros(3, 64, 64), tensor(scene("#101830", "#101010")))
     assert min(dark, navy) > 35
 
 
-def test_dark_swatches_count_the_dark() -> None:
+def test_dark_areas_and_outlines_count_for_dark_swatches() -> None:
     dark_academia = ("#3B1518", "#2E2B25", "#1F3A4A")
     near, far = palette(tensor(scene("#1F3A4A", "#2E2B25", fill="#3B1518")), tensor(scene()), colors=dark_academia)
     assert near < 3
     assert far > 40
 
 
-def test_shading_and_grain_change_little() -> None:
+def test_shading_and_grain_hardly_change_the_value() -> None:
     (clean,) = palette(tensor(scene(size=96)))
     (found,) = palette(real())
     assert found == pytest.approx(clean, abs=2)
     assert palette(real("#80c080", "#a08030"))[0] > 25
 
 
-def test_what_is_no_number_is_not_measured() -> None:
+def test_images_with_nan_have_no_value() -> None:
     bad = torch.full((3, 64, 64), math.nan)
     assert math.isnan(palette(bad)[0])
     assert math.isnan(region(bad, region="sky", color="blue"))
 
 
-def test_a_photograph_has_the_colours_that_are_seen_in_it() -> None:
-    """The cat of scikit-image's own images (ginger, before dark brown)."""
+def test_a_photograph_has_the_colours_that_people_see_in_it() -> None:
+    """The cat among scikit-image's sample images: ginger, on dark brown."""
     data = pytest.importorskip("skimage.data")
     photo = torch.from_numpy(data.chelsea().copy()).permute(2, 0, 1).float() / 255
     ginger, green = palette(photo, colors=("#b08060", "#704838", "#d0b090"))[0], palette(photo, colors=("#20c040",))[0]
@@ -154,7 +154,7 @@ def test_a_photograph_has_the_colours_that_are_seen_in_it() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 96, 256])
-def test_sky_and_ground_are_told_apart(size: int) -> None:
+def test_sky_and_ground_are_measured_separately(size: int) -> None:
     image = tensor(scene("#8fc1f0", "#ecd29a", size=size))
     assert region(image, region="sky", color="blue") < 1
     assert region(image, region="ground", color="sand") < 1
@@ -167,21 +167,21 @@ def test_every_name_is_recognised_on_a_real_image(name: str, shade: str) -> None
     assert region(real(ground=shade), region="ground", color=name) < 6
 
 
-def test_a_box_is_measured_where_it_lies() -> None:
+def test_a_box_is_measured_at_its_position() -> None:
     image = tensor(scene(fill="#40a0a0", width=0.02))
     assert region(image, region=(0.4, 0.55, 0.6, 0.9), color="#40a0a0") < 1
     assert region(image, region=(0.0, 0.0, 0.01, 0.01), color=SKY) < 1
     assert region(image, region=(1.0 - 1e-6, 0.9, 1.0, 1.0), color=GROUND) < 1
 
 
-def test_the_prompts_field_says_which_colour_is_wanted() -> None:
+def test_the_target_colour_may_be_a_prompt_field() -> None:
     scorer = RegionColor(RegionColor.Params(region="ground", field="ground"))
     images = torch.stack([tensor(scene(ground="#f2f5fa")), tensor(scene(ground="#f2f5fa"))])
     prompts = [Prompt("a penguin", {"ground": "snow"}), Prompt("a camel", {"ground": "sand"})]
     right, wrong = scorer.score(images, ScoreContext(prompts=prompts, seeds=(1, 2))).tolist()
     assert right < 1
     assert wrong > 12
-    with pytest.raises(PluginError, match="'lava', the `ground` of 'a dragon', is no colour"):
+    with pytest.raises(PluginError, match="unknown colour 'lava' in the field `ground` of 'a dragon'"):
         scorer.score(images[:1], ScoreContext(prompts=[Prompt("a dragon", {"ground": "lava"})], seeds=(1,)))
     with pytest.raises(PluginError, match="has no field `ground`"):
         scorer.score(images[:1], ScoreContext(prompts=[Prompt("a dragon", {"subject": "x"})], seeds=(1,)))
@@ -190,10 +190,10 @@ def test_the_prompts_field_says_which_colour_is_wanted() -> None:
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"region": "sky"}, "either color or field"),
-        ({"region": "sky", "color": "blue", "field": "sky"}, "either color or field"),
-        ({"region": "sky", "color": "bleu"}, "'bleu' is no colour"),
-        ({"region": (0.5, 0, 0.5, 1), "color": "blue"}, "empty"),
+        ({"region": "sky"}, "set either `color`, or `field`"),
+        ({"region": "sky", "color": "blue", "field": "sky"}, "set either `color`, or `field`"),
+        ({"region": "sky", "color": "bleu"}, "unknown colour 'bleu'"),
+        ({"region": (0.5, 0, 0.5, 1), "color": "blue"}, "the box is empty"),
     ],
 )
 def test_wrong_parameters_are_refused(params: dict[str, Any], words: str) -> None:
@@ -201,6 +201,6 @@ def test_wrong_parameters_are_refused(params: dict[str, Any], words: str) -> Non
         RegionColor.Params(**params)
 
 
-def test_what_counts_as_on_target() -> None:
+def test_values_up_to_within_are_on_target() -> None:
     assert Palette(Palette.Params(colors=("red",), within=7)).accepted == (0, 7)
     assert RegionColor(RegionColor.Params(region="sky", color="gray")).accepted == (0, 12)

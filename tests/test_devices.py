@@ -1,4 +1,4 @@
-"""Devices by name: wrong ones are found before anything is loaded, and `auto` is the same for all plugins."""
+"""Device names: invalid ones are refused before anything is loaded, and `auto` means the same for all plugins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPEC = Path(__file__).parents[1] / "specs" / "line_weight.yaml"
 
 @pytest.mark.parametrize("key", ["generator.device", "judge.device", "referee.device"])
 @pytest.mark.parametrize("name", ["nonsense", "cuda:", "cuda:x", "cpu:1", " cuda", "meta"])
-def test_a_wrong_name_is_a_mistake_of_the_spec(key: str, name: str) -> None:
+def test_an_invalid_name_is_a_mistake_in_the_spec(key: str, name: str) -> None:
     with pytest.raises(SpecError) as caught:
         load_spec(SPEC, variant="thick", overrides=[f"{key}='{name}'"])
     (problem,) = caught.value.problems
@@ -27,27 +27,27 @@ def test_a_wrong_name_is_a_mistake_of_the_spec(key: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "mps", "cuda", "cuda:1", "xpu:0"])
-def test_a_right_name_is_none_wherever_it_is_read(name: str) -> None:
+def test_a_valid_name_is_accepted_on_any_machine(name: str) -> None:
     spec = load_spec(SPEC, variant="thick", overrides=[f"generator.device={name}", f"judge.device={name}"])
     assert spec.generator.params["device"] == name
 
 
-def test_offload_with_quantize_is_a_mistake_of_the_spec() -> None:
+def test_offload_with_quantize_is_a_mistake_in_the_spec() -> None:
     with pytest.raises(SpecError, match="cannot be set together") as caught:
         load_spec(SPEC, variant="thick", overrides=["generator.offload=true", "generator.quantize=8bit"])
     assert caught.value.problems[0].path == "generator"
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "xpu:99"])
-def test_a_device_that_is_not_there_is_told(name: str) -> None:
-    with pytest.raises(PluginError, match=f"there is no {name} here"):
+def test_a_device_that_does_not_exist_is_named(name: str) -> None:
+    with pytest.raises(PluginError, match=f"torch finds no {name} on this machine"):
         pick_device(name)
-    with pytest.raises(PluginError, match=f"there is no {name} here"):
+    with pytest.raises(PluginError, match=f"torch finds no {name} on this machine"):
         DiffusersGenerator(DiffusersGenerator.Params(**{**TINY.params, "device": name}))
 
 
 @pytest.mark.parametrize(("cuda", "mps", "found"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
-def test_auto_is_a_gpu_where_there_is_one(cuda: bool, mps: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_a_gpu_if_there_is_one(cuda: bool, mps: bool, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert pick_device("auto").type == found

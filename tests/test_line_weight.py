@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -13,7 +15,7 @@ NOTHING = ScoreContext(prompts=(), seeds=())
 
 
 def drawing(width: float, size: int, *, ground: str = "#9ac", ink: str = "black") -> torch.Tensor:
-    """[3, size, size]: a circle, a box and a slanting line with outlines of `width` (of the height), antialiased."""
+    """[3, size, size]: a circle, a box and a slanted line, antialiased; `width` is a fraction of the height."""
     times = 8
     canvas = Image.new("RGB", (times * size, times * size), ground)
     draw = ImageDraw.Draw(canvas)
@@ -35,12 +37,12 @@ def measure(*images: torch.Tensor, **params: float) -> list[float]:
 
 @pytest.mark.parametrize("size", [64, 96, 128, 512])
 @pytest.mark.parametrize("width", [0.018, 0.03, 0.045])
-def test_the_width_is_found_at_any_size(width: float, size: int) -> None:
+def test_the_width_is_measured_at_any_size(width: float, size: int) -> None:
     (found,) = measure(drawing(width, size))
     assert found == pytest.approx(width, rel=0.2)
 
 
-def test_thicker_is_more() -> None:
+def test_the_value_rises_with_the_width() -> None:
     found = measure(*[drawing(width, 64) for width in (0.012, 0.02, 0.03, 0.04, 0.05)])
     assert found == sorted(found)
 
@@ -50,7 +52,7 @@ def test_the_colours_of_the_ground_do_not_matter() -> None:
     assert one == pytest.approx(two, rel=0.05)
 
 
-def test_coloured_ink_is_measured_when_its_luminance_is_told() -> None:
+def test_coloured_ink_is_measured_if_its_luminance_is_given() -> None:
     (found,) = measure(drawing(0.03, 96, ink="#703030"), ink=0.24)
     assert found == pytest.approx(0.03, rel=0.2)
 
@@ -60,5 +62,5 @@ def test_pale_lines_count_as_thin() -> None:
     assert pale < 0.8 * black
 
 
-def test_a_image_without_outlines_has_no_line_weight() -> None:
-    assert all(value != value for value in measure(torch.full((3, 64, 64), 0.7), torch.zeros(3, 64, 64)))
+def test_an_image_without_outlines_has_no_value() -> None:
+    assert all(math.isnan(value) for value in measure(torch.full((3, 64, 64), 0.7), torch.zeros(3, 64, 64)))

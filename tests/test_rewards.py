@@ -1,4 +1,4 @@
-"""The rewards: their numbers, their gradients, what they refuse."""
+"""The rewards: their values, their gradients, and what they refuse."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_answer_likelihood_is_the_mean_log_probability_of_the_wanted_answers() -
     assert reward.tolist() == pytest.approx(expected)
 
 
-def test_answer_likelihood_has_gradient_in_the_wanted_answers_only() -> None:
+def test_the_gradient_of_answer_likelihood_reaches_the_wanted_answers_only() -> None:
     given = answers(TWO_IMAGES)
     AnswerLikelihood(AnswerLikelihood.Params())(given, [0, 1]).sum().backward()
     assert given.log_likelihoods.grad is not None

@@ -1,4 +1,4 @@
-"""The composition scorer's parameters and finer points; simpler scenes: test_scorer_placement.py."""
+"""The composition scorer, on drawn scenes; `tools.tiny_world.accuracy_geometry` measures it on rendered ones."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def field() -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return image, draw
 
 
-def test_what_an_outline_encloses_is_drawn_also_if_it_has_the_colour_of_the_ground() -> None:
+def test_an_enclosed_area_belongs_to_the_drawing_even_in_the_colour_of_the_ground() -> None:
     image, draw = field()
     draw.rectangle([0.05 * SIZE, 0.6 * SIZE, 0.45 * SIZE, 0.9 * SIZE], fill="#e6e0a8", outline="black", width=4)
     assert composition(image, element="expanse") == pytest.approx(0.48, abs=0.06)
 
 
-def test_a_plain_field_is_an_expanse_and_dots_are_not() -> None:
+def test_a_plain_field_is_empty_and_a_dotted_one_is_not() -> None:
     image, draw = field()
     assert composition(image, element="expanse") == 0
     for x in range(4, SIZE, 12):
@@ -42,7 +42,7 @@ def test_a_plain_field_is_an_expanse_and_dots_are_not() -> None:
     assert composition(image, element="expanse") > 0.2
 
 
-def test_the_nearest_of_several_counts_and_low_or_flying_things_do_not() -> None:
+def test_the_nearest_upright_object_counts_and_low_or_flying_ones_do_not() -> None:
     image, draw = field()
     draw.rectangle([0.7 * SIZE, 0.3 * SIZE, 0.8 * SIZE, 0.9 * SIZE], fill="#208040", outline="black", width=3)
     draw.rectangle([0.1 * SIZE, 0.3 * SIZE, 0.2 * SIZE, 0.9 * SIZE], fill="#208040", outline="black", width=3)

@@ -1,4 +1,4 @@
-"""The depth-order scorer, where objects touch or are not of one piece; simpler scenes: test_scorer_placement.py."""
+"""The depth-order scorer, on scenes whose objects touch or have several parts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Box = tuple[float, float, float, float]
 
 
 def ahead(*boxes: Box) -> float:
-    """A minus B in a scene of outlined boxes, the later before the earlier."""
+    """A minus B in a scene of outlined boxes; later boxes are in front of earlier ones."""
     image = Image.new("RGB", (SIZE, SIZE), "#c8e0f4")
     draw = ImageDraw.Draw(image)
     draw.rectangle([0, 0.4 * SIZE, SIZE, SIZE], fill="#b5d99c")
@@ -29,20 +29,20 @@ def ahead(*boxes: Box) -> float:
     return scorer.score(images, ScoreContext(prompts=(), seeds=())).item()
 
 
-def test_objects_that_overlap() -> None:
+def test_overlapping_objects_are_separated() -> None:
     assert ahead((0.45, 0.3, 0.9, 0.65), (0.1, 0.4, 0.5, 0.9)) == pytest.approx(0.25, abs=0.04)
     assert ahead((0.1, 0.3, 0.5, 0.6), (0.46, 0.4, 0.9, 0.9)) == pytest.approx(-0.3, abs=0.04)
 
 
-def test_objects_that_touch_with_a_thin_part() -> None:
+def test_objects_that_touch_by_a_thin_part_are_separated() -> None:
     tail = (0.36, 0.58, 0.6, 0.61)
     assert ahead((0.6, 0.35, 0.9, 0.62), tail, (0.1, 0.5, 0.36, 0.9)) == pytest.approx(0.28, abs=0.05)
 
 
-def test_a_head_that_hovers_over_its_shoulders_belongs_to_them() -> None:
+def test_a_head_above_its_shoulders_is_the_same_object() -> None:
     head, shoulders, other = (0.18, 0.4, 0.32, 0.6), (0.1, 0.63, 0.4, 0.9), (0.65, 0.4, 0.85, 0.75)
     assert ahead(head, shoulders, other) == pytest.approx(0.15, abs=0.03)
 
 
-def test_an_object_far_from_a_point_is_not_at_it() -> None:
+def test_there_is_no_value_without_an_object_near_a_point() -> None:
     assert math.isnan(ahead((0.1, 0.4, 0.35, 0.9), (0.42, 0.4, 0.5, 0.8)))

@@ -1,4 +1,4 @@
-"""The horizon scorer, on drawn and nearly photographic images whose horizon is known."""
+"""The horizon scorer, on drawings and photograph-like images whose horizon is known."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def cartoon(row: float, size: int, sky: str, ground: str) -> torch.Tensor:
 
 
 def landscape(row: float, *, slope: float = 0.0, texture: float = 0.0, width: int = SIZE) -> Image.Image:
-    """Gradients in sky and ground, with texture as a standard deviation of 255."""
+    """Gradients in sky and ground; `texture` is a standard deviation in 8-bit units."""
     y, x = (np.mgrid[:SIZE, :width] + 0.5) / SIZE
     line = row + slope * (x - width / SIZE / 2)
     down = (y / line).clip(0, 1)[..., None]
@@ -49,35 +49,35 @@ def landscape(row: float, *, slope: float = 0.0, texture: float = 0.0, width: in
 
 @pytest.mark.parametrize("size", [64, 96, 256])
 @pytest.mark.parametrize(("sky", "ground"), [("#c8e0f4", "#b5d99c"), ("#f0a860", "#7d98a6"), ("#ffffff", "#e8c8d8")])
-def test_the_horizon_of_a_cartoon_in_any_colours(size: int, sky: str, ground: str) -> None:
+def test_the_horizon_of_a_cartoon_is_measured_in_any_colours(size: int, sky: str, ground: str) -> None:
     for row in (0.3, 0.45, 0.7):
         assert row_of(cartoon(row, size, sky, ground)) == pytest.approx(round(row * size) / size, abs=0.01)
 
 
 @pytest.mark.parametrize("row", [0.3, 0.6, 0.8])
 @pytest.mark.parametrize("slope", [0.0, 0.12, -0.2])
-def test_gradients_texture_and_slope(row: float, slope: float) -> None:
+def test_gradients_texture_and_slope_do_not_matter(row: float, slope: float) -> None:
     assert row_of(tensor(landscape(row, slope=slope))) == pytest.approx(row, abs=0.02)
     assert row_of(tensor(landscape(row, slope=slope, texture=15))) == pytest.approx(row, abs=0.02)
 
 
-def test_a_image_wider_than_high() -> None:
+def test_a_wide_image_is_measured() -> None:
     assert row_of(tensor(landscape(0.4, width=2 * SIZE))) == pytest.approx(0.4, abs=0.02)
 
 
-def test_a_big_object_with_a_coloured_outline_before_the_horizon() -> None:
+def test_a_large_outlined_object_in_front_of_the_horizon_does_not_matter() -> None:
     image = landscape(0.55, texture=6)
     ImageDraw.Draw(image).ellipse([40, 60, 210, 235], fill=(200, 60, 60), outline=(60, 20, 90), width=6)
     assert row_of(tensor(image)) == pytest.approx(0.55, abs=0.02)
 
 
-def test_a_horizon_that_is_drawn_as_a_line() -> None:
+def test_a_horizon_with_an_outline_is_measured() -> None:
     image = landscape(0.4)
     ImageDraw.Draw(image).line([0, 0.4 * SIZE, SIZE, 0.4 * SIZE], fill=(160, 40, 40), width=4)
     assert row_of(tensor(image)) == pytest.approx(0.4, abs=0.02)
 
 
-def test_no_horizon_in_what_has_none() -> None:
+def test_images_without_a_horizon_have_no_value() -> None:
     y = np.linspace(0, 1, SIZE)[:, None, None]
     gradient = Image.fromarray(np.broadcast_to(30 + y * [200, 100, 150], (SIZE, SIZE, 3)).astype(np.uint8))
     page = Image.new("RGB", (SIZE, SIZE), "#eeeeee")
@@ -88,6 +88,6 @@ def test_no_horizon_in_what_has_none() -> None:
         assert math.isnan(row_of(images))
 
 
-def test_only_a_target_can_be_met() -> None:
+def test_rows_within_the_tolerance_of_a_target_are_on_target() -> None:
     assert Horizon(Horizon.Params()).accepted is None
     assert Horizon(Horizon.Params(target=0.3, tolerance=0.1)).accepted == pytest.approx((0.2, 0.4))

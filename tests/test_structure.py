@@ -1,4 +1,4 @@
-"""What has the same structure: diversity, and the scorer `kept`."""
+"""Structure: the measurement `diversity`, and the scorer `kept`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def drawing(
     colors: tuple[str, str] = ("#8fc1f0", "#9ccf74"),
     width: float = 0.03,
 ) -> torch.Tensor:
-    """[3, size, size]: a figure of a circle on a box at a place, before sky and ground."""
+    """[3, size, size]: a figure (a circle on a box) at a place, in front of sky and ground."""
     side = 4 * size
     canvas = Image.new("RGB", (side, side), colors[0])
     draw = ImageDraw.Draw(canvas)
@@ -63,7 +63,7 @@ def test_only_images_of_one_prompt_are_compared() -> None:
     assert math.isnan(diversity(images, ["a", "b", "c", "d"]))
 
 
-def test_unrelated_layouts_are_far_apart() -> None:
+def test_unrelated_layouts_have_a_diversity_of_1() -> None:
     rng = random.Random(0)
     squares = torch.full((8, 3, 64, 64), 0.5)
     for image in squares:
@@ -74,7 +74,7 @@ def test_unrelated_layouts_are_far_apart() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 200])
-def test_other_colours_and_lines_are_no_diversity(size: int) -> None:
+def test_colours_and_line_weight_hardly_change_the_structure(size: int) -> None:
     one = drawing(PLACES[0], size=size)
     assert apart(one, drawing(PLACES[0], size=size, colors=("#f9cfe0", "#cfc3ee"))) < 0.02
     assert apart(one, drawing(PLACES[0], size=size, colors=("#203060", "#c08040"))) < 0.02
@@ -82,12 +82,12 @@ def test_other_colours_and_lines_are_no_diversity(size: int) -> None:
     assert apart(one, drawing(PLACES[1], size=size)) > 0.5
 
 
-def test_training_a_palette_or_a_line_weight_leaves_the_diversity_between_seeds() -> None:
+def test_diversity_between_seeds_does_not_depend_on_palette_or_line_weight() -> None:
     for trained in (seeds(colors=("#f9cfe0", "#f4b6c4")), seeds(width=0.015), seeds(width=0.045)):
         assert trained == pytest.approx(seeds(), rel=0.1)
 
 
-def test_the_shipped_generators_images_differ_in_structure_whatever_their_tone() -> None:
+def test_the_diversity_of_generated_images_does_not_depend_on_their_tone() -> None:
     generator = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
     prompts = ["a cartoon of a cat"] * 4
     images = generator.sample(prompts, [1, 2, 3, 4]).images
@@ -103,7 +103,7 @@ def kept(images: torch.Tensor, base: torch.Tensor | None, **params: float) -> li
     return values
 
 
-def test_kept_says_how_much_of_the_base_is_left() -> None:
+def test_kept_measures_how_much_structure_of_the_base_is_left() -> None:
     base = torch.stack([drawing(place) for place in PLACES])
     assert kept(base, base) == pytest.approx([1, 1, 1], abs=1e-5)
     assert min(kept(1 - base, base)) > 0.95
@@ -112,7 +112,7 @@ def test_kept_says_how_much_of_the_base_is_left() -> None:
     assert 0.2 < sum(kept(half, base)) / 3 < 0.95
 
 
-def test_kept_measures_nothing_without_a_base_and_accepts_what_it_is_told() -> None:
+def test_kept_has_no_value_without_base_images_and_accepts_values_from_least() -> None:
     assert math.isnan(kept(drawing(PLACES[0])[None], None)[0])
     assert Kept(Kept.Params()).accepted is None
     assert Kept(Kept.Params(least=0.8)).accepted == (0.8, 1.0)
