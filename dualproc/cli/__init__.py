@@ -40,6 +40,8 @@ def _root(
     dp run specs/line_weight.yaml                  train and evaluate; results go to runs/line_weight/
     dp generate runs/line_weight/thick "a cartoon of an owl"
 
+    Other commands:
+
     \b
     dp bench specs/                                run every variant of every spec and print one table
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image

@@ -46,11 +46,11 @@ def run(
         bool, typer.Option("--overwrite", help="Delete an earlier run in the same folder and start again.")
     ] = False,
 ) -> None:
-    """Train a LoRA as a spec declares, and evaluate it on held-out prompts.
+    """Train a LoRA as declared in a spec, and evaluate it.
 
-    Every run gets a folder with the LoRA, the checkpoints, the evaluation and a report. Ctrl+C (or SIGTERM) ends the
-    training after the current step; the LoRA so far is still saved and evaluated. A second Ctrl+C exits at once.
-    Continue either with --resume.
+    Every run gets a folder with the LoRA, checkpoints, the evaluation on held-out prompts, and a report. Ctrl+C (or
+    SIGTERM) ends the training after the current step; the LoRA so far is still saved and evaluated. A second Ctrl+C
+    exits at once. Continue either with --resume.
 
     \b
     dp run specs/line_weight.yaml
