@@ -24,7 +24,7 @@ Builder = Callable[[str, PluginRef], Any]
 """Builds a live plugin from its kind and its reference in a spec, as `build` does."""
 
 TRUST = "trust_remote_code"
-"""The parameter of diffusers and transformers that runs code from a model's repository; no spec may set it."""
+"""The parameter of diffusers and transformers that runs code from a model's files; no spec may set it."""
 
 
 def load_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> TaskSpec:
@@ -164,7 +164,7 @@ def _params_problems(
 
 def _remote_code_problems(place: PluginPlace, locator: _Locator) -> list[Problem]:
     """One problem for each key `trust_remote_code` in a plugin's parameters, at any depth."""
-    message = f"`{TRUST}` cannot be set: dualproc never runs code from a model's repository"
+    message = f"`{TRUST}` cannot be set: dualproc never runs code that comes with a model"
     hint = "use a model whose classes are part of the installed diffusers or transformers, see SECURITY.md"
     return [locator.problem(path, message, hint=hint) for path in _keys_named(TRUST, place.params, place.path)]
 
