@@ -84,7 +84,7 @@ def test_all_runs_of_another_spec_are_refused_in_one_message(
         finish(tmp_path / "out", specs, variant, "train.steps=7")
     code, _, err = dp(capsys, "bench", specs, "--out", tmp_path / "out")
     assert code == 2
-    assert err.count("holds a run of another spec; different: train.steps") == 2
+    assert err.count("has a run of another spec; different: train.steps") == 2
     assert err.count("--overwrite") == 1
 
 

@@ -75,7 +75,7 @@ def test_every_variant_is_trained_used_and_evaluated_again(
 
     code, _, err = dp(capsys, "run", spec, "--variant", "low", "--out", low)
     assert code == 2
-    assert "already holds a run" in err
+    assert f"{low} already has a run" in err
     code, _, err = dp(capsys, "generate", tmp_path / "runs", "a cat")
     assert code == 2
     assert "name one of the runs in it" in err

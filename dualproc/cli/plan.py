@@ -49,9 +49,10 @@ def plan(
     """Estimate the memory and time of training a spec.
 
     No weights are loaded: the models are built from their configurations, and one training step is simulated on tensor
-    shapes. From a model hub, only configurations and tokenizers are downloaded. With --memory or --device, the command checks whether
-    training fits into that memory. If it does not, it tries each memory-saving setting alone, and prints the cheapest
-    combination of --set options that fits.
+    shapes. From a model hub, only configurations and tokenizers are downloaded.
+
+    With --memory or --device, the command checks whether training fits into that memory. If it does not, it tries each
+    memory-saving setting alone, and prints the cheapest combination of --set options that fits.
 
     \b
     dp plan specs/line_weight.yaml
