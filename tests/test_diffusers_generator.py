@@ -1,8 +1,7 @@
-"""The diffusers generator: the unmodified pipeline, with gradient."""
+"""The generator `diffusers` with the shipped model: the unmodified pipeline, with gradient."""
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ def unet(tmp_path_factory: pytest.TempPathFactory) -> DiffusersGenerator:
     return DiffusersGenerator(params)
 
 
-def test_images_are_the_pipelines_own() -> None:
+def test_images_equal_those_of_the_plain_pipeline() -> None:
     generator = tiny()
     ours = generator.sample(PROMPTS, SEEDS).images
     pipe = DiffusionPipeline.from_pretrained(TINY.params["model"], torch_dtype=torch.float32)
@@ -44,14 +43,14 @@ def test_images_are_the_pipelines_own() -> None:
     assert torch.equal(ours, plain.cpu())
 
 
-def test_one_of_a_batch_is_the_image_alone() -> None:
+def test_an_image_does_not_depend_on_its_batch() -> None:
     generator = tiny()
     together, alone = generator.sample(PROMPTS, SEEDS), generator.sample(PROMPTS[1:], SEEDS[1:])
     torch.testing.assert_close(together.images[1:], alone.images, atol=1e-5, rtol=0)
     torch.testing.assert_close(together.latents[1:], alone.latents, atol=1e-4, rtol=0)
 
 
-def test_gradient_reaches_the_lora_and_nothing_else() -> None:
+def test_the_gradient_reaches_the_lora_and_nothing_else() -> None:
     generator = tiny()
     weights = trained(generator, Lora())
     sample = generator.sample(PROMPTS, SEEDS, grad=True)
@@ -63,14 +62,14 @@ def test_gradient_reaches_the_lora_and_nothing_else() -> None:
             assert all(p.grad is None for p in part.parameters() if id(p) not in ours)
 
 
-def test_training_samples_equal_the_images_people_get() -> None:
+def test_training_samples_equal_finished_images() -> None:
     generator = tiny()
     trained(generator, Lora())
     with_gradient = generator.sample(PROMPTS, SEEDS, grad=True).images
     torch.testing.assert_close(with_gradient.detach(), generator.sample(PROMPTS, SEEDS).images, atol=1e-6, rtol=0)
 
 
-def test_base_is_the_generator_without_the_lora() -> None:
+def test_base_images_are_those_without_the_lora() -> None:
     untouched = tiny().sample(PROMPTS, SEEDS).images
     generator = tiny()
     trained(generator, Lora())
@@ -78,7 +77,7 @@ def test_base_is_the_generator_without_the_lora() -> None:
     assert torch.equal(generator.sample(PROMPTS, SEEDS, base=True).images, untouched)
 
 
-def test_plain_diffusers_loads_the_lora_to_the_same_images(tmp_path: Path) -> None:
+def test_plain_diffusers_draws_the_same_with_the_saved_lora(tmp_path: Path) -> None:
     spec = Lora(rank=4, alpha=8.0, strength=5.0)
     generator = tiny()
     trained(generator, spec)
@@ -95,7 +94,7 @@ def test_plain_diffusers_loads_the_lora_to_the_same_images(tmp_path: Path) -> No
     assert (ours - plain).abs().max() <= 1e-4
 
 
-def test_export_is_read_back_at_any_strength(tmp_path: Path) -> None:
+def test_a_saved_lora_is_loaded_at_any_strength(tmp_path: Path) -> None:
     spec = Lora(rank=4)
     generator = tiny()
     trained(generator, spec)
@@ -104,51 +103,62 @@ def test_export_is_read_back_at_any_strength(tmp_path: Path) -> None:
     again = tiny()
     lora.attach(again.adapter_module, spec, again.lora_targets, seed=9)
     lora.load_export(again.adapter_module, spec, file)
-    wanted = generator.sample(PROMPTS, SEEDS).images
-    torch.testing.assert_close(again.sample(PROMPTS, SEEDS).images, wanted, atol=1e-5, rtol=0)
+    expected = generator.sample(PROMPTS, SEEDS).images
+    torch.testing.assert_close(again.sample(PROMPTS, SEEDS).images, expected, atol=1e-5, rtol=0)
     lora.load_export(again.adapter_module, spec, file, strength=0.0)
     torch.testing.assert_close(again.sample(PROMPTS, SEEDS).images, tiny().sample(PROMPTS, SEEDS).images)
 
 
-def test_denoise_recovers_what_the_base_finds_likely() -> None:
+def test_denoise_recovers_latents_that_are_likely_under_the_base() -> None:
     generator = tiny()
     latents = generator.sample(PROMPTS, SEEDS).latents
     again = generator.denoise(latents, 0.3, PROMPTS, SEEDS)
     assert torch.equal(again, generator.denoise(latents, 0.3, PROMPTS, SEEDS))
-    strange = latents + torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
-    off = (generator.denoise(strange, 0.3, PROMPTS, SEEDS) - strange).square().mean()
+    unlikely = latents + torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    off = (generator.denoise(unlikely, 0.3, PROMPTS, SEEDS) - unlikely).square().mean()
     assert (again - latents).square().mean() < 0.3 * off
 
 
-def test_pixels_outside_the_range_still_have_a_gradient() -> None:
-    from dualproc.plugins.generators.overrides import StraightThrough
-
+def test_pixels_outside_the_range_have_a_gradient() -> None:
+    """Far outside [0, 1], images are clamped, and their gradient is that of the unclamped pixels."""
     generator = tiny()
-    decoded = torch.tensor([[[[-3.0, 0.0, 3.0]]]], requires_grad=True)
-    shown = StraightThrough(generator.pipeline().image_processor).postprocess(decoded, output_type="pt")
-    assert shown.flatten().tolist() == [0.0, 0.5, 1.0]
-    shown.sum().backward()
-    assert decoded.grad is not None
-    assert decoded.grad.flatten().tolist() == [0.5, 0.5, 0.5]
+    weights = trained(generator, Lora())
+    gradients = []
+    for scale in (1.0, 1000.0):
+        hook = generator.pipeline().vae.decoder.register_forward_hook(lambda *call, scale=scale: scale * call[-1])
+        images = generator.sample(PROMPTS, SEEDS, grad=True).images
+        hook.remove()
+        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(images.sum() / scale, weights)]))
+    assert ((images == 0) | (images == 1)).float().mean() > 0.95
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
 
 
-def test_a_unet_with_guidance_and_ddim_learns_too(unet: DiffusersGenerator) -> None:
+def test_a_unet_with_guidance_and_ddim_trains(unet: DiffusersGenerator) -> None:
     weights = lora.attach(unet.adapter_module, Lora(rank=2), unet.lora_targets, seed=0)
-    seeds = [next(s for s in range(99) if random.Random(s).randrange(4) == last) for last in (0, 3)]
-    for seed in seeds:  # the first and the last of four steps
-        sample = unet.sample(["a cat"], [seed], grad=True)
+    passes: list[object] = []
+    hook = unet.adapter_module.register_forward_hook(lambda *call: passes.append(call[-1]))
+    seed_of: dict[int, int] = {}
+    """The seed whose training sample ends after this sampling step."""
+    for seed in range(30):
+        passes.clear()
+        unet.sample(["a cat"], [seed], grad=True)
+        seed_of[len(passes)] = seed
+    hook.remove()
+    assert sorted(seed_of) == [1, 2, 3, 4]
+    for step in (1, 4):
+        sample = unet.sample(["a cat"], [seed_of[step]], grad=True)
         sample.images.mean().backward()
         assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in weights)
         for weight in weights:
             weight.grad = None
     assert torch.is_grad_enabled()
-    again = unet.denoise(sample.latents, 0.3, ["a cat"], seeds[1:])
+    again = unet.denoise(sample.latents, 0.3, ["a cat"], [seed_of[4]])
     assert again.shape == sample.latents.shape
     assert again.isfinite().all()
 
 
-def test_words_that_the_generator_does_not_know_are_named() -> None:
-    with pytest.warns(DualprocWarning, match="has no word for: astronaut, unicycle"):
+def test_unknown_words_are_named() -> None:
+    with pytest.warns(DualprocWarning, match="does not know the words: astronaut, unicycle"):
         tiny().prepare(["a cartoon of an astronaut", "a cartoon of a cat on a unicycle"])
 
 
@@ -157,7 +167,9 @@ def test_a_missing_model_is_named() -> None:
         tiny(model="/no/such/folder")
 
 
-def test_targets_that_name_no_layer_are_refused() -> None:
+def test_targets_that_match_no_layer_are_refused() -> None:
     generator = tiny()
-    with pytest.raises(DualprocError, match=r"nonsense name no layer of FluxTransformer2DModel[\s\S]*to_q"):
+    with pytest.raises(
+        DualprocError, match=r"no layer of FluxTransformer2DModel matches the LoRA's targets nonsense[\s\S]*to_q"
+    ):
         lora.attach(generator.adapter_module, Lora(), ["nonsense"], seed=0)

@@ -1,4 +1,4 @@
-"""What a generator can do to need less memory: the same images and gradients, from fewer bytes."""
+"""Options of the generator that save memory: the same images and gradients, from fewer bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPTS, SEEDS = ["a cat", "a big red house on the hill"], [3, 4]
 
 
 def gradient(generator: DiffusersGenerator) -> tuple[torch.Tensor, dict[str, torch.Tensor], int]:
-    """The images of a training sample, the LoRA's gradient, and the bytes that were kept for the backward pass."""
+    """The images of a training sample, the LoRA's gradient, and the bytes kept for the backward pass."""
     weights = lora.attach(generator.adapter_module, Lora(rank=2), generator.lora_targets, seed=0)
     with torch.no_grad():
         for weight in weights:
@@ -45,19 +45,19 @@ def gradient(generator: DiffusersGenerator) -> tuple[torch.Tensor, dict[str, tor
 
 
 @pytest.mark.parametrize("family", ["flux", "sd", "sd3", "sana", "z-image", "qwen-image"])
-def test_checkpointing_gives_the_same_gradient_from_fewer_bytes(family: str) -> None:
+def test_checkpointing_has_the_same_gradient_from_fewer_bytes(family: str) -> None:
     images, grads, kept = gradient(small(family))
     same, again, fewer = gradient(small(family, checkpointing=True))
     torch.testing.assert_close(same, images, atol=1e-5, rtol=0)
     assert again.keys() == grads.keys()
     for name, value in grads.items():
         torch.testing.assert_close(again[name], value, atol=1e-6, rtol=1e-3)
-    assert fewer < 0.75 * kept  # least with a VAE that cannot (Qwen-Image)
+    assert fewer < 0.75 * kept  # Qwen-Image saves least, because its VAE does not support it
 
 
 @pytest.fixture
 def tiny_vae(tmp_path: Path) -> Path:
-    """A small AutoencoderTiny that doubles its latents, as the small pipelines' own VAEs do."""
+    """A small AutoencoderTiny with a scale of 2, like the VAEs of the small pipelines."""
     torch.manual_seed(0)
     AutoencoderTiny(
         encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), latent_channels=4,
@@ -81,7 +81,7 @@ def test_a_reward_vae_decodes_in_training_only(family: str, tiny_vae: Path) -> N
     assert ours.images.shape == theirs.images.shape
     assert (first(ours.images) - first(theirs.images)).abs().max() > 0.01
     config = AutoencoderTiny.from_pretrained(tiny_vae)
-    if family == "sdxl":  # unpacked latents, which can be decoded here
+    if family == "sdxl":  # its latents are not packed, so the VAE can decode them directly
         with torch.no_grad():
             decoded = config.decode(ours.latents / config.config.scaling_factor).sample
         torch.testing.assert_close(first(ours.images), (decoded / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
@@ -92,17 +92,17 @@ def test_a_reward_vae_decodes_in_training_only(family: str, tiny_vae: Path) -> N
 
 @pytest.mark.parametrize("family", ["flux2-klein", "qwen-image", "lumina2"])
 def test_a_reward_vae_of_other_latents_is_refused(family: str, tiny_vae: Path) -> None:
-    with pytest.raises(PluginError, match=r"the reward_vae .* does not fit"):
+    with pytest.raises(PluginError, match=r"the reward_vae .* does not match"):
         small(family, reward_vae=str(tiny_vae))
 
 
-def test_a_reward_vae_that_is_not_there_is_named() -> None:
+def test_a_missing_reward_vae_is_named() -> None:
     with pytest.raises(PluginError, match="cannot load the reward_vae '/no/such'"):
         small("sd", reward_vae="/no/such")
 
 
 @pytest.mark.parametrize("family", ["flux", "sd", "sana"])
-def test_all_switches_together_train(family: str, tiny_vae: Path) -> None:
+def test_all_memory_options_together_have_the_same_gradient(family: str, tiny_vae: Path) -> None:
     generator = small(family, checkpointing=True, reward_vae=str(tiny_vae))
     generator.prepare(PROMPTS)
     assert generator.encoders.released
@@ -112,8 +112,8 @@ def test_all_switches_together_train(family: str, tiny_vae: Path) -> None:
         torch.testing.assert_close(grads[name], value, atol=1e-6, rtol=1e-3)
 
 
-def test_a_generator_that_nobody_needs_is_freed_at_once() -> None:
-    """Nothing in it refers back to it, so that its memory does not wait for the garbage collector."""
+def test_an_unreferenced_generator_is_released_at_once() -> None:
+    """It has no reference cycles, so its memory does not have to wait for the garbage collector."""
     generator = small("sd")
     with torch.no_grad():
         generator.sample(PROMPTS, SEEDS)
@@ -127,7 +127,7 @@ def test_a_generator_that_nobody_needs_is_freed_at_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
-def test_quantizing_says_what_is_missing(kind: str) -> None:
+def test_quantizing_without_its_requirements_is_refused(kind: str) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         with pytest.raises(PluginError, match=r"needs the package bitsandbytes[\s\S]*pip install 'dualproc\[quant\]'"):
             small("flux", quantize=kind)
@@ -137,7 +137,7 @@ def test_quantizing_says_what_is_missing(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="diffusers quantises on a GPU only")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="diffusers quantises only on a GPU")
 def test_a_quantized_backbone_trains(kind: str) -> None:
     pytest.importorskip("bitsandbytes")
     generator = small("flux", quantize=kind, dtype="bfloat16")
@@ -149,7 +149,7 @@ def test_a_quantized_backbone_trains(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
 def test_a_lora_on_quantized_layers_has_a_gradient(kind: str) -> None:
-    """What diffusers makes of a backbone on a GPU, made here by hand: bitsandbytes' layers run on a CPU too."""
+    """Quantises the layers by hand, because diffusers needs a GPU for it; bitsandbytes' layers also run on a CPU."""
     bnb = pytest.importorskip("bitsandbytes")
     generator = small("flux")
     module = generator.adapter_module

@@ -1,4 +1,4 @@
-"""What strangers hand over is data: nothing in a spec, a model, a LoRA, a run or an image is run. See SECURITY.md."""
+"""Untrusted input is data: no code in a spec, a model, a LoRA, a run or an image is run. See SECURITY.md."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ WEIGHTS = Path(registry.__file__).parent / "weights"
 
 @pytest.fixture
 def marker(tmp_path: Path) -> Path:
-    """A file that is there if code of a stranger was run."""
+    """A folder that exists if untrusted code was run."""
     return tmp_path / "code-was-run"
 
 
 class Evil:
-    """What runs code when it is unpickled."""
+    """An object that makes the folder `marker` when it is unpickled."""
 
     def __init__(self, marker: Path) -> None:
         self.marker = marker
@@ -46,7 +46,7 @@ class Evil:
 
 
 def model(folder: Path, name: str) -> Path:
-    """A shipped model to be spoilt."""
+    """A copy of a shipped model, to be damaged."""
     copy = folder / name
     shutil.copytree(WEIGHTS / name, copy)
     return copy
@@ -61,13 +61,14 @@ def code(marker: Path) -> str:
 
 
 def pickled(safetensors: Path, name: str, marker: Path) -> None:
-    """Put a pickle with code in the place of safe weights."""
+    """Replace safe weights by a pickle with code."""
     safetensors.unlink()
     with safetensors.with_name(name).open("wb") as file:
         pickle.dump({"weight": Evil(marker)}, file)
 
 
 def refusal(kind: str, **params: Any) -> str:
+    """The message of the PluginError that building this plugin raises."""
     with pytest.raises(PluginError) as raised:
         build(kind, PluginRef.model_validate(params))
     assert "Traceback" not in str(raised.value)
@@ -86,16 +87,16 @@ def refusal(kind: str, **params: Any) -> str:
         ("transformers", "judge", "."),
     ],
 )
-def test_weights_that_are_missing_are_not_drawn_at_random(tmp_path: Path, plugin: str, name: str, part: str) -> None:
+def test_missing_weights_are_refused(tmp_path: Path, plugin: str, name: str, part: str) -> None:
     folder = model(tmp_path, name)
     (file,) = (folder / part).glob("*.safetensors")
     weights = load_file(file)
-    gone = sorted(weights)[len(weights) // 2 :][:5]
-    save_file({key: weights[key] for key in weights if key not in gone}, file, metadata={"format": "pt"})
-    told = refusal(f"{name}s", type=plugin, model=str(folder))
-    assert f"cannot load the {name} {str(folder)!r}: weights of its " in told
-    assert "and 2 more" in told
-    assert "at random" in told
+    removed = sorted(weights)[len(weights) // 2 :][:5]
+    save_file({key: weights[key] for key in weights if key not in removed}, file, metadata={"format": "pt"})
+    found = refusal(f"{name}s", type=plugin, model=str(folder))
+    assert f"cannot load the {name} {str(folder)!r}: its files lack weights of its " in found
+    assert "and 2 more" in found
+    assert "initialised at random" in found
 
 
 PICKLES = [
@@ -106,9 +107,9 @@ PICKLES = [
 
 
 def assert_unread_pickle(found: str, what: str, marker: Path) -> None:
-    """The refusal says what has to be, and nothing of the pickle was run."""
+    """The message says which weights are read, and the pickle was not loaded."""
     assert f"cannot load {what}" in found
-    assert "whole .safetensors files" in found
+    assert "its weights must be complete .safetensors files" in found
     assert not marker.exists()
 
 
@@ -137,7 +138,7 @@ def test_a_small_vae_whose_weights_are_a_pickle_is_refused(tmp_path: Path, marke
     assert_unread_pickle(found, "the reward_vae", marker)
 
 
-def test_a_pickle_named_safetensors_is_refused_too(tmp_path: Path, marker: Path) -> None:
+def test_a_pickle_named_safetensors_is_refused(tmp_path: Path, marker: Path) -> None:
     folder = model(tmp_path, "judge")
     pickled(folder / "model.safetensors", "model.safetensors", marker)
     assert "cannot load the judge" in refusal("judges", type="transformers", model=str(folder))
@@ -145,7 +146,7 @@ def test_a_pickle_named_safetensors_is_refused_too(tmp_path: Path, marker: Path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff" * 64, struct.pack("<Q", 2**60)])
-def test_damaged_weights_are_no_traceback(content: bytes, tmp_path: Path) -> None:
+def test_damaged_weights_are_refused_without_a_traceback(content: bytes, tmp_path: Path) -> None:
     judge = model(tmp_path, "judge")
     (judge / "model.safetensors").write_bytes(content)
     assert str(judge) in refusal("judges", type="transformers", model=str(judge))
@@ -154,7 +155,7 @@ def test_damaged_weights_are_no_traceback(content: bytes, tmp_path: Path) -> Non
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"_class_name": 1}', '{"_class_name": "DiffusionPipeline"}',
                                      '{"_class_name": "FluxPipeline", "vae": 3}', '{"_class_name": "load_image"}'],
 )  # fmt: skip
-def test_a_damaged_index_is_no_traceback(content: str, tmp_path: Path) -> None:
+def test_a_damaged_index_is_refused_without_a_traceback(content: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(content)
     assert "the generator" in refusal("generators", type="diffusers", model=str(tmp_path))
 
@@ -162,16 +163,16 @@ def test_a_damaged_index_is_no_traceback(content: str, tmp_path: Path) -> None:
 # --- code that comes with a model
 
 
-def _own_part(folder: Path, marker: Path) -> None:
+def _custom_part(folder: Path, marker: Path) -> None:
     edit(folder / "model_index.json", transformer=["evil", "Evil"])
     (folder / "transformer" / "evil.py").write_text(code(marker))
 
 
-def _own_part_with_a_trusted_name(folder: Path, marker: Path) -> None:
+def _custom_part_with_a_trusted_name(folder: Path, marker: Path) -> None:
     (folder / "transformer" / "diffusers.py").write_text(code(marker))
 
 
-def _own_pipeline(folder: Path, marker: Path) -> None:
+def _custom_pipeline(folder: Path, marker: Path) -> None:
     edit(folder / "model_index.json", _class_name=["pipeline", "Evil"])
     (folder / "pipeline.py").write_text(code(marker))
 
@@ -180,19 +181,19 @@ def _any_module(folder: Path, _marker: Path) -> None:
     edit(folder / "model_index.json", transformer=["subprocess", "Popen"])
 
 
-@pytest.mark.parametrize("spoil", [_own_part, _own_part_with_a_trusted_name, _own_pipeline, _any_module])
-def test_a_generator_with_code_of_its_own_is_refused(
-    spoil: Callable[[Path, Path], None], tmp_path: Path, marker: Path
+@pytest.mark.parametrize("damage", [_custom_part, _custom_part_with_a_trusted_name, _custom_pipeline, _any_module])
+def test_a_generator_with_custom_code_is_refused(
+    damage: Callable[[Path, Path], None], tmp_path: Path, marker: Path
 ) -> None:
     folder = model(tmp_path, "generator")
-    spoil(folder, marker)
+    damage(folder, marker)
     found = refusal("generators", type="diffusers", model=str(folder))
     assert "never runs code that comes with a model" in found
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("kind", ["AutoTokenizer", "LlavaProcessor"])
-def test_nobody_is_asked_whether_a_tokenizer_may_run_code(
+def test_the_user_is_not_asked_whether_a_tokenizer_may_run_code(
     kind: str, tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = model(tmp_path, "generator")
@@ -225,30 +226,32 @@ def test_a_pipeline_within_a_pipeline_is_refused(tmp_path: Path, marker: Path) -
     pickled(folder / "image_encoder" / "vae" / "diffusion_pytorch_model.safetensors",
             "diffusion_pytorch_model.bin", marker)  # fmt: skip
     edit(folder / "model_index.json", image_encoder=["diffusers", "FluxPipeline"])
-    assert "image_encoder is a pipeline of its own" in refusal("generators", type="diffusers", model=str(folder))
+    assert "its component image_encoder is itself a pipeline" in refusal(
+        "generators", type="diffusers", model=str(folder)
+    )
     assert not marker.exists()
 
 
 @pytest.mark.parametrize(
     ("file", "needed"), [("config.json", True), ("processor_config.json", True), ("tokenizer_config.json", False)]
 )
-def test_the_code_of_a_judge_is_not_run(
+def test_custom_code_of_a_judge_is_not_run(
     file: str, needed: bool, tmp_path: Path, marker: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = model(tmp_path, "judge")
     names = ("AutoConfig", "AutoModelForImageTextToText", "AutoProcessor", "AutoTokenizer", "AutoImageProcessor")
-    own = {"auto_map": dict.fromkeys(names, "evil.Evil")}
+    custom = {"auto_map": dict.fromkeys(names, "evil.Evil")}
     if file == "config.json":
-        own["model_type"] = "evil"
+        custom["model_type"] = "evil"
     if file == "processor_config.json":
-        own["processor_class"] = "EvilProcessor"
-    edit(folder / file, **own)
+        custom["processor_class"] = "EvilProcessor"
+    edit(folder / file, **custom)
     (folder / "evil.py").write_text(code(marker))
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     if needed:
         found = refusal("judges", type="transformers", model=str(folder))
         assert "never runs code that comes with a model" in found
-    else:  # transformers has classes of its own for it
+    else:  # transformers uses its own classes for it
         build("judges", PluginRef.model_validate({"type": "transformers", "model": str(folder)}))
     assert not marker.exists()
 
@@ -259,7 +262,7 @@ def test_the_code_of_a_judge_is_not_run(
                                   "generator: {type: tiny, call: {a: [{trust_remote_code: true}]}}",
                                   "referee: [{type: tiny}, {type: tiny, images: {trust_remote_code: yes}}]"],
 )  # fmt: skip
-def test_no_spec_can_say_that_code_is_trusted(part: str, tmp_path: Path) -> None:
+def test_a_spec_cannot_trust_code(part: str, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="never runs code that comes with a model") as raised:
         read_checked(write(tmp_path, f"{PLAIN}{part}\n"))
     (problem,) = raised.value.problems
@@ -268,7 +271,7 @@ def test_no_spec_can_say_that_code_is_trusted(part: str, tmp_path: Path) -> None
     assert "SECURITY.md" in str(problem)
 
 
-def test_nor_can_python_or_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_python_and_the_command_line_cannot_trust_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ref = {"type": "transformers", "model": "m", "images": {"trust_remote_code": True}}
     with pytest.raises(SpecError, match="never runs code"):
         build("judges", PluginRef.model_validate(ref))
@@ -282,13 +285,13 @@ def test_nor_can_python_or_the_command_line(tmp_path: Path, capsys: pytest.Captu
     assert "never runs code" in capsys.readouterr().err
 
 
-def test_the_arguments_of_loading_are_no_arguments_of_images() -> None:
+def test_images_cannot_set_arguments_of_loading() -> None:
     found = refusal("judges", type="tiny", images={"cache_dir": "/somewhere", "do_rescale": False})
-    assert "images: cache_dir cannot be set" in found
+    assert "the judge's `images` cannot set cache_dir: expected arguments of the image processor only" in found
 
 
 @pytest.mark.parametrize("template", ["{{ ''.__class__.__mro__ }}", "{{ lipsum.__globals__['os'].mkdir('MARKER') }}"])
-def test_a_chat_template_stays_in_its_sandbox(template: str, marker: Path) -> None:
+def test_a_chat_template_cannot_leave_its_sandbox(template: str, marker: Path) -> None:
     assert "unsafe" in refusal("judges", type="tiny", template=template.replace("MARKER", str(marker)))
     assert not marker.exists()
 
@@ -297,7 +300,7 @@ def test_a_chat_template_stays_in_its_sandbox(template: str, marker: Path) -> No
 
 
 def png(width: int, height: int) -> bytes:
-    """A black image that says it has that size; larger ones have no pixels in them."""
+    """A black PNG whose header has this size; large ones contain no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -307,7 +310,7 @@ def png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_a_decompression_bomb_is_not_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_decompression_bomb_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bomb = tmp_path / "bomb.png"
     bomb.write_bytes(png(60_000, 60_000))
     spec = write(tmp_path, PLAIN)
@@ -324,17 +327,17 @@ def test_a_decompression_bomb_is_not_opened(tmp_path: Path, capsys: pytest.Captu
         assert "Traceback" not in err
 
 
-def test_a_bomb_as_a_visual_prompt_is_not_opened_either(tmp_path: Path) -> None:
+def test_a_decompression_bomb_as_a_visual_prompt_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(png(60_000, 60_000))
     found = refusal("visual_prompts", type="image", path=str(tmp_path / "bomb.png"))
-    assert "is not an image that can be read" in found
+    assert "bomb.png cannot be read as an image" in found
     assert "3600000000 pixels" in found
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"\x89PNG\r\n\x1a\n", png(64, 64)[:60], b"%!PS-Adobe\n", b"<svg/>", b"GIF89a"]
 )
-def test_a_damaged_image_is_a_mistake(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_image_is_refused(content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(SystemExit) as ended:
         main(["ask", str(tmp_path / "a.png"), "Is it a cat?"])
@@ -346,8 +349,8 @@ def test_a_damaged_image_is_a_mistake(content: bytes, tmp_path: Path, capsys: py
 # --- runs
 
 
-def stranger(folder: Path, text: str = PLAIN) -> Path:
-    """A run folder that somebody sent."""
+def untrusted(folder: Path, text: str = PLAIN) -> Path:
+    """An untrusted run folder with this spec."""
     run = folder / "run"
     write(run, text, "spec.resolved.yaml")
     (run / "pytorch_lora_weights.safetensors").write_bytes(b"")
@@ -355,6 +358,7 @@ def stranger(folder: Path, text: str = PLAIN) -> Path:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What `dp` prints to stderr; it must end with exit code 2."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     err = capsys.readouterr().err
@@ -363,10 +367,12 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return err
 
 
-def test_a_run_that_names_files_elsewhere_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_refers_to_files_outside_its_folder_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "secret.png").write_bytes(png(8, 8))
     for path in ("../secret.png", str(tmp_path / "secret.png"), "inputs/link.png"):
-        run = stranger(tmp_path, PLAIN + f"visual_prompt: {{layers: [{{type: image, path: {path}}}]}}\n")
+        run = untrusted(tmp_path, PLAIN + f"visual_prompt: {{layers: [{{type: image, path: {path}}}]}}\n")
         (run / "inputs").mkdir(exist_ok=True)
         if not (run / "inputs" / "link.png").is_symlink():
             (run / "inputs" / "link.png").symlink_to(tmp_path / "secret.png")
@@ -376,17 +382,19 @@ def test_a_run_that_names_files_elsewhere_is_refused(tmp_path: Path, capsys: pyt
 
 @pytest.mark.parametrize("text", ["!!python/object/apply:os.system [id]", "a: &a [*a]", "[" * 10_000, "\0", "name: [n]",
                                   PLAIN + "judge: {type: tiny, images: {trust_remote_code: true}}"])  # fmt: skip
-def test_a_resolved_spec_is_read_like_any_other(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = stranger(tmp_path, text)
+def test_the_spec_of_a_run_is_checked_like_any_other(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = untrusted(tmp_path, text)
     fails(capsys, "generate", str(run), "a cat")
     fails(capsys, "score", str(run))
 
 
 @pytest.mark.parametrize("shapes", [None, (1,), (3, 3, 3)])
-def test_a_spoilt_lora_is_refused(
+def test_a_damaged_lora_is_refused(
     shapes: tuple[int, ...] | None, tmp_path: Path, marker: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = stranger(tmp_path)
+    run = untrusted(tmp_path)
     weights = run / "pytorch_lora_weights.safetensors"
     if shapes is None:
         weights.write_bytes(pickle.dumps(Evil(marker)))
@@ -404,8 +412,8 @@ def test_a_spoilt_lora_is_refused(
 @pytest.mark.parametrize(
     "text", ["[" * 100_000, "[1]", "1", '{"step": ' + "9" * 5000 + "}", '{"loss": ' + "9" * 400 + "}"]
 )
-def test_spoilt_records_of_a_run_are_damaged(text: str, tmp_path: Path) -> None:
-    run = RunFolder.open(stranger(tmp_path))
+def test_damaged_records_of_a_run_are_refused(text: str, tmp_path: Path) -> None:
+    run = RunFolder.open(untrusted(tmp_path))
     for name in ("env.json", "evaluation.json", "outcome.json"):
         (run.path / name).write_text(text)
     (run.path / "metrics.jsonl").write_text(text + "\n")
@@ -421,10 +429,10 @@ def test_spoilt_records_of_a_run_are_damaged(text: str, tmp_path: Path) -> None:
             run.environment  # noqa: B018
 
 
-def test_pickles_are_nowhere_loaded_in_the_sources() -> None:
+def test_the_sources_do_not_load_pickles_or_run_code() -> None:
     package = Path(registry.__file__).parent
     for file in package.rglob("*.py"):
-        lazy = ["import_module"] if file == package / "__init__.py" else []  # of its own two modules, by fixed names
+        lazy = ["import_module"] if file == package / "__init__.py" else []  # two modules of dualproc, by fixed names
         assert list(risky(file.read_text(encoding="utf-8"))) == lazy, file
 
 
@@ -434,7 +442,7 @@ RISKS = ("import pickle", "from pickle import load", "x = eval('1')", "f(exec('1
 
 
 def risky(source: str) -> Iterator[str]:
-    """What in a source could run what it reads: names, and calls by their last name."""
+    """Imports and calls in a source that could run what they read; calls by the last part of their name."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Import(names=names):
@@ -460,5 +468,5 @@ def risky(source: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("source", RISKS)
-def test_each_of_these_would_be_found(source: str) -> None:
+def test_risky_sources_are_found(source: str) -> None:
     assert list(risky(source))
