@@ -153,6 +153,10 @@ def test_a_mistake_is_reported_with_its_path(change: dict[str, Any], path: str, 
         ({"question": [{"template": "Q", "answr": "Yes"}]}, "did you mean `answer`?"),
         ({"visual_prompt": {"layers": [{"type": "x"}], "jitter": {"z": [0, 1]}}}, "known: x, y"),
         ({"generator": "tiny"}, "did you mean `{type: tiny}`?"),
+        ({"judge": ["tiny"]}, "did you mean `{type: tiny}`?"),
+        ({"question": "Is it?"}, 'write a question as `{template: "..."}`'),
+        ({"preserve": "Is it?"}, 'write a question as `{template: "..."}`'),
+        ({"train": "fast"}, None),
         ({"question": {"template": "Q", "answer": True}}, "put it in quotes"),
         (
             {"prompts": {"train": ["a"]}},
@@ -160,7 +164,7 @@ def test_a_mistake_is_reported_with_its_path(change: dict[str, Any], path: str, 
         ),
     ],
 )
-def test_a_mistake_has_a_hint(change: dict[str, Any], hint: str) -> None:
+def test_a_mistake_has_a_hint(change: dict[str, Any], hint: str | None) -> None:
     assert [problem.hint for problem in mistakes(DATA, **change)] == [hint]
 
 

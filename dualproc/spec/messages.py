@@ -169,7 +169,10 @@ def _hint(kind: str, value: Any, context: Mapping[str, Any]) -> str | None:
         choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
         return nearest(value, choices) if len(choices) > 1 else None
     if kind == "model_type" and isinstance(value, str):
-        return f"did you mean `{{type: {value}}}`?" if len(value) < 40 else None
+        if context["class_name"] == "QuestionSpec":
+            return 'write a question as `{template: "..."}`'
+        if context["class_name"].endswith("Ref") and len(value) < 40:
+            return f"did you mean `{{type: {value}}}`?"
     return None
 
 
