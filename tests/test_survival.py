@@ -26,6 +26,7 @@ from dualproc.errors import DualprocError
 from dualproc.run import RunFolder
 from dualproc.run.files import ASIDE
 from dualproc.run.folder import METRICS, TRACEBACK, WEIGHTS
+from dualproc.run.lock import HOLDER, LOCK
 from dualproc.types import StepRecord
 
 TESTS = Path(__file__).parent
@@ -122,7 +123,7 @@ def assert_no_partial_files(run: Path) -> None:
         ".md": lambda file: file.read_text().rindex("```"),
     }
     for file in run.rglob("*"):
-        if file.is_file() and ASIDE not in str(file.relative_to(run)) and file.name != ".lock":
+        if file.is_file() and ASIDE not in str(file.relative_to(run)) and file.name not in (LOCK, HOLDER):
             readers[file.suffix](file)
     for folder in run.glob("checkpoints/checkpoint-*"):
         assert {file.name for file in folder.iterdir()} == {"tensors.safetensors", "state.json"}
@@ -218,8 +219,8 @@ def test_killed_and_resumed_dp_run_ends_like_an_undisturbed_one(tmp_path: Path) 
     rng, killed, kills = random.Random(0), tmp_path / "killed", 0
     while True:
         process = dp_run(killed)
-        lock = killed / ".lock"
-        while process.poll() is None and str(process.pid) not in (lock.read_text() if lock.exists() else ""):
+        holder = killed / HOLDER
+        while process.poll() is None and str(process.pid) not in (holder.read_text() if holder.exists() else ""):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 3 + kills))
         process.kill()
@@ -271,7 +272,7 @@ def test_run_in_use_is_refused_at_once_but_can_be_read(
 ) -> None:
     run = tmp_path / "small"
     Engine(load_spec(small)).fit(run)
-    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != ".lock"}
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file() and file.name != LOCK}
     commands = [
         ["run", small, "--out", run],
         ["run", small, "--out", run, "--resume"],
