@@ -1,10 +1,9 @@
-"""Weights in main memory: the same gradient, from copies that are gone after use."""
+"""Offloaded weights: the same results and gradients, computed from copies that are released after use."""
 
 from __future__ import annotations
 
-import weakref
-from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_judges
@@ -12,9 +11,11 @@ import torch
 from pydantic import ValidationError
 from small_models import trained
 from small_pipelines import small
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualproc.engine import lora
-from dualproc.kit import offload
+from dualproc.kit.offload import offload
+from dualproc.plan.ledger import Account, Ledger
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
 from dualproc.plugins.judges.presets import TINY as JUDGE
@@ -23,15 +24,42 @@ from dualproc.spec import Lora
 from dualproc.types import Question
 
 
-def learner(**changes: object) -> tuple[DiffusersGenerator, list[torch.nn.Parameter]]:
-    """The shipped generator, with a LoRA that changes the images."""
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Observes all torch operations, and accounts for the memory of copies of the given weights."""
+
+    def __init__(self, weights: list[torch.nn.Parameter]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.weights = {weight.untyped_storage().data_ptr() for weight in weights}
+        self.ledger = Ledger()
+        self.made = 0
+
+    @property
+    def memory(self) -> Account:
+        return self.ledger.accounts["copies"]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        copies = func in (torch.ops.aten._to_copy.default, torch.ops.aten.clone.default)
+        if copies and args[0].untyped_storage().data_ptr() in self.weights:
+            self.ledger.add(out, "copies")
+            self.made += 1
+        return out
+
+
+def frozen_weights(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [weight for weight in module.parameters() if not weight.requires_grad]
+
+
+def tiny_with_lora(**changes: object) -> tuple[DiffusersGenerator, list[torch.nn.Parameter]]:
+    """The shipped generator with a LoRA that changes the images, and the LoRA's weights."""
     generator = DiffusersGenerator(DiffusersGenerator.Params(**{**TINY.params, **changes}))
     return generator, trained(generator, Lora(rank=4))
 
 
 def gradient(generator: DiffusersGenerator, weights: list[torch.nn.Parameter], *, poison: bool = False) -> torch.Tensor:
+    """The LoRA's gradient; with `poison`, all frozen weights become nan between forward and backward pass."""
     sample = generator.sample(["a cartoon of a cat"], [1], grad=True)
-    if poison:  # what the backward pass reads must be copies
+    if poison:
         with torch.no_grad():
             for part in (generator.adapter_module, generator.pipe.vae):
                 for weight in part.parameters():
@@ -43,48 +71,31 @@ def gradient(generator: DiffusersGenerator, weights: list[torch.nn.Parameter], *
 
 @pytest.fixture(scope="module")
 def plain() -> torch.Tensor:
-    return gradient(*learner())
+    return gradient(*tiny_with_lora())
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_generator_learns_the_same(plain: torch.Tensor, checkpointing: bool) -> None:
-    torch.testing.assert_close(gradient(*learner(offload=True, checkpointing=checkpointing)), plain)
+def test_a_generator_has_the_same_gradient(plain: torch.Tensor, checkpointing: bool) -> None:
+    torch.testing.assert_close(gradient(*tiny_with_lora(offload=True, checkpointing=checkpointing)), plain)
 
 
 def test_the_backward_pass_reads_the_copies(plain: torch.Tensor) -> None:
     """On a GPU, the weights themselves would be on another device."""
-    torch.testing.assert_close(gradient(*learner(offload=True), poison=True), plain)
+    torch.testing.assert_close(gradient(*tiny_with_lora(offload=True), poison=True), plain)
 
 
-def test_with_checkpointing_few_copies_are_alive_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    alive, most = 0, 0
-    arrive = offload._Guest.arrive
-
-    def gone(count: int) -> None:
-        nonlocal alive
-        alive -= count
-
-    def counted(self: offload._Guest) -> None:
-        nonlocal alive, most
-        arrive(self)
-        for name in self.names:
-            copy = self.layer._parameters[name]
-            assert copy is not None
-            alive += copy.numel()
-            weakref.finalize(copy, gone, copy.numel())
-        most = max(most, alive)
-
-    monkeypatch.setattr(offload._Guest, "arrive", counted)
+def test_with_checkpointing_few_copies_are_alive_at_a_time() -> None:
     peaks = []
     for checkpointing in (False, True):
-        alive = most = 0
-        gradient(*learner(offload=True, checkpointing=checkpointing))
-        peaks.append(most)
-        assert alive == 0
-    assert peaks[1] < 0.5 * peaks[0]
+        generator, weights = tiny_with_lora(offload=True, checkpointing=checkpointing)
+        with Copies([*frozen_weights(generator.adapter_module), *frozen_weights(generator.pipe.vae)]) as copies:
+            gradient(generator, weights)
+        peaks.append(copies.memory.peak)
+        assert copies.memory.live == 0
+    assert 0 < peaks[1] < 0.5 * peaks[0]
 
 
-def test_a_judge_says_the_same() -> None:
+def test_a_judge_gives_the_same_answers_and_gradient() -> None:
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     asked = [[Question("Is this a drawing of a cat?"), Question("Is the sky blue?")]] * 2
     found = []
@@ -95,35 +106,32 @@ def test_a_judge_says_the_same() -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
-def test_blocks_with_weights_of_their_own_have_copies_when_they_are_computed_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such as InternVL's; on a GPU, the weights themselves would be on another device."""
+def test_recomputed_blocks_use_copies_of_their_direct_weights(tmp_path: Path) -> None:
+    """InternVL's blocks have weights outside their layers; on a GPU, these are on another device than the inputs."""
     model = str(small_judges.save("internvl3", tmp_path))
     images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    arrive, arrivals = offload._Guest.arrive, Counter[str]()
-
-    def counted(self: offload._Guest) -> None:
-        arrivals.update(["a block"] if "lambda_1" in self.names else ())
-        arrive(self)
-
-    monkeypatch.setattr(offload._Guest, "arrive", counted)
     found = []
-    for switches in (False, True):
-        judge = TransformersJudge(
-            TransformersJudge.Params(model=model, device="cpu", offload=switches, checkpointing=switches)
-        )
-        arrivals.clear()
+    for both in (False, True):
+        judge = TransformersJudge(TransformersJudge.Params(model=model, device="cpu", offload=both, checkpointing=both))
+        blocks = [part for part in judge.model.modules() if hasattr(part, "lambda_1")]
+        assert blocks
+        used_copy: list[bool] = []
+        for block in blocks:  # the hook of a child runs while the block computes
+            own = block.lambda_1
+            block.attention.register_forward_pre_hook(
+                lambda *_, block=block, own=own, used=used_copy: used.append(block.lambda_1 is not own)
+            )
         answers = judge.answer_log_likelihoods(images, [[Question("Is it dark?")]]).log_likelihoods
-        forward = arrivals.total()
+        forward = len(used_copy)
         found.append((answers.detach(), *torch.autograd.grad(answers[..., 0].sum(), images)))
-    assert forward > 0
-    assert arrivals.total() == 2 * forward
+        assert forward == len(blocks)
+        assert len(used_copy) == (2 * forward if both else forward)  # recomputed in the backward pass
+        assert set(used_copy) == {both}
     torch.testing.assert_close(found[0], found[1])
 
 
-def test_everything_that_computes_is_on_the_device() -> None:
-    """Another device than the weights' own: `meta`, the only other one that every machine has."""
+def test_everything_computes_on_the_device() -> None:
+    """The device is `meta`, the only one besides the CPU that every machine has."""
     generator = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
     calls: list[dict[str, object]] = []
     hook = generator.adapter_module.register_forward_pre_hook(
@@ -131,20 +139,20 @@ def test_everything_that_computes_is_on_the_device() -> None:
     )
     generator.sample(["a cartoon of a cat"], [1])
     hook.remove()
-    there = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in calls[0].items()}
-    offload.offload(generator.adapter_module, torch.device("meta"))
+    on_meta = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in calls[0].items()}
+    offload(generator.adapter_module, torch.device("meta"))
     trained(generator, Lora(rank=4))
-    made = generator.adapter_module(**there)[0]
-    made.sum().backward()
+    output = generator.adapter_module(**on_meta)[0]
+    output.sum().backward()
     for weight in generator.adapter_module.parameters():
         assert weight.device.type == ("meta" if weight.requires_grad else "cpu")
         assert (weight.grad is not None) == weight.requires_grad
 
 
-def test_the_moments_of_a_checkpoint_are_where_the_lora_computes() -> None:
-    """A checkpoint is read into main memory; `meta` is the other device that every machine has."""
+def test_the_optimiser_state_of_a_checkpoint_is_put_on_the_device_of_the_lora() -> None:
+    """A checkpoint is read into main memory; the device is `meta`, which every machine has."""
     generator = DiffusersGenerator(DiffusersGenerator.Params(**TINY.params))
-    offload.offload(generator.adapter_module, torch.device("meta"))
+    offload(generator.adapter_module, torch.device("meta"))
     weights = lora.attach(generator.adapter_module, Lora(rank=4), generator.lora_targets, seed=0)
     optimiser = torch.optim.AdamW(weights)
     kept = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(1), "exp_avg_sq": torch.zeros(1)}
@@ -154,26 +162,31 @@ def test_the_moments_of_a_checkpoint_are_where_the_lora_computes() -> None:
         assert optimiser.state[weight]["exp_avg"].is_meta
 
 
-def test_text_encoders_that_come_back_are_offloaded_too() -> None:
+def test_reloaded_text_encoders_are_offloaded() -> None:
     generator = small("sd3", offload=True)
 
-    def hooks() -> dict[str, int]:
-        parts = {name: part for name, part in generator.pipe.components.items() if name.startswith("text_encoder")}
-        assert all(part._hf_hook.execution_device == generator.device for part in parts.values())
-        return {name: sum("forward" in vars(layer) for layer in part.modules()) for name, part in parts.items()}
+    def copies_made() -> dict[str, int]:
+        """How many copies of its weights each text encoder computes with."""
+        pipe, made = generator.pipeline(), {}
+        for name, part in pipe.components.items():
+            if name.startswith("text_encoder"):
+                with Copies(frozen_weights(part)) as copies:
+                    pipe.encode_prompt("a cat", None, None)
+                made[name] = copies.made
+                assert copies.memory.live == 0
+        return made
 
-    before = hooks()
+    before = copies_made()
     assert len(before) == 3
     assert all(before.values())
     generator.prepare(["a cat"])
     assert generator.encoders.released
-    generator.pipeline()
-    assert hooks() == before
+    assert copies_made() == before
 
 
 @pytest.mark.parametrize("plugin", [DiffusersGenerator, TransformersJudge])
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_quantised_weights_are_not_offloaded(plugin: type[DiffusersGenerator | TransformersJudge], bits: str) -> None:
+def test_offload_with_quantize_is_refused(plugin: type[DiffusersGenerator | TransformersJudge], bits: str) -> None:
     with pytest.raises(ValidationError, match="`offload` and `quantize` cannot be set together"):
         plugin.Params.model_validate({"model": "any", "offload": True, "quantize": bits})
     plugin.Params.model_validate({"model": "any", "quantize": bits})
