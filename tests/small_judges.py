@@ -1,19 +1,23 @@
-"""Small vision-language models of every family, with random weights and their own processors, made in the tests.
+"""Small vision-language models of every family, with random weights and their own processors, for the tests.
 
-Each builder gives a model and its processor, the template of that family's shape included. The images that they see
-have 32 x 32 pixels or, where the family takes any size, few more.
+Each builder returns a model and its processor, with a chat template like the family's. The models read images of
+32 x 32 pixels or, if the family accepts any size, slightly more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as tf
+from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch import nn
+from torch import Tensor, nn
+
+from dualproc.plugins.judges.transformers import TransformersJudge
+from dualproc.types import Question
 
 WORDS = (
     "Yes No Is is it the line red dark light a drawing of cat dog image ? Answer with or . : answer en "
@@ -26,9 +30,9 @@ Built = tuple[Any, Any]
 
 
 def tokenizer(*special: str, bos: str | None = None, **named: str) -> Any:
-    """A word a token, with the space before it if there is one, so that "Yes" and " Yes" differ as in real ones.
+    """A tokenizer with one token per word, including the space before it: "Yes" and " Yes" differ, as in real ones.
 
-    `special` and `named` tokens (attributes of the tokenizer of that name) are never split.
+    `special` tokens and `named` ones, which are also attributes of the tokenizer, are never split.
     """
     fixed = ["<pad>", "<unk>", "</s>", *([bos] if bos else []), *special, *named.values()]
     words = [space + word for word in WORDS.split() for space in ("", " ")]
@@ -43,7 +47,7 @@ def tokenizer(*special: str, bos: str | None = None, **named: str) -> Any:
 
 
 def template(image: str, *, before: str = "", after: str = "", answer: str = "") -> str:
-    """A chat template: `before`, the parts of the message in their order (`image` for an image), `after`, `answer`."""
+    """A chat template: `before`, the message with `image` for the image, `after`, and the start of the `answer`."""
     return (
         f"{{{{ {before!r} }}}}{{% for message in messages %}}{{% for part in message['content'] %}}"
         f"{{% if part['type'] == 'image' %}}{{{{ {image!r} }}}}{{% else %}}{{{{ part['text'] }}}}{{% endif %}}"
@@ -53,7 +57,7 @@ def template(image: str, *, before: str = "", after: str = "", answer: str = "")
 
 
 def text(tok: Any, **more: Any) -> dict[str, Any]:
-    """The language model's settings, the same for all families."""
+    """The settings of the language model, the same for all families."""
     return {
         "vocab_size": len(tok), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 2048, "pad_token_id": 0,
@@ -62,7 +66,7 @@ def text(tok: Any, **more: Any) -> dict[str, Any]:
 
 
 def vision(**more: Any) -> dict[str, Any]:
-    """The image encoder's settings, where they have these names."""
+    """The settings of the image encoder, for families that use these names."""
     return {
         "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
         "image_size": SIDE, "patch_size": PATCH, **more,
@@ -165,7 +169,7 @@ def gemma3() -> Built:
     )  # fmt: skip
     tokens = PLACES // 4
     config = tf.Gemma3Config(
-        # One layer of each kind, the window shorter than a prompt.
+        # One layer of each kind; the window is shorter than a prompt.
         text_config=text(
             tok, head_dim=8, query_pre_attn_scalar=8, sliding_window=12,
             layer_types=["sliding_attention", "full_attention"], tie_word_embeddings=True,
@@ -227,7 +231,7 @@ def pixtral() -> Built:
 
 
 def paligemma2() -> Built:
-    """The family has no chat template; its processor puts bos after the image and a line break at the end."""
+    """The family has no chat template; its processor adds a bos token after the image and a line break at the end."""
     tok = tokenizer("<image>", bos="<bos>")
     images = tf.SiglipImageProcessor(size=square())
     images.image_seq_length = PLACES
@@ -281,11 +285,11 @@ def mllama() -> Built:
     )
 
 
-def awaken(model: nn.Module) -> None:
-    """Weights of std 1/sqrt(fan in), so that answers depend on image and question, which the stock ones barely do."""
+def randomize(model: nn.Module) -> None:
+    """Draw larger weights (std 1/sqrt(fan in)): with the default ones, answers hardly depend on image and question."""
     inner = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     for name, weight in model.named_parameters():
-        if name.endswith("gate"):  # at 0 in Mllama: no image would be seen
+        if name.endswith("gate"):  # 0 in a new Mllama, which would ignore the image
             nn.init.constant_(weight, 0.7)
         elif id(weight) in inner:
             nn.init.normal_(weight, std=0.5)
@@ -310,10 +314,36 @@ FAMILIES: dict[str, Callable[[], Built]] = {
 
 
 def save(name: str, folder: Path) -> Path:
-    """Build a family's small model and write it, processor and all, to `folder`."""
+    """Build a family's small model, and write it with its processor to `folder`."""
     torch.manual_seed(0)
     model, processor = FAMILIES[name]()
-    awaken(model)
+    randomize(model)
     model.eval().save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
+
+
+def generated_log_likelihood(judge: TransformersJudge, image: Tensor, question: str, tokens: Sequence[str]) -> float:
+    """Log P(tokens | image [1, 3, H, W], question), by plain transformers: `generate`, forced to produce the tokens."""
+    message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+    template, settings = judge.params.template, judge.params.images
+    prompt = judge.processor.apply_chat_template(message, chat_template=template, add_generation_prompt=True)
+    blank = Image.new("RGB", (image.shape[-1], image.shape[-2]))
+    inputs = judge.processor(images=[[blank]], text=[prompt], return_tensors="pt", images_kwargs=settings)
+    inputs["pixel_values"] = pixels_of(judge, image)
+    inputs.pop("labels", None)
+    ids, start = judge.tokenizer.convert_tokens_to_ids(list(tokens)), inputs["input_ids"].shape[1]
+    out = judge.model.generate(
+        **inputs, max_new_tokens=len(ids), do_sample=False, output_logits=True, return_dict_in_generate=True,
+        prefix_allowed_tokens_fn=lambda _, so_far: [ids[len(so_far) - start]],
+    )  # fmt: skip
+    return sum(logits[0].log_softmax(-1)[token].item() for logits, token in zip(out.logits, ids, strict=True))
+
+
+def pixels_of(judge: TransformersJudge, images: Tensor) -> Tensor:
+    """The pixels that the judge passes to its model for these images."""
+    seen: list[Tensor] = []
+    hook = judge.model.register_forward_pre_hook(lambda *call: seen.append(call[-1]["pixel_values"]), with_kwargs=True)
+    judge.answer_log_likelihoods(images.detach(), [[Question("", ("Yes",))]] * len(images))
+    hook.remove()
+    return seen[0]

@@ -1,4 +1,4 @@
-"""The transformers judge: frozen, differentiable in the pixels, exact in its log-likelihoods."""
+"""The judge `transformers` with the shipped models: frozen, differentiable with respect to the pixels, exact."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_judges import generated_log_likelihood
 from torch import Tensor
 from transformers import CLIPImageProcessor
 
@@ -28,13 +29,13 @@ def images() -> torch.Tensor:
     return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def ask(*texts: str, candidates: tuple[str, ...] = ("Yes", "No")) -> list[list[Question]]:
+def both_images(*texts: str, candidates: tuple[str, ...] = ("Yes", "No")) -> list[list[Question]]:
     return [[Question(text, candidates) for text in texts]] * 2
 
 
-def test_gradient_reaches_the_pixels_and_nothing_else(judge: TransformersJudge, images: torch.Tensor) -> None:
+def test_the_gradient_reaches_the_pixels_and_nothing_else(judge: TransformersJudge, images: torch.Tensor) -> None:
     images.requires_grad_()
-    answers = judge.answer_log_likelihoods(images, ask(*TEXTS))
+    answers = judge.answer_log_likelihoods(images, both_images(*TEXTS))
     assert answers.log_likelihoods.shape == (2, 2, 2)
     assert answers.token_counts.tolist() == [[1, 1], [1, 1]]
     answers.log_likelihoods[:, :, 0].sum().backward()
@@ -44,16 +45,20 @@ def test_gradient_reaches_the_pixels_and_nothing_else(judge: TransformersJudge, 
 
 
 def test_probabilities_are_over_the_whole_vocabulary(judge: TransformersJudge, images: torch.Tensor) -> None:
-    likely = judge.answer_log_likelihoods(images, ask(TEXTS[0])).log_likelihoods.exp().sum(-1)
+    likely = judge.answer_log_likelihoods(images, both_images(TEXTS[0])).log_likelihoods.exp().sum(-1)
     unlikely = (
-        judge.answer_log_likelihoods(images, ask(TEXTS[0], candidates=("cat", "dog"))).log_likelihoods.exp().sum(-1)
+        judge.answer_log_likelihoods(images, both_images(TEXTS[0], candidates=("cat", "dog")))
+        .log_likelihoods.exp()
+        .sum(-1)
     )
     assert (likely > 0.9).all()
     assert (likely + unlikely < 1 + 1e-5).all()
 
 
-def test_a_question_costs_the_others_nothing(judge: TransformersJudge, images: torch.Tensor) -> None:
-    """Asked together (padded to the longest) or alone: the same answers."""
+def test_questions_of_different_lengths_do_not_affect_each_other(
+    judge: TransformersJudge, images: torch.Tensor
+) -> None:
+    """A batch is padded to the longest question."""
     mixed = [[Question(TEXTS[0])], [Question(TEXTS[1])]]
     together = judge.answer_log_likelihoods(images, mixed).log_likelihoods
     for row in range(2):
@@ -61,27 +66,25 @@ def test_a_question_costs_the_others_nothing(judge: TransformersJudge, images: t
         torch.testing.assert_close(together[row : row + 1], alone, atol=1e-4, rtol=0)
 
 
-def test_longer_answers_are_scored_token_by_token(judge: TransformersJudge, images: torch.Tensor) -> None:
-    answers = judge.answer_log_likelihoods(images, ask(TEXTS[0], candidates=("Yes red line", "No")))
+def test_an_answer_of_several_tokens_has_the_sum_of_their_log_likelihoods(
+    judge: TransformersJudge, images: torch.Tensor
+) -> None:
+    answers = judge.answer_log_likelihoods(images, both_images(TEXTS[0], candidates=("Yes red line", "No")))
     assert answers.token_counts.tolist() == [[3, 1]]
-    prompt = judge._prompt(TEXTS[0])
-    total = torch.zeros(2)
-    for words, word in (("", "Yes"), ("Yes", "red"), ("Yes red", "line")):
-        inputs = judge._inputs(images, [f"{prompt} {words}".rstrip()] * 2)
-        logits = judge.model(**inputs).logits[:, -1].float().log_softmax(-1)
-        total += logits[:, judge.tokenizer.convert_tokens_to_ids(word.lower())]
-    torch.testing.assert_close(answers.log_likelihoods[:, 0, 0], total, atol=1e-4, rtol=0)
+    for b in range(2):
+        expected = generated_log_likelihood(judge, images[b : b + 1], TEXTS[0], ["yes", "red", "line"])
+        assert answers.log_likelihoods[b, 0, 0].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_an_answer_without_tokens_is_refused(judge: TransformersJudge, images: torch.Tensor) -> None:
-    with pytest.raises(PluginError, match="no tokens of its own for the answer 'Xylophone'"):
-        judge.answer_log_likelihoods(images, ask(TEXTS[0], candidates=("Xylophone", "No")))
+def test_an_answer_with_unknown_words_is_refused(judge: TransformersJudge, images: torch.Tensor) -> None:
+    with pytest.raises(PluginError, match=r"the tokenizer of the judge .* cannot represent the answer 'Xylophone'"):
+        judge.answer_log_likelihoods(images, both_images(TEXTS[0], candidates=("Xylophone", "No")))
 
 
-def test_it_answers_in_words(judge: TransformersJudge, images: torch.Tensor) -> None:
-    said = judge.generate(images, [TEXTS[1]] * 2, max_new_tokens=1)
-    assert len(said) == 2
-    assert set(said) <= {"yes", "no"}
+def test_generate_answers_in_words(judge: TransformersJudge, images: torch.Tensor) -> None:
+    answers = judge.generate(images, [TEXTS[1]] * 2, max_new_tokens=1)
+    assert len(answers) == 2
+    assert set(answers) <= {"yes", "no"}
 
 
 def stretched(image: Tensor) -> Tensor:
@@ -89,26 +92,27 @@ def stretched(image: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("change", "message"),
     [
-        (stretched, r"gives other pixels for a tensor than for the same 8-bit image: they differ by up to [01]\.\d"),
-        (Tensor.detach, "lets no gradient through to the image"),
-        (lambda image: image.round(decimals=4), "lets no gradient through to the image"),
+        (stretched, r"different pixels for a tensor and for the same 8-bit image: they differ by up to [01]\.\d"),
+        (Tensor.detach, "cuts the gradient to the image"),
+        (lambda image: image.round(decimals=4), "cuts the gradient to the image"),
     ],
     ids=["stretches", "detaches", "rounds"],
 )
 def test_a_processor_that_cannot_train_is_refused(
-    monkeypatch: pytest.MonkeyPatch, how: Callable[[Tensor], Tensor], told: str
+    monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor], message: str
 ) -> None:
-    """Its image processor does something else to images in [0, 1] than to those of 8 bits."""
-    real = CLIPImageProcessor._preprocess
+    """Its image processor changes tensors in [0, 1], but not 8-bit images."""
+    process = CLIPImageProcessor.__call__
 
-    def preprocess(self: Any, images: list[Tensor], *, do_rescale: bool, **kwargs: Any) -> Any:
-        given = images if do_rescale else [how(image) for image in images]
-        return real(self, given, do_rescale=do_rescale, **kwargs)
+    def changed(self: Any, images: list[Any], **kwargs: Any) -> Any:
+        nested = [one if isinstance(one, list) else [one] for one in images]
+        flat = [change(image) if isinstance(image, Tensor) else image for each in nested for image in each]
+        return process(self, flat, **kwargs)
 
-    monkeypatch.setattr(CLIPImageProcessor, "_preprocess", preprocess)
-    with torch.no_grad(), pytest.raises(PluginError, match=told):
+    monkeypatch.setattr(CLIPImageProcessor, "__call__", changed)
+    with torch.no_grad(), pytest.raises(PluginError, match=message):
         TransformersJudge(TransformersJudge.Params(**TINY.params))
 
 
