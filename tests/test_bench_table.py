@@ -1,4 +1,4 @@
-"""The rows, the table and the gallery of a bench, and how they get into the README."""
+"""The table and the gallery of a bench: rows, footer, JSON, images; and what counts as a finished run."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
+from bench_examples import finished, outcome, row
 from PIL import Image
-from run_examples import SPEC, evaluation, measurement, score
+from run_examples import SPEC, measurement, score
 
 from dualproc.errors import RunError
-from dualproc.report import write_samples
 from dualproc.report.bench import (
     GALLERY,
     HEADINGS,
     TABLE_JSON,
-    TABLE_MARKDOWN,
     BenchRow,
     cells,
     footer,
@@ -30,38 +27,14 @@ from dualproc.report.bench import (
     write_table,
 )
 from dualproc.report.gallery import write_gallery
-from dualproc.run import Outcome, RunFolder, peak_memory
-from tools.readme import BEGIN, END, fill, publish, why_not
-
-
-def outcome(**changes: Any) -> Outcome:
-    return Outcome(**({"steps": 4, "lora_step": 4, "stopped": None, "interrupted": False, "seconds": 42.4,
-                       "wall_seconds": 60.0, "peak_memory": 1_234_000_000} | changes))  # fmt: skip
-
-
-def finished(folder: Path, *, fit: Outcome | None = None, **trained: Any) -> Path:
-    """A finished run of four images: brown ones, the trained ones lighter, all with one odd pixel."""
-    env = {"cpu_count": 2, "torch": "2.9.0"}
-    with RunFolder.create(folder, spec_text=SPEC, resolved_text=SPEC, env=env) as run:
-        measured = evaluation(**trained)
-        run.write_evaluation(measured)
-        base = torch.tensor([0.4, 0.2, 0.0])[:, None, None].repeat(4, 1, 8, 8)
-        base[:, :, 0, 0] = 0.0
-        texts = [prompt.text for prompt in measured.prompts]
-        write_samples(run.samples, base, base + 0.4, prompts=texts, seeds=measured.seeds, judge_view=base + 0.6)
-        run.write_outcome(fit or outcome())
-    return folder
-
-
-def row(folder: Path, **trained: Any) -> BenchRow:
-    return BenchRow("line_weight", "thick", folder.name, read_result(finished(folder, **trained)))
+from dualproc.run import RunFolder, peak_memory
 
 
 def named_cells(row: BenchRow) -> dict[str, str]:
     return dict(zip(HEADINGS, cells(row), strict=True))
 
 
-def test_a_row_has_every_number_before_and_after(tmp_path: Path) -> None:
+def test_row_shows_every_measurement_of_base_and_trained_generator(tmp_path: Path) -> None:
     assert named_cells(row(tmp_path / "run")) == {
         "task": "line_weight",
         "variant": "thick",
@@ -78,16 +51,16 @@ def test_a_row_has_every_number_before_and_after(tmp_path: Path) -> None:
     }
 
 
-def test_a_scorer_without_a_target_shows_its_unit(tmp_path: Path) -> None:
-    aimless = {"scores": (score((0.1, 0.3), target=None, on_target=None),)}
-    shown = named_cells(row(tmp_path / "run", base=measurement(**aimless), **aimless))
+def test_scorer_without_target_shows_its_unit(tmp_path: Path) -> None:
+    no_target = {"scores": (score((0.1, 0.3), target=None, on_target=None),)}
+    shown = named_cells(row(tmp_path / "run", base=measurement(**no_target), **no_target))
     assert shown["measured"] == "line weight 0.200 -> 0.200 (of the height)"
     assert (shown["on target"], shown["judge - on target"]) == ("–", "–")  # noqa: RUF001
 
 
-def test_what_was_not_measured_is_a_dash_and_reaches_no_limit(tmp_path: Path) -> None:
-    blind = {"scores": (), "referee": None, "preserved": None}
-    folder = finished(tmp_path / "run", base=measurement(**blind), fit=outcome(peak_memory=None), **blind)
+def test_missing_measurements_are_dashes_and_reach_no_target(tmp_path: Path) -> None:
+    unmeasured = {"scores": (), "referee": None, "preserved": None}
+    folder = finished(tmp_path / "run", base=measurement(**unmeasured), fit=outcome(peak_memory=None), **unmeasured)
     shown = BenchRow("line_weight", None, "run", read_result(folder))
     missing = {heading for heading, cell in named_cells(shown).items() if cell == "–"}  # noqa: RUF001
     assert missing == {"measured", "on target", "judge - on target", "referee", "kept", "memory"}
@@ -95,7 +68,7 @@ def test_what_was_not_measured_is_a_dash_and_reaches_no_limit(tmp_path: Path) ->
     assert [label for label, count in reached([shown]).items() if count] == ["diversity >= 90%", "training <= 60 s"]
 
 
-def test_failed_rows_count_as_variants_that_reach_nothing(tmp_path: Path) -> None:
+def test_failed_runs_count_as_variants_that_reach_no_target(tmp_path: Path) -> None:
     rows = [
         row(tmp_path / "a"),
         row(tmp_path / "b", diversity=0.1),
@@ -116,7 +89,7 @@ def test_failed_rows_count_as_variants_that_reach_nothing(tmp_path: Path) -> Non
     assert columns == [len(HEADINGS) + 1] * 5
 
 
-def test_only_a_run_that_ended_by_itself_is_finished(tmp_path: Path) -> None:
+def test_run_is_finished_unless_interrupted_or_without_an_evaluation(tmp_path: Path) -> None:
     assert not is_finished(tmp_path / "nothing")
     assert is_finished(finished(tmp_path / "done"))
     assert not is_finished(finished(tmp_path / "interrupted", fit=outcome(interrupted=True)))
@@ -130,7 +103,7 @@ def test_only_a_run_that_ended_by_itself_is_finished(tmp_path: Path) -> None:
         is_finished(tmp_path / "done")
 
 
-def test_the_json_has_the_same_rows_and_null_for_what_is_no_number(tmp_path: Path) -> None:
+def test_json_has_the_rows_of_the_table_and_null_for_missing_numbers(tmp_path: Path) -> None:
     write_table(tmp_path, [row(tmp_path / "run", referee=None)], planned=2, command="dp bench a.yaml")
     content = json.loads((tmp_path / TABLE_JSON).read_text())
     assert (content["command"], content["planned"]) == ("dp bench a.yaml", 2)
@@ -141,13 +114,13 @@ def test_the_json_has_the_same_rows_and_null_for_what_is_no_number(tmp_path: Pat
     assert only["result"]["outcome"]["wall_seconds"] == 60
 
 
-def test_the_gallery_shows_base_above_trained_in_whole_pixels(tmp_path: Path) -> None:
+def test_gallery_shows_base_above_trained_images_enlarged_by_an_integer(tmp_path: Path) -> None:
     rows = [row(tmp_path / "run"), BenchRow("palette", None, "palette", error="oh")]
     path = write_gallery(tmp_path / GALLERY, tmp_path, rows)
     assert path is not None
     with Image.open(path) as image:
         colors = {color: count for count, color in image.getcolors(10**6) or ()}
-    # Of 8 x 8 pixels, 16 times as high and as wide, one is odd.
+    # 8 x 8 pixels, one of them odd, are enlarged to 128 x 128: each pixel covers 16 x 16.
     base, trained, overlaid = (102, 51, 0), (204, 153, 102), (255, 204, 153)
     assert [colors[color] for color in (base, trained, overlaid)] == [4 * 63 * 256, 4 * 63 * 256, 63 * 256]
     for file in (tmp_path / "run" / "samples" / "base").iterdir():
@@ -155,7 +128,7 @@ def test_the_gallery_shows_base_above_trained_in_whole_pixels(tmp_path: Path) ->
     assert write_gallery(tmp_path / GALLERY, tmp_path, rows) is None
 
 
-def test_deleting_a_run_leaves_what_is_not_its_own(tmp_path: Path) -> None:
+def test_deleting_a_run_keeps_files_that_are_not_part_of_it(tmp_path: Path) -> None:
     folder = finished(tmp_path / "run")
     (folder / "notes.txt").write_text("mine")
     RunFolder.delete(folder)
@@ -163,7 +136,7 @@ def test_deleting_a_run_leaves_what_is_not_its_own(tmp_path: Path) -> None:
     RunFolder.delete(tmp_path / "nothing")
 
 
-def test_the_peak_of_memory_is_that_of_the_process_alone() -> None:
+def test_peak_memory_is_that_of_this_process_only() -> None:
     code = (
         "from dualproc.run.environment import peak_memory; before = peak_memory(); "
         "bytearray(200_000_000); print(before, peak_memory())"
@@ -172,23 +145,3 @@ def test_the_peak_of_memory_is_that_of_the_process_alone() -> None:
     before, after = map(int, printed.split())
     assert 10**6 < before < 150_000_000 < peak_memory()  # type: ignore[operator]  # this process has loaded torch
     assert after - before == pytest.approx(200_000_000, rel=0.1)
-
-
-def test_the_readme_gets_table_and_gallery_of_a_whole_bench_only(tmp_path: Path) -> None:
-    bench = tmp_path / "bench"
-    assert "make bench" in (why_not(bench) or "")
-    rows = [row(bench / "run")]
-    write_table(bench, rows, planned=2, command="dp bench specs/")
-    assert why_not(bench) == "1 of 2 variants have not been run: go on with `make bench`"
-    write_table(bench, [BenchRow("a", None, "a", error="oh")], planned=1, command="dp bench specs/")
-    assert why_not(bench) == "these failed: a"
-    write_table(bench, rows, planned=1, command="dp bench specs/")
-    assert why_not(bench) is None
-
-    write_gallery(bench / GALLERY, bench, rows)
-    (tmp_path / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    publish(bench, tmp_path)
-    table = (bench / TABLE_MARKDOWN).read_text().strip()
-    assert (tmp_path / "README.md").read_text() == f"before\n{BEGIN}\n{table}\n{END}\nafter\n"
-    assert (tmp_path / "docs" / "images" / GALLERY).read_bytes() == (bench / GALLERY).read_bytes()
-    assert fill(f"{BEGIN}{END}", "x") == f"{BEGIN}\nx\n{END}"

@@ -1,62 +1,95 @@
-"""Put the table and the gallery of `runs/bench` into the README: `make table`."""
+"""Publish the results of `runs/bench` in docs/results.md and README.md, with their images: `make table`."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from dualproc.report.bench import GALLERY, TABLE_JSON, TABLE_MARKDOWN, BenchRow, read_result
+from dualproc.report.bench import (
+    GALLERY,
+    HEADINGS,
+    TABLE_JSON,
+    TABLE_MARKDOWN,
+    BenchRow,
+    cells,
+    read_result,
+)
 from dualproc.report.gallery import write_gallery
+from dualproc.report.numeric import MISSING
 
 ROOT = Path(__file__).resolve().parents[1]
-FIRST = ("horizon", "line_weight", "palette", "relative_depth")
-"""Whose last variants are shown at the top; the image of all is too long for there."""
-BEGIN, END = "<!-- table: make table -->", "<!-- end table -->"
+FULL_TABLE = ("<!-- results: make table -->", "<!-- end of results -->")
+"""Markers in docs/results.md around every number, the footer and the legend."""
+SMALL_TABLE = ("<!-- table: make table -->", "<!-- end table -->")
+"""Markers in README.md around the columns of `COLUMNS`."""
+COLUMNS = {
+    "task": "task",
+    "variant": "variant",
+    "on target": "on target, before -> after",
+    "kept": "subjects kept",
+    "seconds": "training",
+}
+"""Columns of the small table: heading in the bench's table -> heading in README.md."""
+SHOWN_FIRST = ("horizon", "line_weight", "palette", "relative_depth")
+"""Tasks whose last variant is in the image at the top of README.md; the gallery of all variants is too long for it."""
 
 
-def fill(readme: str, table: str) -> str:
-    """The README's text with `table` between its two markers."""
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{table.strip()}\n{END}{after}"
+def fill(text: str, markers: tuple[str, str], content: str) -> str:
+    """The text with `content` between its two markers. Raises ValueError unless each marker occurs once, in order."""
+    begin, end = markers
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"expected one `{begin}` followed by one `{end}`")
+    before, _, rest = text.partition(begin)
+    after = rest.partition(end)[2]
+    return f"{before}{begin}\n{content.strip()}\n{end}{after}"
 
 
-def why_not(bench: Path) -> str | None:
-    """Why the results in a bench's folder cannot be shown (unfinished, failed, none at all); None if they can."""
-    if not (bench / TABLE_JSON).exists():
-        return f"there is no {bench / TABLE_JSON}: run `make bench` first"
-    content = json.loads((bench / TABLE_JSON).read_text(encoding="utf-8"))
-    missing = content["planned"] - len(content["rows"])
-    if missing:
-        return f"{missing} of {content['planned']} variants have not been run: go on with `make bench`"
-    failed = [row["folder"] for row in content["rows"] if row["error"]]
-    return f"these failed: {', '.join(failed)}" if failed else None
+def small_table(rows: Sequence[BenchRow]) -> str:
+    """The Markdown table of README.md: one row per variant, and only the columns of `COLUMNS`."""
+    lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
+    for row in rows:
+        shown = dict(zip(HEADINGS, cells(row), strict=True))
+        shown["kept"] = shown["kept"].rpartition(" -> ")[2]
+        shown["seconds"] += "" if shown["seconds"] == MISSING else " s"
+        lines.append([shown[heading] for heading in COLUMNS])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def read_bench(bench: Path) -> list[BenchRow]:
+    """The rows of a bench's folder. Exits with a message if the bench is missing, unfinished, or has a failed run."""
+    file = bench / TABLE_JSON
+    if not file.exists():
+        sys.exit(f"error: there is no {file}: run `make bench` first")
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    rows, planned = content["rows"], content["planned"]
+    if len(rows) < planned:
+        sys.exit(f"error: {planned - len(rows)} of {planned} variants have not been run: resume with `make bench`")
+    if failed := [row["folder"] for row in rows if row["error"]]:
+        sys.exit(f"error: these runs failed: {', '.join(failed)}; the reasons are in {bench / TABLE_MARKDOWN}")
+    return [BenchRow(row["name"], row["variant"], row["folder"], read_result(bench / row["folder"])) for row in rows]
 
 
 def publish(bench: Path, root: Path) -> None:
-    """Fill in `root/README.md`, and put the gallery and the image at the top into `root/docs/images`."""
-    readme, images = root / "README.md", root / "docs" / "images"
-    table = (bench / TABLE_MARKDOWN).read_text(encoding="utf-8")
-    readme.write_text(fill(readme.read_text(encoding="utf-8"), table), encoding="utf-8")
+    """Write the tables into `root/docs/results.md` and `root/README.md`, and their images into `root/docs/images`."""
+    rows, images = read_bench(bench), root / "docs" / "images"
+    full = (bench / TABLE_MARKDOWN).read_text(encoding="utf-8")
+    for file, markers, content in (
+        (root / "docs" / "results.md", FULL_TABLE, full),
+        (root / "README.md", SMALL_TABLE, small_table(rows)),
+    ):
+        file.write_text(fill(file.read_text(encoding="utf-8"), markers, content), encoding="utf-8")
     images.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(bench / GALLERY, images / GALLERY)
-    last = {row["name"]: row for row in json.loads((bench / TABLE_JSON).read_text(encoding="utf-8"))["rows"]}
-    rows = [
-        BenchRow(row["name"], row["variant"], row["folder"], read_result(bench / row["folder"]))
-        for name, row in last.items()
-        if name in FIRST
-    ]
-    write_gallery(images / "first.png", bench, rows)
+    last = {row.name: row for row in rows if row.name in SHOWN_FIRST}
+    write_gallery(images / "first.png", bench, list(last.values()))
 
 
 def main() -> None:
-    bench = ROOT / "runs" / "bench"
-    reason = why_not(bench)
-    if reason:
-        sys.exit(f"error: {reason}")
-    publish(bench, ROOT)
+    publish(ROOT / "runs" / "bench", ROOT)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ keeps for 8 bits besides the weights.
 
 from __future__ import annotations
 
+import json
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -150,7 +151,8 @@ def dry_run(spec: TaskSpec, *, gpu: bool, known: dict[str, Observed] | None = No
     resolve.check_plugins(spec)
     roles = list(_roles(spec, gpu=gpu))
     whole = _for_dry_run(spec)
-    key = f"{whole.model_dump_json()} {[role.device for role in roles]}"
+    # Sorted: a parameter that was set, then reset for the dry run, may stand elsewhere in the spec.
+    key = json.dumps([whole.model_dump(mode="json"), [role.device for role in roles]], sort_keys=True)
     found = (known or {}).get(key) or _observe(whole, roles)
     if known is not None:
         known[key] = found
