@@ -11,7 +11,7 @@ from dualproc.types import Question
 from dualproc_symmetry.brightness import Brightness
 
 BRIGHT, DARK = "Is the image bright? Answer with Yes or No.", "Is the image dark? Answer with Yes or No."
-JUDGE = Brightness(Brightness.Params(middle=0.5, sureness=10))
+JUDGE = Brightness(Brightness.Params(middle=0.5, steepness=10))
 
 
 def test_brightness_follows_the_protocol() -> None:

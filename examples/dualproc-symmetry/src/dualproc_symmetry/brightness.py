@@ -27,10 +27,10 @@ class Brightness:
     api_version: ClassVar[int] = 1
 
     class Params(BaseModel, extra="forbid", frozen=True):
-        """Where bright begins, and how confident the judge is."""
+        """Where bright begins, and how confident the judge is away from it."""
 
         middle: float = Field(0.5, gt=0, lt=1, description="Mean luma at which P(Yes) is 0.5.")
-        sureness: float = Field(20.0, gt=0, description="Slope of the log-odds of Yes over the luma.")
+        steepness: float = Field(20.0, gt=0, description="Slope of the log-odds of Yes over the luma.")
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -46,7 +46,7 @@ class Brightness:
 
         luma = (images.mean(dim=(2, 3)) * images.new_tensor(LUMA)).sum(dim=1)
         signs = images.new_tensor([[_sign(question.text) for question in row] for row in questions])
-        log_odds = self.params.sureness * (luma - self.params.middle)[:, None] * signs
+        log_odds = self.params.steepness * (luma - self.params.middle)[:, None] * signs
         yes_and_no = torch.stack([logsigmoid(log_odds), logsigmoid(-log_odds)], dim=-1)
         candidates = [[_answer(candidate) for candidate in question.candidates] for question in questions[0]]
         picked = torch.tensor(candidates, device=images.device)
