@@ -80,8 +80,8 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "", "run", "generate", "plan", "score", "ask", "bench", "plugins", "plugins show", "plugins new", "spec check",
-        "spec show", "schema",
+        "", "run", "generate", "plan", "score", "ask", "bench", "plugins", "plugins show", "plugins new",
+        "plugins judges", "spec", "spec check", "spec show", "schema",
     ],
 )  # fmt: skip
 def test_help_has_an_example(command: str) -> None:

@@ -58,9 +58,11 @@ def bench(
     files are updated after every fit.
 
     After Ctrl+C, run the same command again without --overwrite: finished runs are kept, and an interrupted run resumes
-    from its checkpoint. Only the spec of a run is compared: after a change of model weights or of dualproc, use
-    --overwrite. Mistakes in any spec are reported before the first fit starts (exit code 2). If a fit fails, its row
-    shows the error, and the other fits still run (exit code 1).
+    from its checkpoint. Finished runs are recognised by their spec alone: after a change of model weights or of
+    dualproc, use --overwrite.
+
+    Mistakes in any spec are reported before the first fit starts (exit code 2). If a fit fails, its row shows the
+    error, and the other fits still run (exit code 1).
 
     \b
     dp bench specs/                                        all specs, all variants

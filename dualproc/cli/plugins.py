@@ -26,7 +26,9 @@ def register(app: typer.Typer) -> None:
     group.command("show")(show)
     group.command("new")(new)
     for kind in KINDS:
-        group.command(kind, help=f"List the installed {kind.replace('_', ' ')}.")(_lister(kind))
+        group.command(kind, help=f"List the installed {kind.replace('_', ' ')}.\n\n\b\ndp plugins {kind}")(
+            _lister(kind)
+        )
     app.add_typer(group, name="plugins")
 
 

@@ -14,9 +14,17 @@ if TYPE_CHECKING:
     from dualproc.spec import LoadedSpec, TaskSpec
 
 
+GROUP_HELP = """Check a spec, or show all its values.
+
+\b
+dp spec check specs/line_weight.yaml
+dp spec show specs/line_weight.yaml --variant thin
+"""
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help="Check a spec, or show all its values.")
+    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help=GROUP_HELP)
     group.command()(check)
     group.command()(show)
     app.add_typer(group, name="spec")
@@ -61,13 +69,15 @@ def show(file: File, overrides: Overrides = None, variant: Variant = None) -> No
 def schema() -> None:
     """Print the JSON schema of specs, for completion in editors.
 
-    The schema includes the parameters of all installed plugins. To use it, add this first line to a spec:
-
-    \b
-    # yaml-language-server: $schema=spec.schema.json
+    The schema includes the parameters of all installed plugins.
 
     \b
     dp schema > spec.schema.json
+
+    Then write this as the first line of a spec:
+
+    \b
+    # yaml-language-server: $schema=spec.schema.json
     """
     import json
 
