@@ -1,4 +1,4 @@
-"""Small randomly initialised models of real classes, made in the tests."""
+"""Small models with random weights, of real classes."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def stable_diffusion(folder: Path) -> Path:
 
 
 def trained(generator: DiffusersGenerator, spec: Lora) -> list[torch.nn.Parameter]:
-    """A LoRA that changes the images: its second factor is zero at first."""
+    """Attach a LoRA with random weights, so that it changes the images; returns its weights."""
     weights = lora.attach(generator.adapter_module, spec, generator.lora_targets, seed=0)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():

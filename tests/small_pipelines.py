@@ -1,6 +1,6 @@
-"""Small randomly initialised pipelines of many families, whole: text encoders and tokenizers too.
+"""Small complete pipelines of many families, with random weights, text encoders and tokenizers.
 
-Every builder returns a pipeline of 32 x 32 pixels or so with seeded weights; `FAMILIES` says how to sample from it.
+Each builder returns a pipeline for images of about 32 x 32 pixels. `FAMILIES` has the parameters to sample from it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FLOW = {"shift": 1.0}
 
 
 def words(length: int = 16, *, chat: bool = False, side: str = "right") -> tf.PreTrainedTokenizerFast:
-    """A tokenizer of whole words."""
+    """A tokenizer with one token per word."""
     inner = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
@@ -75,7 +75,7 @@ def qwen2_5_vl() -> Any:
 
 
 def kl(channels: int = 4, **more: Any) -> Any:
-    """An AutoencoderKL that halves the image once."""
+    """An AutoencoderKL with a scale of 2."""
     return df.AutoencoderKL(
         block_out_channels=(16, 16), latent_channels=channels, norm_num_groups=8, sample_size=32,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **more,
@@ -83,7 +83,7 @@ def kl(channels: int = 4, **more: Any) -> Any:
 
 
 def kl_by_8(channels: int) -> Any:
-    """An AutoencoderKL that halves the image three times, which some pipelines take for granted."""
+    """An AutoencoderKL with a scale of 8, which some pipelines assume."""
     return df.AutoencoderKL(
         block_out_channels=(8,) * 4, latent_channels=channels, norm_num_groups=4, sample_size=32, shift_factor=0.1,
         scaling_factor=0.4, down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
@@ -235,7 +235,7 @@ def qwen_image() -> Any:
 
 
 def kolors() -> Any:
-    """Its tokenizer is one of sentencepiece, trained here on a few words."""
+    """Its tokenizer needs the package sentencepiece, and is trained here on a few words."""
     import sentencepiece
     from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
     from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
@@ -259,7 +259,7 @@ def kolors() -> Any:
         projection_class_embeddings_input_dim=6 * 4 + 16,
     )  # fmt: skip
     encoder = ChatGLMModel(config)
-    for name, weight in encoder.named_parameters():  # its class leaves them as the memory was
+    for name, weight in encoder.named_parameters():  # its class does not initialise them
         torch.nn.init.constant_(weight, 1) if "norm" in name else torch.nn.init.normal_(weight, std=0.1)
     return df.KolorsPipeline(
         vae=kl(), text_encoder=encoder, tokenizer=tokenizer, unet=backbone,
@@ -269,13 +269,13 @@ def kolors() -> Any:
 
 @dataclass(frozen=True)
 class Family:
-    """A builder, and the generator's parameters for what it builds; `preset` names that of the real one."""
+    """A builder, the generator's parameters for its pipeline, and the name of the preset for the real model."""
 
     build: Callable[[], Any]
     preset: str
     params: dict[str, Any] = field(default_factory=dict)
     needs: str = "diffusers"
-    """A package without which it cannot be built."""
+    """A package that the builder needs."""
 
 
 FAMILIES = {
@@ -315,7 +315,7 @@ FAMILIES = {
 
 @cache
 def saved(name: str) -> tempfile.TemporaryDirectory[str]:
-    """A folder with a family's small pipeline; made once, and gone when the tests end."""
+    """A folder with a family's small pipeline, made once and removed when the tests end."""
     pytest.importorskip(FAMILIES[name].needs)
     folder = tempfile.TemporaryDirectory(prefix="small-")
     torch.manual_seed(0)
@@ -324,6 +324,6 @@ def saved(name: str) -> tempfile.TemporaryDirectory[str]:
 
 
 def small(name: str, **changes: Any) -> DiffusersGenerator:
-    """A generator of a family's small pipeline: two steps, 32 x 32 pixels."""
+    """A generator with a family's small pipeline: 32 x 32 pixels in two steps."""
     params = {"height": 32, "width": 32, "steps": 2, **FAMILIES[name].params, **changes}
     return DiffusersGenerator(DiffusersGenerator.Params(model=saved(name).name, **params))

@@ -1,88 +1,125 @@
-"""The presets of models that are too large to be here: what specs make of them, and where their LoRA goes."""
+"""The presets: specs can use all of them, and each works with a model of its family.
+
+test_generator_families.py and test_judge_families.py run the presets with small models: the LoRA targets match layers,
+the arguments of the call and of the image processor are accepted.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+import small_judges
+import small_pipelines
 import torch
+import transformers as tf
 from diffusers import FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
 
 from dualproc import registry
 from dualproc.engine import lora
+from dualproc.errors import PluginError
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
-from dualproc.plugins.generators.presets import FLUX_SCHNELL, TINY
 from dualproc.spec import Lora
 
 SPEC = Path(__file__).parents[1] / "specs" / "line_weight.yaml"
-LARGE = ["--set", "generator.type=flux-schnell", "--set", "judge.type=qwen2.5-vl"]
 
 
-@pytest.mark.parametrize("command", [["check"], ["show", "--variant", "thick"]])
-def test_a_spec_takes_the_presets_without_loading_torch(command: list[str]) -> None:
-    arguments = ["spec", *command, str(SPEC), *LARGE]
-    code = (
-        f"import sys; from dualproc.cli import app; app({arguments!r}, standalone_mode=False)\n"
-        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert "flux-schnell" in shown
-    assert "qwen2.5-vl" in shown
+def presets(kind: str) -> list[str]:
+    """The names of dualproc's presets of a kind."""
+    ours = [entry.name for entry in registry.entries(kind) if entry.distribution == "dualproc"]
+    return [name for name in ours if registry.load(kind, f"dualproc/{name}").preset]
 
 
-def test_the_presets_are_those_of_the_paper() -> None:
-    generator = registry.load("generators", "flux-schnell").params({})
-    assert (generator.height, generator.width, generator.steps, generator.guidance) == (512, 512, 1, 0)
-    assert (generator.dtype, generator.call) == ("bfloat16", {"max_sequence_length": 256})
-    assert registry.load("judges", "qwen2.5-vl").params({"dtype": "float16"}).dtype == "float16"
+GENERATORS, JUDGES = presets("generators"), presets("judges")
+SHIPPED = ("tiny", "tiny-referee")
+LARGE = [name for name in GENERATORS if name not in SHIPPED]
+ALL = [*(("generators", name) for name in GENERATORS), *(("judges", name) for name in JUDGES)]
 
 
-LARGE_GENERATORS = [entry.name for entry in registry.entries("generators") if entry.name not in ("diffusers", "tiny")]
+@pytest.mark.parametrize(("kind", "name"), ALL)
+def test_the_parameters_of_a_preset_are_valid(kind: str, name: str) -> None:
+    params = registry.load(kind, name).params({})
+    if name in SHIPPED:
+        assert Path(params.model).is_dir()
+    else:
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", params.model)
+        assert params.dtype == "bfloat16"
+    given = {"dtype": "float16", "model": "mine"}
+    changed = registry.load(kind, name).params(given)
+    assert changed == params.model_copy(update=given)
 
 
-def test_every_large_preset_can_be_used_without_loading_torch() -> None:
-    assert len(LARGE_GENERATORS) == 13
+def test_specs_can_use_every_preset_without_importing_torch() -> None:
     code = (
         "import sys; from dualproc.cli import app\n"
-        f"for name in {LARGE_GENERATORS!r}:\n"
-        f"    app(['spec', 'check', {str(SPEC)!r}, '--set', f'generator.type={{name}}'], standalone_mode=False)\n"
+        f"for kind, name in {ALL!r}:\n"
+        f"    arguments = [{str(SPEC)!r}, '--set', f'{{kind[:-1]}}.type={{name}}']\n"
+        "    app(['spec', 'check', *arguments], standalone_mode=False)\n"
+        "    app(['spec', 'show', *arguments, '--variant', 'thick'], standalone_mode=False)\n"
         "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert [name for name in LARGE_GENERATORS if f"generators/{name}," not in shown] == []
+    assert [name for kind, name in ALL if f"type: {name}" not in shown] == []
 
 
-@pytest.mark.parametrize("name", LARGE_GENERATORS)
-def test_a_preset_says_how_large_it_is_and_what_it_draws(name: str) -> None:
+@pytest.mark.parametrize("name", LARGE)
+def test_the_summary_of_a_generator_agrees_with_its_parameters(name: str) -> None:
     loaded = registry.load("generators", name)
     params = loaded.params({})
-    assert "B parameters" in loaded.summary
     assert f"{params.height} x {params.width} pixels" in loaded.summary
-    assert re.search(rf"in {params.steps} steps|in one step" if params.steps > 1 else "in one step", loaded.summary)
-    assert re.fullmatch(r"[\w.-]+/[\w.-]+", params.model)
-    assert params.dtype == "bfloat16"
+    assert re.search(r"in one step" if params.steps == 1 else rf"in {params.steps} (\w+ )?steps", loaded.summary)
 
 
-def test_the_settings_are_those_of_the_models_and_of_the_paper() -> None:
-    def settings(name: str) -> tuple[Any, ...]:
-        params = registry.load("generators", name).params({})
-        return params.steps, params.guidance, params.scheduler
+def test_every_preset_has_a_small_model_of_its_family_in_the_tests() -> None:
+    assert {family.preset for family in small_pipelines.FAMILIES.values()} == set(LARGE)
+    assert set(small_judges.FAMILIES) == {name for name in JUDGES if name not in SHIPPED}
 
-    assert settings("flux-dev") == (28, 3.5, None)
-    assert settings("sd1.5") == (50, 7.5, "DDIMScheduler")
-    assert settings("sana") == (20, 4.5, None)
-    qwen = registry.load("generators", "qwen-image").params({})
-    assert (qwen.guidance, qwen.call["true_cfg_scale"], qwen.call["negative_prompt"]) == (None, 4.0, " ")
+
+# packages that a preset needs
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "package"), [("generators", "kolors", "sentencepiece"), ("judges", "smolvlm2", "num2words")]
+)
+def test_the_summary_says_how_to_install_a_package_that_is_needed(kind: str, name: str, package: str) -> None:
+    (extra,) = re.findall(r"pip install 'dualproc\[(\w+)\]'", registry.load(kind, name).summary)
+    requires = importlib.metadata.requires("dualproc") or []
+    assert any(line.startswith(package) and re.search(rf"extra == .{extra}.", line) for line in requires)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="the package is installed")
+def test_a_missing_package_of_a_generator_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}', encoding="utf-8")
+    loaded = registry.load("generators", "kolors")
+    with pytest.raises(PluginError, match=r"KolorsPipeline needs sentencepiece[\s\S]*pip install sentencepiece"):
+        loaded.cls(loaded.params({"model": str(tmp_path)}))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("num2words") is not None, reason="the package is installed")
+def test_a_missing_package_of_a_judge_is_named(tmp_path: Path) -> None:
+    """SmolVLM2's own processor cannot be built without the package, so that of Idefics3 is turned into one."""
+    folder = small_judges.save("idefics3", tmp_path)
+    tf.SmolVLMVideoProcessor().save_pretrained(folder)
+    config = folder / "processor_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "processor_class": "SmolVLMProcessor"}))
+    loaded = registry.load("judges", "smolvlm2")
+    with pytest.raises(PluginError, match=r"cannot load the judge .*`pip install num2words`"):
+        loaded.cls(loaded.params({"model": str(folder), "device": "cpu"}))
+
+
+# LoRA targets
 
 
 @pytest.fixture
 def flux() -> FluxTransformer2DModel:
-    """A small one of two double-stream and two single-stream blocks."""
+    """A small Flux with two double-stream and two single-stream blocks."""
     torch.manual_seed(0)
     return FluxTransformer2DModel(
         in_channels=4, num_layers=2, num_single_layers=2, attention_head_dim=8, num_attention_heads=2,
@@ -90,27 +127,30 @@ def flux() -> FluxTransformer2DModel:
     )  # fmt: skip
 
 
-def trained_layers(module: torch.nn.Module) -> set[str]:
+def layers_with_lora(module: torch.nn.Module) -> set[str]:
     return {name for name, part in module.named_modules() if isinstance(part, LoraLayer)}
 
 
-def test_the_lora_of_flux_goes_to_the_projections_of_the_double_stream_blocks(flux: FluxTransformer2DModel) -> None:
+@pytest.mark.parametrize("name", ["flux-schnell", "flux-dev"])
+def test_the_lora_of_flux_is_on_the_double_stream_blocks_only(name: str, flux: FluxTransformer2DModel) -> None:
+    """On all their linear layers except those of the norms, as in the paper."""
     linear = {name for name, part in flux.named_modules() if isinstance(part, torch.nn.Linear)}
     double = {name for name in linear if name.startswith("transformer_blocks.") and ".norm" not in name}
     assert len(double) == 2 * 12
-    lora.attach(flux, Lora(rank=2), FLUX_SCHNELL.params["lora_targets"], seed=0)
-    assert trained_layers(flux) == double
+    lora.attach(flux, Lora(rank=2), registry.load("generators", name).params({}).lora_targets, seed=0)
+    assert layers_with_lora(flux) == double
 
 
-def test_a_target_is_an_ending_that_begins_where_a_part_of_a_name_begins(flux: FluxTransformer2DModel) -> None:
+def test_a_target_matches_whole_parts_at_the_end_of_a_name(flux: FluxTransformer2DModel) -> None:
     lora.attach(flux, Lora(rank=2), ["1.attn.to_q", "net.*.proj", "embedder"], seed=0)
     blocks = {"transformer_blocks.1.attn.to_q", "single_transformer_blocks.1.attn.to_q"}
     forward = {f"transformer_blocks.{n}.{part}.net.0.proj" for n in (0, 1) for part in ("ff", "ff_context")}
-    assert trained_layers(flux) == blocks | forward
+    assert layers_with_lora(flux) == blocks | forward
 
 
-def test_weights_of_half_precision_train_a_lora_of_full_precision() -> None:
-    generator = DiffusersGenerator(DiffusersGenerator.Params(**{**TINY.params, "dtype": "bfloat16"}))
+def test_the_lora_of_a_bfloat16_model_is_trained_in_float32() -> None:
+    tiny = registry.load("generators", "tiny")
+    generator: DiffusersGenerator = tiny.cls(tiny.params({"dtype": "bfloat16"}))
     weights = lora.attach(generator.adapter_module, Lora(rank=2), generator.lora_targets, seed=0)
     sample = generator.sample(["a cartoon of a cat"], [1], grad=True)
     assert sample.images.dtype == sample.latents.dtype == torch.float32
