@@ -1,4 +1,4 @@
-"""docs/write_a_plugin.md: every file of it is written and every command run, in order, in a fresh environment."""
+"""docs/write_a_plugin.md: writes all its files and runs all its commands, in order, in a fresh environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FAILS = re.compile(r"\s+# exit code (\d+)$")
 
 @dataclass(frozen=True)
 class Block:
-    """One block of code: a file, commands (`sh`), or lines that the commands before it print (`text`)."""
+    """A block of code: a file, commands (`sh`), or lines that the commands before it print (`text`)."""
 
     language: str
     text: str
@@ -30,7 +30,7 @@ def blocks(text: str) -> Iterator[Block]:
 
 
 def run(commands: str, environment: Environment, folder: Path) -> str:
-    """What commands print, one a line; each must succeed, or end as the comment behind it says."""
+    """What the commands print. Each line is a command, which must end with the exit code in its comment, or 0."""
     printed = []
     for line in commands.splitlines():
         if line.startswith("cd "):
@@ -41,7 +41,7 @@ def run(commands: str, environment: Environment, folder: Path) -> str:
     return "\n".join(printed)
 
 
-def test_every_block_does_what_the_page_says(tmp_path: Path) -> None:
+def test_every_block_of_the_page_works(tmp_path: Path) -> None:
     environment, folder = Environment.make(tmp_path / "environment"), tmp_path / "redness"
     folder.mkdir()
     printed = ""
@@ -58,6 +58,6 @@ def test_every_block_does_what_the_page_says(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("command", "code"), [("false", 1), ("exit 2  # exit code 1", 2), ("true  # exit code 1", 0)])
-def test_a_command_that_ends_otherwise_would_be_found(tmp_path: Path, command: str, code: int) -> None:
+def test_a_command_with_another_exit_code_is_found(tmp_path: Path, command: str, code: int) -> None:
     with pytest.raises(AssertionError, match=f"ended with {code}"):
         run(command, Environment.make(tmp_path / "environment"), tmp_path)
