@@ -1,27 +1,32 @@
-"""The engine: the loop, what it leaves behind, and that it can be stopped and continued."""
+"""The engine: the training loop, the run folder of a fit, and fits that are interrupted, resumed or stopped."""
 
 from __future__ import annotations
 
+import functools
 import os
+import random
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from stub_plugins import BrightnessJudge, StubGenerator, stubs
 
-from dualproc import Engine, TaskSpec
-from dualproc.engine import overlay as overlaying
+from dualproc import Engine, TaskSpec, resolve
+from dualproc.engine import FitResult
 from dualproc.engine.evaluate import held_out
+from dualproc.engine.overlay import overlay
 from dualproc.engine.reload import load_engine, load_generator
 from dualproc.engine.seeds import SPAN
 from dualproc.errors import DualprocError, RunError, SpecError
 from dualproc.plugins.visual_prompts.line import Line
 from dualproc.run import RunFolder
-from dualproc.spec import VisualPromptSpec, spec_from_dict
-from dualproc.types import StepRecord
+from dualproc.spec import PluginRef, VisualPromptSpec, spec_from_dict
+from dualproc.types import Answers, Sample, StepRecord
 
 LORA = "pytorch_lora_weights.safetensors"
 
@@ -49,13 +54,52 @@ def make_spec(**changes: Any) -> TaskSpec:
     return spec_from_dict(data | changes)
 
 
+@functools.cache
+def loaded_judge(name: str) -> Any:
+    return resolve.build("judges", PluginRef(type=name))
+
+
+def build(kind: str, ref: PluginRef) -> Any:
+    """A live plugin; judges, which no training step changes, are loaded once for all tests."""
+    return loaded_judge(ref.type) if kind == "judges" else resolve.build(kind, ref)
+
+
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of four steps."""
-    return Engine(make_spec()).fit(tmp_path_factory.mktemp("runs") / "whole").run
+    return Engine(make_spec(), build=build).fit(tmp_path_factory.mktemp("runs") / "whole").run
 
 
-def test_a_fit_leaves_a_whole_run_behind(done: Path) -> None:
+class InterruptAfterStep3:
+    """Progress of a fit that sends Ctrl+C to this process after step 3."""
+
+    def step(self, record: StepRecord, total: int) -> None:
+        if record.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def ending(self) -> None: ...
+
+    def images(self, done: int, total: int) -> None: ...
+
+
+WITHOUT_EVALUATION = make_spec(referee=None, preserve=None, scorers=[], evaluation={"seeds": 1})
+"""The spec of `done`, without what does not affect the LoRA."""
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    """A fit with newly loaded models, interrupted after three of four steps."""
+    before = signal.getsignal(signal.SIGINT)
+    folder = tmp_path_factory.mktemp("runs") / "interrupted"
+    result = Engine(WITHOUT_EVALUATION).fit(folder, progress=InterruptAfterStep3())
+    assert signal.getsignal(signal.SIGINT) is before
+    return result
+
+
+# --- the run folder ---------------------------------------------------------------------------------------------
+
+
+def test_fit_writes_a_complete_run(done: Path) -> None:
     names = {
         "spec.yaml", "spec.resolved.yaml", "env.json", "metrics.jsonl", "evaluation.json", "README.md", "report.html",
         "samples/before_after.png", "checkpoints/checkpoint-4", LORA,
@@ -77,44 +121,21 @@ def test_a_fit_leaves_a_whole_run_behind(done: Path) -> None:
         assert score.on_target == sum(0.028 <= value <= 0.052 for value in score.values) / 4
 
 
-def test_the_lora_of_an_interrupted_and_resumed_run_is_that_of_a_whole_one(done: Path, tmp_path: Path) -> None:
-    class Interrupt:
-        def step(self, record: StepRecord, total: int) -> None:
-            if record.step == 3:
-                os.kill(os.getpid(), signal.SIGINT)
-
-        def ending(self) -> None: ...
-
-        def images(self, done: int, total: int) -> None: ...
-
-    before = signal.getsignal(signal.SIGINT)
-    first = Engine(make_spec()).fit(tmp_path / "run", progress=Interrupt())
-    assert first.steps == 3
-    assert first.stopped == "interrupted after step 3"
-    assert (first.run / LORA).exists()
-    assert signal.getsignal(signal.SIGINT) is before
-    second = Engine(make_spec()).fit(tmp_path / "run", resume=True)
-    assert second.steps == 4
-    assert second.stopped is None
-    assert (second.run / LORA).read_bytes() == (done / LORA).read_bytes()
-    assert [record.step for record in RunFolder.open(second.run).metrics()] == [1, 2, 3, 4]
-
-
-def test_the_model_card_says_how_to_use_it(done: Path) -> None:
+def test_code_of_the_model_card_draws_an_image(done: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (done / "README.md").read_text(), flags=re.DOTALL)
     scope: dict[str, Any] = {}
     exec(code.replace("path/to/this/folder", str(done)), scope)
     assert scope["image"].size == (64, 64)
 
 
-def test_a_finished_run_is_not_overwritten_unasked(done: Path) -> None:
+def test_finished_run_is_overwritten_only_on_request(done: Path) -> None:
     kept = (done / LORA).read_bytes()
-    with pytest.raises(RunError, match="already holds a run"):
-        Engine(make_spec()).fit(done)
+    with pytest.raises(RunError, match="already has a run"):
+        Engine(make_spec(), build=stubs()).fit(done)
     assert (done / LORA).read_bytes() == kept
 
 
-def test_a_run_is_read_back_as_it_was(done: Path) -> None:
+def test_reloaded_run_draws_and_scores_the_same_images(done: Path) -> None:
     run, engine = load_engine(done)
     prompts, seeds = held_out(engine)
     kept = run.read_evaluation()
@@ -127,29 +148,79 @@ def test_a_run_is_read_back_as_it_was(done: Path) -> None:
     torch.testing.assert_close(alone, trained, atol=1e-5, rtol=0)
 
 
-def test_steps_train() -> None:
-    """On one prompt and one seed, the reward of the same image rises and the weights outside the LoRA stay."""
-    spec = make_spec(train={"steps": 8, "batch": 1, "lr": 1e-3})
-    engine = Engine(spec)
+# --- interrupted, resumed and stopped fits ----------------------------------------------------------------------
+
+
+def test_interrupted_fit_ends_after_the_current_step(done: Path, interrupted: FitResult) -> None:
+    assert interrupted.outcome.steps == 3
+    assert interrupted.outcome.interrupted
+    assert interrupted.outcome.stopped == "interrupted after step 3"
+    assert load_file(interrupted.run / LORA).keys() == load_file(done / LORA).keys()
+
+
+def test_interrupted_and_resumed_fit_gives_the_same_lora_as_an_uninterrupted_one(
+    done: Path, interrupted: FitResult
+) -> None:
+    before = (interrupted.run / LORA).read_bytes()
+    resumed = Engine(WITHOUT_EVALUATION, build=build).fit(interrupted.run, resume=True)
+    assert resumed.outcome.steps == 4
+    assert resumed.outcome.stopped is None
+    assert (resumed.run / LORA).read_bytes() == (done / LORA).read_bytes() != before
+    assert [record.step for record in RunFolder.open(resumed.run).metrics()] == [1, 2, 3, 4]
+
+
+def test_fit_stops_at_the_best_lora_when_the_referee_sees_no_improvement(tmp_path: Path) -> None:
+    stop = {"patience": 2, "min_delta": 1.0}  # no check can improve by this much
+    watch = {"every": 1, "images": 2}
+    spec = make_spec(train={"steps": 9, "batch": 1, "watch": watch, "stop": stop, "lora": {"rank": 2}})
+    engine = Engine(spec, build=stubs())
+    loras = []
+
+    class RecordLora(InterruptAfterStep3):
+        def step(self, record: StepRecord, total: int) -> None:
+            loras.append([weight.detach().clone() for weight in engine.weights])
+
+    result = engine.fit(tmp_path / "run", progress=RecordLora())
+    assert result.outcome.steps == 3
+    assert result.outcome.lora_step == 1
+    assert result.outcome.stopped is not None
+    assert "no improvement by the referee since step 1" in result.outcome.stopped
+    for record in RunFolder.open(result.run).metrics():
+        assert record.referee is not None
+        assert record.hack_meter is not None
+    assert all(torch.equal(weight, best) for weight, best in zip(engine.weights, loras[0], strict=True))
+    assert any(not torch.equal(weight, last) for weight, last in zip(engine.weights, loras[2], strict=True))
+    kept = load_file(result.run / LORA)
+    again = Engine(spec, build=stubs()).fit(tmp_path / "run", resume=True)  # stays stopped, with the same LoRA
+    assert again.outcome.steps == 3
+    assert again.outcome.stopped == result.outcome.stopped
+    assert all(torch.equal(value, kept[name]) for name, value in load_file(again.run / LORA).items())
+
+
+# --- the training step ------------------------------------------------------------------------------------------
+
+
+def test_training_raises_the_reward_and_changes_only_the_lora() -> None:
+    engine = Engine(make_spec(train={"steps": 4, "batch": 1, "lr": 1e-3}), build=build)
     frozen = {name: p.clone() for name, p in engine.generator.adapter_module.named_parameters() if not p.requires_grad}
 
     def reward() -> float:
         prompt = engine.prompts[0]
         with torch.no_grad():
-            images = engine.judge_view(engine.generator.sample([prompt.text] * 4, [1, 2, 3, 4]).images)
-            answers = engine.judge.answer_log_likelihoods(images, engine.questions([prompt] * 4))
+            images = engine.judge_view(engine.generator.sample([prompt.text] * 2, [1, 2]).images)
+            answers = engine.judge.answer_log_likelihoods(images, engine.questions([prompt] * 2))
         return engine.reward(answers, engine.wanted).mean().item()
 
     before = reward()
     records = list(engine.steps())
-    assert reward() > before + 0.1
+    assert reward() > before + 1
     assert not any(record.skipped for record in records)
     now = dict(engine.generator.adapter_module.named_parameters())
     assert all(torch.equal(value, now[name]) for name, value in frozen.items())
 
 
-def test_the_loop_goes_where_it_went(done: Path) -> None:
-    """Recorded with the shipped weights: a change here is a change of the method, of the models or of a library."""
+def test_training_steps_match_recorded_numbers(done: Path) -> None:
+    """Recorded with the shipped weights: a difference means that the method, the models or a library has changed."""
     records = RunFolder.open(done).metrics()
     assert [record.loss for record in records] == pytest.approx([1.0871, -0.3484, 0.6138, 1.7537], rel=0.02, abs=0.01)
     assert [record.reward for record in records] == pytest.approx(
@@ -159,82 +230,91 @@ def test_the_loop_goes_where_it_went(done: Path) -> None:
     assert [record.grad_norm for record in records] == pytest.approx([138.1, 122.4, 137.8, 97.4], rel=0.05)
 
 
-def test_the_same_spec_takes_the_same_steps() -> None:
-    one, two = (list(Engine(make_spec(train={"steps": 2, "batch": 2})).steps()) for _ in range(2))
-    assert [(r.loss, r.anchor, r.grad_norm) for r in one] == [(r.loss, r.anchor, r.grad_norm) for r in two]
-    other = next(Engine(make_spec(train={"steps": 2, "batch": 2, "seed": 1})).steps())
-    assert other.loss != one[0].loss
+def test_steps_are_the_same_for_the_same_spec(done: Path, interrupted: FitResult) -> None:
+    def numbers(run: Path) -> list[tuple[float, ...]]:
+        return [(one.loss, one.anchor, one.grad_norm) for one in RunFolder.open(run).metrics()[:3]]
+
+    assert len(numbers(done)) == 3
+    assert numbers(interrupted.run) == numbers(done)
 
 
-def test_several_anchors_add_up_to_their_part_of_the_loss() -> None:
-    """A step of a fresh LoRA: the images are the base's, so `base_image` costs nothing yet."""
+def test_steps_differ_for_another_seed() -> None:
+    one, other = (Engine(make_spec(train={"steps": 1, "batch": 2, "seed": seed}), build=stubs()) for seed in (0, 1))
+    assert one.step().loss != other.step().loss
+
+
+def test_loss_is_the_sum_of_weighted_anchors_minus_the_reward() -> None:
+    """In the first step, the LoRA changes nothing, so `base_image` adds nothing."""
     denoise, near = {"type": "base_denoise", "weight": 2.0}, {"type": "base_image", "weight": 3.0}
     train = {"steps": 2, "batch": 2, "lr": 1e-2, "lora": {"rank": 2}}
 
     def records(anchor: Any) -> list[StepRecord]:
-        return list(Engine(make_spec(anchor=anchor, train=train)).steps())
+        return list(Engine(make_spec(anchor=anchor, train=train), build=stubs()).steps())
 
     one, two = records(denoise), records([denoise, near, {"type": "base_image", "weight": 0}])
+    assert one[0].anchor > 0
     assert one[0].anchor == pytest.approx(two[0].anchor, rel=1e-5)
-    assert two[1].anchor > 1.01 * one[1].anchor  # the LoRA has moved
+    assert two[1].anchor > 1.0001 * one[1].anchor  # the LoRA has changed the images
     for record in one + two:
         assert record.loss == pytest.approx(record.anchor - record.reward, rel=1e-4, abs=1e-5)
 
 
-def test_a_step_without_a_number_is_skipped_and_several_end_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(make_spec(train={"steps": 9, "batch": 1, "max_skipped": 2, "lora": {"rank": 2}}))
+def nan_reward(answers: Answers, _: Any) -> torch.Tensor:
+    return answers.log_likelihoods.sum((1, 2)) * float("nan")
+
+
+def test_steps_that_are_not_finite_are_skipped_and_several_in_a_row_end_the_fit() -> None:
+    spec = make_spec(train={"steps": 9, "batch": 1, "max_skipped": 2, "lora": {"rank": 2}})
+    engine = Engine(spec, build=stubs(rewards=nan_reward))
     kept = [weight.clone() for weight in engine.weights]
-    monkeypatch.setattr(engine, "reward", lambda answers, _: answers.log_likelihoods.sum((1, 2)) * float("nan"))
     steps = engine.steps()
     records = [next(steps), next(steps)]
-    with pytest.raises(DualprocError, match="not a number in 2 steps in a row"):
+    with pytest.raises(DualprocError, match="not finite in 2 steps in a row"):
         next(steps)
     assert all(record.skipped for record in records)
     assert all(torch.equal(a, b) for a, b in zip(kept, engine.weights, strict=True))
 
 
-def test_a_fit_that_ended_without_numbers_does_not_succeed_when_it_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
-    train = {"steps": 2, "batch": 1, "max_skipped": 2, "lora": {"rank": 2}}
-    engine, again = Engine(make_spec(train=train)), Engine(make_spec(train=train))
-    monkeypatch.setattr(engine, "reward", lambda answers, _: answers.log_likelihoods.sum((1, 2)) * float("nan"))
+def test_fit_that_ended_without_finite_steps_fails_again_when_resumed() -> None:
+    spec = make_spec(train={"steps": 2, "batch": 1, "max_skipped": 2, "lora": {"rank": 2}})
+    engine, again = Engine(spec, build=stubs(rewards=nan_reward)), Engine(spec, build=stubs())
     for one in (engine, again):
-        with pytest.raises(DualprocError, match="not a number in 2 steps in a row, up to step 2"):
+        with pytest.raises(DualprocError, match="not finite in 2 steps in a row, up to step 2"):
             list(one.steps())
         again.restore(*engine.state())
 
 
-@pytest.mark.parametrize("part", ["judge", "reward"])
-def test_a_plugin_that_cuts_the_gradient_is_named(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
-    engine = Engine(make_spec(train={"steps": 1, "batch": 1, "lora": {"rank": 2}}))
-    if part == "reward":
-        monkeypatch.setattr(engine, "reward", lambda answers, _: answers.log_likelihoods.detach().sum((1, 2)))
-    else:
-        whole = engine.judge.answer_log_likelihoods
-        monkeypatch.setattr(engine.judge, "answer_log_likelihoods", lambda seen, asked: whole(seen.detach(), asked))
-    with pytest.raises(DualprocError, match=f"no gradient reaches .* of the {part} plugin"):
+class DetachedGenerator(StubGenerator):
+    def sample(self, *args: Any, **kwargs: Any) -> Sample:
+        made = super().sample(*args, **kwargs)
+        return Sample(made.images.detach(), made.latents)
+
+
+class DetachedJudge(BrightnessJudge):
+    def answer_log_likelihoods(self, images: torch.Tensor, questions: Any) -> Answers:
+        return super().answer_log_likelihoods(images.detach(), questions)
+
+
+def detached_reward(answers: Answers, _: Any) -> torch.Tensor:
+    return answers.log_likelihoods.detach().sum((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("kind", "plugin"),
+    [("generators", DetachedGenerator), ("judges", DetachedJudge), ("rewards", lambda: detached_reward)],
+    ids=["generator", "judge", "reward"],
+)
+def test_plugin_that_cuts_the_gradient_is_named(kind: str, plugin: Callable[[], Any]) -> None:
+    engine = Engine(make_spec(train={"steps": 1, "batch": 1, "lora": {"rank": 2}}), build=stubs(**{kind: plugin()}))
+    with pytest.raises(DualprocError, match=f"the {kind.removesuffix('s')} plugin returns .* without a gradient"):
         engine.step()
 
 
-def test_the_referee_stops_a_fit_that_no_longer_improves(tmp_path: Path) -> None:
-    stop = {"patience": 2, "min_delta": 1.0}  # no look can improve by this much
-    watch = {"every": 1, "images": 2}
-    spec = make_spec(train={"steps": 9, "batch": 1, "watch": watch, "stop": stop, "lora": {"rank": 2}})
-    result = Engine(spec).fit(tmp_path / "run")
-    assert result.steps == 3
-    assert result.stopped is not None
-    assert "no improvement since step 1" in result.stopped
-    for record in RunFolder.open(result.run).metrics():
-        assert record.referee is not None
-        assert record.hack_meter is not None
-    kept = load_file(result.run / LORA)
-    again = Engine(spec).fit(tmp_path / "run", resume=True)  # it stays stopped, at the same LoRA
-    assert again.steps == 3
-    assert again.stopped == result.stopped
-    assert all(torch.equal(value, kept[name]) for name, value in load_file(again.run / LORA).items())
+# --- prompts, parameters and the visual prompt ------------------------------------------------------------------
 
 
-def test_held_out_images_are_none_that_were_trained_on() -> None:
-    engine = Engine(make_spec())
+def test_held_out_prompts_and_seeds_are_never_trained_on() -> None:
+    engine = Engine(make_spec(), build=stubs())
     prompts, seeds = held_out(engine)
     assert {prompt.text for prompt in prompts} == {"a cartoon of an owl", "a cartoon of a house"}
     assert len(set(seeds)) == 4
@@ -242,7 +322,7 @@ def test_held_out_images_are_none_that_were_trained_on() -> None:
     assert not {prompt.text for prompt in engine.prompts} & {prompt.text for prompt in prompts}
 
 
-def test_wrong_parameters_are_found_before_any_model_is_loaded() -> None:
+def test_wrong_parameters_are_reported_before_any_model_is_loaded() -> None:
     spec = make_spec(generator={"type": "diffusers", "model": "/no/such", "stepz": 3}, scorers=[{"type": "line_wait"}])
     with pytest.raises(SpecError) as caught:
         Engine(spec)
@@ -251,21 +331,19 @@ def test_wrong_parameters_are_found_before_any_model_is_loaded() -> None:
     assert "line_weight" in message
 
 
-def test_the_visual_prompt_is_laid_over_differentiably() -> None:
+def test_visual_prompt_is_differentiable_shifted_per_image_and_blended() -> None:
     line = Line(Line.Params.model_validate({"from": [0, 0.5], "to": [1, 0.5], "width": 0.25, "color": "red"}))
     images = torch.full((3, 3, 32, 32), 0.25, requires_grad=True)
     spec = VisualPromptSpec.model_validate({"layers": [{"type": "line"}], "jitter": {"y": [-0.3, 0.3]}})
-    seen = overlaying.overlay(images, spec, [line])
+    seen = overlay(images, spec, [line])
     assert seen[0, :, 16, 16].tolist() == [1, 0, 0]
     torch.testing.assert_close(seen[:, :, 2], images[:, :, 2])
     seen.sum().backward()
     assert images.grad is not None
     assert images.grad[0, 0, 16, 16] == 0  # hidden by the line
     assert images.grad[0, 0, 2, 2] == 1
-    import random
-
-    moved = overlaying.overlay(images, spec, [line], random.Random(0))
+    moved = overlay(images, spec, [line], random.Random(0))
     rows = {tuple((one[0, :, 5] > 0.9).nonzero().flatten().tolist()) for one in moved}
-    assert len(rows) == 3  # every image has its own place
-    half = overlaying.overlay(images, spec.model_copy(update={"blend": "alpha", "opacity": 0.5}), [line])
+    assert len(rows) == 3  # each image has its own shift
+    half = overlay(images, spec.model_copy(update={"blend": "alpha", "opacity": 0.5}), [line])
     assert half[0, :, 16, 16].tolist() == [0.625, 0.125, 0.125]

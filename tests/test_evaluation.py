@@ -1,59 +1,95 @@
-"""The measurement of many images: on the device there is room for a batch of them."""
+"""The evaluation of many held-out images on a device that has memory for one batch."""
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from stub_plugins import SIDE, BrightnessJudge, StubGenerator, stubs
 
 from dualproc import Engine
 from dualproc.engine.evaluate import evaluate
 from dualproc.spec import spec_from_dict
-from dualproc.types import Sample
+from dualproc.types import Answers, Sample
 
-SPEC = {
+BATCH, IMAGES = 2, 6
+SPEC: dict[str, Any] = {
     "name": "test",
     "prompts": {"template": "a cartoon of {subject}", "train": ["a cat"], "eval": ["an owl", "a house"]},
-    "question": {"template": "Is the line red?"},
-    "visual_prompt": {"layers": [{"type": "line", "from": [0.1, 0.9], "to": [0.9, 0.9], "width": 0.04}]},
+    "question": [{"template": "Is the line red?"}, {"template": "Is this {subject}?"}],
+    "preserve": {"template": "Is this a drawing of {subject}?"},
+    "visual_prompt": {"layers": [{"type": "line", "from": [0, 0.9], "to": [1, 0.9], "width": 0.2, "color": "black"}]},
+    "referee": {"type": "tiny-referee"},
     "scorers": [{"type": "kept"}],
-    "train": {"lora": {"rank": 2}},
-    "evaluation": {"seeds": 2, "batch": 2},
+    "train": {"lora": {"rank": 2}, "stop": None},
 }
 
 
-class Away:
-    """Images on a device, of which nothing can be had but a copy in main memory."""
+class DeviceImages:
+    """Images on a device; they support only a copy to main memory, so that nothing else is computed on all of them."""
 
     def __init__(self, images: torch.Tensor) -> None:
-        self.cpu = lambda: images
+        self.cpu = images.clone
 
 
-def test_images_leave_the_device_and_are_overlaid_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = Engine(spec_from_dict(SPEC))
-    plain, _ = evaluate(engine)
-    sample, asked = engine.generator.sample, engine.judge.answer_log_likelihoods
-    shown, drawn = [], []
+class GeneratorOnDevice(StubGenerator):
+    """Fails if a batch is sampled while images of an earlier batch, other than the last one, are on the device."""
 
-    def away(*args: Any, **kwargs: Any) -> Sample:
-        made = sample(*args, **kwargs)
-        return replace(made, images=Away(made.images))
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_device: weakref.WeakSet[DeviceImages] = weakref.WeakSet()
 
-    def ask(images: torch.Tensor, *args: Any) -> Any:
-        shown.append(len(images))
-        return asked(images, *args)
+    def sample(self, *args: Any, **kwargs: Any) -> Sample:
+        made = super().sample(*args, **kwargs)
+        assert len(made.images) <= BATCH
+        assert len(self.on_device) <= 1
+        images: Any = DeviceImages(made.images)
+        self.on_device.add(images)
+        return replace(made, images=images)
 
-    def judge_view(images: torch.Tensor, *_: Any) -> torch.Tensor:
-        drawn.append(len(images))
-        return images
 
-    monkeypatch.setattr(engine.generator, "sample", away)
-    monkeypatch.setattr(engine.judge, "answer_log_likelihoods", ask)
-    monkeypatch.setattr(engine.evaluators, "judge_view", judge_view)
-    again, drawn_images = evaluate(engine)
-    assert shown == [2] * 4
-    assert drawn == [2] * 4 + [4]  # the last are kept for people to look at
-    assert again.trained.scores == plain.trained.scores
-    assert drawn_images.base.shape == (4, 3, 64, 64)
+class JudgeWithLittleMemory(BrightnessJudge):
+    """Fails if it gets more images than one batch, or overlaid images that are part of a larger tensor."""
+
+    def answer_log_likelihoods(self, images: torch.Tensor, questions: Any) -> Answers:
+        assert len(images) <= BATCH
+        if images[:, :, round(0.9 * SIDE)].max() < 0.01:  # the black line of the visual prompt
+            assert images.untyped_storage().nbytes() == images.numel() * images.element_size()
+        return super().answer_log_likelihoods(images, questions)
+
+
+def engine(batch: int, **plugins: Any) -> Engine:
+    made = Engine(
+        spec_from_dict({**SPEC, "evaluation": {"seeds": IMAGES // 2, "batch": batch}}), build=stubs(**plugins)
+    )
+    with torch.no_grad():  # otherwise base and trained images are the same
+        for weight in made.weights:
+            weight.copy_(torch.linspace(-1, 1, weight.numel()).view_as(weight))
+    return made
+
+
+def test_evaluation_needs_memory_for_one_batch_only() -> None:
+    expected, images = evaluate(engine(IMAGES))
+    device = engine(BATCH, generators=GeneratorOnDevice(), judges=JudgeWithLittleMemory())
+    found, copies = evaluate(device)
+    assert (found.prompts, found.seeds) == (expected.prompts, expected.seeds)
+    for one, other in ((found.base, expected.base), (found.trained, expected.trained)):
+        assert one.scores[0].values == pytest.approx(other.scores[0].values)
+        assert one.judge == pytest.approx(other.judge)
+        assert one.referee == pytest.approx(other.referee)
+        assert one.preserved == pytest.approx(other.preserved)
+        assert (one.hack_meter, one.diversity) == pytest.approx((other.hack_meter, other.diversity))
+        assert len(one.judge) == IMAGES
+    assert found.trained.judge != pytest.approx(found.base.judge)
+    assert found.trained.judge != pytest.approx(found.trained.preserved)  # the referee's image has no visual prompt
+    for name in ("base", "trained", "judge_view"):
+        torch.testing.assert_close(getattr(copies, name), getattr(images, name))
+
+
+def test_progress_is_reported_per_batch_of_base_and_trained_images() -> None:
+    advanced: list[int] = []
+    evaluate(engine(4), advanced.append)
+    assert advanced == [4, 2] * 2
