@@ -19,7 +19,7 @@ from stub_plugins import BrightnessJudge, StubGenerator, stubs
 from dualproc import Engine, TaskSpec, resolve
 from dualproc.engine import FitResult
 from dualproc.engine.evaluate import held_out
-from dualproc.engine.overlay import overlay
+from dualproc.engine.overlay import draw_canvas, overlay
 from dualproc.engine.reload import load_engine, load_generator
 from dualproc.engine.seeds import SPAN
 from dualproc.errors import DualprocError, RunError, SpecError
@@ -335,15 +335,16 @@ def test_visual_prompt_is_differentiable_shifted_per_image_and_blended() -> None
     line = Line(Line.Params.model_validate({"from": [0, 0.5], "to": [1, 0.5], "width": 0.25, "color": "red"}))
     images = torch.full((3, 3, 32, 32), 0.25, requires_grad=True)
     spec = VisualPromptSpec.model_validate({"layers": [{"type": "line"}], "jitter": {"y": [-0.3, 0.3]}})
-    seen = overlay(images, spec, [line])
+    canvas = draw_canvas([line], 32, 32)
+    seen = overlay(images, spec, canvas)
     assert seen[0, :, 16, 16].tolist() == [1, 0, 0]
     torch.testing.assert_close(seen[:, :, 2], images[:, :, 2])
     seen.sum().backward()
     assert images.grad is not None
     assert images.grad[0, 0, 16, 16] == 0  # hidden by the line
     assert images.grad[0, 0, 2, 2] == 1
-    moved = overlay(images, spec, [line], random.Random(0))
+    moved = overlay(images, spec, canvas, random.Random(0))
     rows = {tuple((one[0, :, 5] > 0.9).nonzero().flatten().tolist()) for one in moved}
     assert len(rows) == 3  # each image has its own shift
-    half = overlay(images, spec.model_copy(update={"blend": "alpha", "opacity": 0.5}), [line])
+    half = overlay(images, spec.model_copy(update={"blend": "alpha", "opacity": 0.5}), canvas)
     assert half[0, :, 16, 16].tolist() == [0.625, 0.125, 0.125]

@@ -10,9 +10,10 @@ from dualproc.protocols import Judge, Scorer, VisualPrompt
 from dualproc.spec import TaskSpec
 
 from .ensemble import build_judge
-from .overlay import overlay
+from .overlay import draw_canvas, overlay
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -27,6 +28,8 @@ class Evaluators:
         self.layers: list[VisualPrompt] = [
             build("visual_prompts", layer) for layer in (spec.visual_prompt.layers if spec.visual_prompt else ())
         ]
+        self._canvases: dict[tuple[int, int], Image] = {}
+        """The visual prompt drawn once per image size (width, height): layers are deterministic."""
         self.scorers: list[tuple[str, Scorer]] = [(ref.type, build("scorers", ref)) for ref in spec.scorers]
 
     def judge_view(self, images: Tensor, rng: random.Random | None = None) -> Tensor:
@@ -36,4 +39,7 @@ class Evaluators:
         """
         if self.spec.visual_prompt is None:
             return images
-        return overlay(images, self.spec.visual_prompt, self.layers, rng)
+        height, width = images.shape[-2:]
+        if (width, height) not in self._canvases:
+            self._canvases[width, height] = draw_canvas(self.layers, width, height)
+        return overlay(images, self.spec.visual_prompt, self._canvases[width, height], rng)

@@ -18,19 +18,31 @@ CANVAS = 512
 """Layers are drawn at least this large and then reduced, so that edges and widths below a pixel come out right."""
 
 
-def overlay(
-    images: Tensor, spec: VisualPromptSpec, layers: Sequence[VisualPrompt], rng: random.Random | None = None
-) -> Tensor:
-    """Composite the visual prompt over images [B, 3, H, W] in [0, 1]; differentiable with respect to the images.
+def draw_canvas(layers: Sequence[VisualPrompt], width: int, height: int) -> Image:
+    """All layers on one transparent canvas, an integer number of times as large as the image, premultiplied.
 
-    With `rng`, each image's visual prompt is shifted by its own draw from `spec.jitter`; without, it stays in place.
+    Premultiplied, because otherwise the transparent black around a red line would darken its edge in downscaling.
+    """
+    from PIL import Image
+
+    times = max(1, -(-CANVAS // min(width, height)))
+    canvas = Image.new("RGBA", (times * width, times * height))
+    for layer in layers:
+        layer.draw(canvas)
+    return canvas.convert("RGBa")
+
+
+def overlay(images: Tensor, spec: VisualPromptSpec, canvas: Image, rng: random.Random | None = None) -> Tensor:
+    """Composite a visual prompt over images [B, 3, H, W] in [0, 1]; differentiable with respect to the images.
+
+    `canvas` comes from `draw_canvas`, for images of this size. With `rng`, each image's visual prompt is shifted by its
+    own draw from `spec.jitter`; without, it stays in place.
     """
     import torch
 
     height, width = images.shape[-2:]
-    drawn = _draw(layers, width, height)
     shifts = [_shift(spec, rng) for _ in range(len(images))]
-    placed = {shift: to_tensor(_place(drawn, shift, width, height)) for shift in set(shifts)}
+    placed = {shift: to_tensor(_place(canvas, shift, width, height)) for shift in set(shifts)}
     rgba = torch.stack([placed[shift] for shift in shifts]).to(images)
     alpha = rgba[:, 3:] * (spec.opacity if spec.blend == "alpha" else 1.0)
     return images * (1 - alpha) + rgba[:, :3] * alpha
@@ -40,24 +52,12 @@ def _shift(spec: VisualPromptSpec, rng: random.Random | None) -> tuple[float, fl
     return (0.0, 0.0) if rng is None else (rng.uniform(*spec.jitter.x), rng.uniform(*spec.jitter.y))
 
 
-def _draw(layers: Sequence[VisualPrompt], width: int, height: int) -> Image:
-    """All layers on one transparent canvas, an integer number of times as large as the image."""
-    from PIL import Image
-
-    times = max(1, -(-CANVAS // min(width, height)))
-    canvas = Image.new("RGBA", (times * width, times * height))
-    for layer in layers:
-        layer.draw(canvas)
-    return canvas
-
-
 def _place(canvas: Image, shift: tuple[float, float], width: int, height: int) -> Image:
     """The canvas shifted (what leaves it is cut off) and downscaled to the image's size."""
     from PIL import Image
 
     moved = canvas
     if shift != (0.0, 0.0):
-        moved = Image.new("RGBA", canvas.size)
+        moved = Image.new("RGBa", canvas.size)
         moved.paste(canvas, (round(shift[0] * canvas.width), round(shift[1] * canvas.height)))
-    # Premultiplied, or the transparent black around a red line would darken its edge.
-    return moved.convert("RGBa").resize((width, height), Image.Resampling.BOX).convert("RGBA")
+    return moved.resize((width, height), Image.Resampling.BOX).convert("RGBA")
