@@ -1,9 +1,11 @@
-"""The documentation: its specs are right, its commands exist, its links lead somewhere, its plugin works."""
+"""The documentation: valid specs, existing commands and links, generated parts that are up to date, code that runs."""
 
 from __future__ import annotations
 
 import configparser
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,22 +19,23 @@ from dualproc.cli import app
 from dualproc.protocols import KINDS
 from dualproc.resolve import read_checked
 from dualproc.types import ScoreContext
+from tools import ablation, results
 from tools.reference import PAGES
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = sorted(file for folder in (".", "docs", "dualproc/weights") for file in (ROOT / folder).glob("*.md"))
 LEAF = {"plugins": {*KINDS, "show"}}
-"""Words that may follow a command which also works alone."""
+"""Words that may follow a command that also works alone."""
 
 
 def blocks(document: Path, language: str) -> list[str]:
-    """The code blocks of one language."""
+    """The code blocks of a document in one language."""
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
 def commands(document: Path) -> Iterator[list[str]]:
-    """The words of every `dp ...` in code, up to the first that cannot be a command's name."""
+    """The words of every `dp ...` in code, up to the first that cannot be the name of a command."""
     text = document.read_text(encoding="utf-8")
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
@@ -43,19 +46,19 @@ def commands(document: Path) -> Iterator[list[str]]:
 
 
 def known(words: list[str]) -> bool:
-    """Whether the command line has the command that some words begin with."""
+    """Whether the words begin with a command of `dp`."""
     group = typer.main.get_command(app)
     for depth, word in enumerate(words):
         children = getattr(group, "commands", None)
         if children is None:
-            return True  # what follows are arguments
+            return True  # the rest are arguments
         if word not in children:
             return depth > 0 and word in LEAF.get(words[depth - 1], ())
         group = children[word]
     return not getattr(group, "commands", None) or words[-1] in LEAF
 
 
-def test_the_specs_of_the_readme_are_right(tmp_path: Path) -> None:
+def test_specs_in_the_readme_are_valid(tmp_path: Path) -> None:
     specs = [text for text in blocks(README, "yaml") if "schema_version" in text]
     assert specs
     for number, text in enumerate(specs):
@@ -65,43 +68,54 @@ def test_the_specs_of_the_readme_are_right(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_command_exists(document: Path) -> None:
+def test_commands_in_the_documentation_exist(document: Path) -> None:
     assert [words for words in commands(document) if not known(words)] == []
 
 
-def test_the_readme_has_every_command() -> None:
-    told = {words[0] for words in commands(README)}
-    assert told == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+def test_readme_shows_every_command() -> None:
+    shown = {words[0] for words in commands(README)}
+    assert shown == set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("words", ["run", "spec check", "plugins", "plugins judges"])
-def test_a_command_is_known(words: str) -> None:
+def test_existing_command_is_known(words: str) -> None:
     assert known(words.split())
 
 
 @pytest.mark.parametrize("words", ["fit", "spec chek", "spec", "plugins judgez"])
-def test_an_unknown_command_would_be_found(words: str) -> None:
+def test_misspelled_command_is_unknown(words: str) -> None:
     assert not known(words.split())
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_relative_link_leads_to_a_file(document: Path) -> None:
+def test_relative_links_lead_to_files(document: Path) -> None:
     targets = re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8"))
     files = [target.partition("#")[0] for target in targets if "://" not in target]
     assert [file for file in files if file and not (document.parent / file).exists()] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_reference_says_what_the_code_says(page: str) -> None:
-    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == PAGES[page](), "run `python -m tools.reference`"
+def test_reference_page_is_up_to_date(page: str) -> None:
+    assert (ROOT / "docs" / page).read_text(encoding="utf-8") == PAGES[page](), (
+        "outdated: run `python -m tools.reference`"
+    )
 
 
-def test_the_markers_that_tools_fill_in_stand_once() -> None:
-    text = README.read_text(encoding="utf-8")
-    assert [text.count(marker) for marker in ("<!-- table: make table -->", "<!-- end table -->")] == [1, 1]
+@pytest.mark.parametrize(
+    ("document", "markers"),
+    [
+        ("README.md", results.SMALL_TABLE),
+        ("docs/results.md", results.FULL_TABLE),
+        ("docs/ablation.md", (ablation.BEGIN, ablation.END)),
+    ],
+)
+def test_markers_of_generated_tables_occur_once_and_in_order(document: str, markers: tuple[str, str]) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert [text.count(marker) for marker in markers] == [1, 1]
+    assert text.index(markers[0]) < text.index(markers[1])
 
 
-def test_the_plugin_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_in_the_readme_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (code,) = (text for text in blocks(README, "python") if "class Redness" in text)
     (project,) = blocks(README, "toml")
     parser = configparser.ConfigParser()
@@ -114,18 +128,9 @@ def test_the_plugin_of_the_readme_works(tmp_path: Path, monkeypatch: pytest.Monk
     assert scorer.score(images, ScoreContext((), ())).tolist() == pytest.approx([1, 0.5, 0])
 
 
-def test_the_example_runs(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    command = [
-        sys.executable,
-        str(ROOT / "examples" / "train_and_draw.py"),
-        "--steps",
-        "2",
-        "--out",
-        str(tmp_path / "run"),
-    ]
+def test_example_runs(tmp_path: Path) -> None:
+    script = str(ROOT / "examples" / "train_and_draw.py")
+    command = [sys.executable, script, "--steps", "2", "--out", str(tmp_path / "run")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "images on target" in done.stdout
