@@ -15,6 +15,7 @@ from dualproc.errors import PluginError
 from dualproc.kit.adapters import lora_off
 from dualproc.kit.devices import Device, pick_device
 from dualproc.kit.offload import offload, refuse_offload_with_quantize
+from dualproc.kit.patching import replaced
 from dualproc.kit.weights import warn_about_unknown_words
 from dualproc.types import Recipe, Sample
 
@@ -255,7 +256,9 @@ class DiffusersGenerator:
         if getattr(pipe, "safety_checker", None) is not None:
             overrides["safety_checker"] = None  # it would black out images, and cut their gradient
         run = inspect.unwrap(type(pipe).__call__)  # what torch.no_grad decorates
-        with overridden(pipe, overrides), torch.set_grad_enabled(grad), lora_off(self.adapter_module, base):
+        # Pipelines ask for their device several times per call, and diffusers then searches all modules.
+        device = replaced(type(pipe), "_execution_device", property(lambda _: self.device))
+        with device, overridden(pipe, overrides), torch.set_grad_enabled(grad), lora_off(self.adapter_module, base):
             images: Tensor = run(pipe, **arguments).images
         return images
 
