@@ -1,12 +1,15 @@
-"""A step of the engine with models of real sizes, and what `dp plan` says of it beforehand.
+"""A training step with models of real sizes: measured, and predicted by `dp plan`.
 
     python benchmarks/real_size.py                        on a GPU: FLUX.1-schnell and Qwen2.5-VL-7B
     python benchmarks/real_size.py --scale small          the same classes with few layers, for a CPU
+    python benchmarks/real_size.py --planned --card h100  only the predictions, on any machine
 
-The weights are random and made on the device itself, from the configurations in `configs/`: time and memory do not
-depend on their values, and nothing is fetched or read from disk. The plugins, the engine and its step are the real
-ones. One Markdown row for each precision and number of questions: median seconds a step, most memory, and the plan's
-predictions. On a GPU the memory is what torch allocated; on a CPU that of all tensors, counted in a step of its own.
+The weights are random and created on the device, from the configurations in `configs/`. Time and memory do not depend
+on their values, and nothing is downloaded. The plugins, the engine and its step are the real ones.
+
+The script prints one Markdown row for each precision and number of questions: the median time of a step, its peak
+memory, and the predictions. On a GPU, the memory is what torch has allocated. On a CPU, it is that of all tensors,
+counted in a separate step.
 """
 
 from __future__ import annotations
@@ -59,13 +62,14 @@ SMALL: dict[str, dict[str, Any]] = {
         },
     },
 }  # fmt: skip
-"""What is smaller in the configurations, for `--scale small`."""
+"""Changes to the configurations for `--scale small`."""
 SMALL_IMAGES = 128
+"""Height and width in pixels for `--scale small`."""
 
 
 @contextmanager
 def configurations(scale: str) -> Iterator[Path]:
-    """The folder with the configurations of that scale."""
+    """The folder with the configurations of a scale, `full` or `small`."""
     if scale == "full":
         yield CONFIGS
         return
@@ -82,7 +86,7 @@ def configurations(scale: str) -> Iterator[Path]:
 
 
 def spec_of(configs: Path, args: argparse.Namespace, precision: str, questions: int) -> TaskSpec:
-    """The task, with these models in that precision and that many questions."""
+    """The spec, with the models in `precision` and the first `questions` questions."""
     quantize = precision if precision.endswith("bit") else "null"
     dtype = "float32" if precision == "float32" else "bfloat16"
     settings = {
@@ -103,10 +107,10 @@ def spec_of(configs: Path, args: argparse.Namespace, precision: str, questions: 
     )
 
 
-def packed(precision: str, device: str) -> Any:
-    """What is done to each model that was built: its linear layers in fewer bits, as bitsandbytes does on loading."""
+def quantised(precision: str, device: str) -> Any:
+    """A callback for each model that is built: quantises its linear layers, as bitsandbytes does on loading."""
 
-    def pack(_name: str, model: torch.nn.Module) -> None:
+    def quantise(_name: str, model: torch.nn.Module) -> None:
         if not precision.endswith("bit") or type(model).__name__.startswith("Autoencoder"):
             return
         import bitsandbytes as bnb
@@ -125,23 +129,23 @@ def packed(precision: str, device: str) -> Any:
                     new.weight = bnb.nn.Params4bit(layer.weight.data.cpu(), requires_grad=False, quant_type="nf4")
                 new.bias = layer.bias
                 setattr(owner, name, new.to(device))
-        setattr(model, "is_loaded_in_8bit" if eight else "is_loaded_in_4bit", True)  # PEFT looks for it
+        setattr(model, "is_loaded_in_8bit" if eight else "is_loaded_in_4bit", True)  # PEFT reads it
 
-    return pack
+    return quantise
 
 
 def measured(spec: TaskSpec, precision: str, args: argparse.Namespace) -> tuple[float, float]:
-    """Median seconds a step, and the most memory of a step in bytes."""
+    """Median seconds of a training step, and its peak memory in bytes."""
     cuda = args.device.startswith("cuda")
     ledger = Ledger()
     counting = MetaMode(ledger)
-    made = built_from_configs(lambda: torch.device(args.device), packed(precision, args.device))
-    with made, nullcontext() if cuda else counting:
+    from_configs = built_from_configs(lambda: torch.device(args.device), quantised(precision, args.device))
+    with from_configs, nullcontext() if cuda else counting:
         engine = Engine(spec)
     engine.step()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
-    times = [one_step(engine, cuda) for _ in range(args.steps)]
+    times = [timed_step(engine, cuda) for _ in range(args.steps)]
     if cuda:
         return statistics.median(times), torch.cuda.max_memory_allocated()
     ledger.restart()
@@ -150,7 +154,8 @@ def measured(spec: TaskSpec, precision: str, args: argparse.Namespace) -> tuple[
     return statistics.median(times), sum(account.peak for account in ledger.accounts.values())
 
 
-def one_step(engine: Engine, cuda: bool) -> float:
+def timed_step(engine: Engine, cuda: bool) -> float:
+    """Seconds of one training step."""
     started = time.perf_counter()
     engine.step()
     if cuda:
@@ -159,24 +164,24 @@ def one_step(engine: Engine, cuda: bool) -> float:
 
 
 def row(configs: Path, args: argparse.Namespace, precision: str, questions: int, observed: dict[str, Observed]) -> str:
-    """One row of the table; `observed` as `dry_run` takes it."""
+    """One row of the table; `observed` is the `known` of `dry_run`."""
     spec = spec_of(configs, args, precision, questions)
     plan = dry_run(spec, gpu=args.device.startswith("cuda"), known=observed)
     (memory,) = plan.memory.values()
-    guess = seconds(plan.operations, gpu_named(args.card) if args.card else None)
-    found = ["not measured", ""]
+    estimate = seconds(plan.operations, gpu_named(args.card) if args.card else None)
+    measurement = ["not measured", ""]
     try:
         if not args.planned:
-            taken, most = measured(spec, precision, args)
-            found = [f"{taken:.2f} s", f"{most / 1e9:.2f} GB"]
+            time_of_step, peak = measured(spec, precision, args)
+            measurement = [f"{time_of_step:.2f} s", f"{peak / 1e9:.2f} GB"]
     except (DualprocError, ImportError, torch.OutOfMemoryError) as error:
-        found = [str(error).splitlines()[0].replace("|", "/"), ""]
+        measurement = [str(error).splitlines()[0].replace("|", "/"), ""]
     finally:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     gigabytes = [f"{count / 1e9:.2f} GB" for count in (memory.training, memory.loading)]
-    cells = [precision, str(questions), found[0], f"{guess:.2f} s", found[1], *gigabytes]
+    cells = [precision, str(questions), measurement[0], f"{estimate:.2f} s", measurement[1], *gigabytes]
     return f"| {' | '.join(cells)} |"
 
 
@@ -185,17 +190,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=["full", "small"], default="full")
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.add_argument("--card", help="The GPU's name as `dp plan --device` takes it; if not given, it is measured.")
+    parser.add_argument("--card", help="name of the GPU, as in `dp plan --device`; its speed is measured if not given")
     parser.add_argument("--precision", nargs="+", default=["bfloat16", "8bit", "4bit"] if cuda else ["float32"])
     parser.add_argument("--questions", type=int, nargs="+", default=[1, 3, 5])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--checkpointing", action="store_true")
-    parser.add_argument("--planned", action="store_true", help="Plan for a GPU only: needs none, and --card.")
+    parser.add_argument("--planned", action="store_true", help="only plan, for the GPU named by --card")
     args = parser.parse_args()
     if args.planned:
         args.device, args.precision = "cuda", ["bfloat16", "8bit", "4bit"]
-    print("| precision | questions | a step | planned | most memory | planned | while loading, planned |")
+    print("| precision | questions | time | planned time | memory | planned memory | planned memory while loading |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     observed: dict[str, Observed] = {}
     with configurations(args.scale) as configs:

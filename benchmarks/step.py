@@ -1,20 +1,20 @@
-"""What a step of the engine costs, against the bare computation and against a straightforward one.
+"""Time of a training step: the engine, the bare computation, and a direct implementation of the paper.
 
     python benchmarks/step.py [--times 1] [--steps 12] [--questions 1 3 5] [--spec specs/line_weight.yaml] ...
 
-Three ways to train the shipped generator once, on the same batch and machine, taking turns so that a busy machine is
-busy for all of them alike:
+Three ways to run a training step of the shipped generator, on the same batch and machine. They take turns, so that
+other load on the machine affects all of them alike:
 
 * engine: `Engine.step`.
-* bare: forward and backward of the same modules (backbone, VAE decoder, judge; the backbone once more for the anchor)
-  with the same shapes and everything else, from tokens to the visual prompt, worked out beforehand. What the engine
-  takes above this is its overhead.
-* paper: written down from the paper's equations and nothing more: the prompts encoded in every step, for every question
-  a pass of its own through processor and judge, and the logits of the whole vocabulary at every place. No anchor, which
-  the paper does not have; the engine without its anchor is measured beside it.
+* bare: forward and backward pass of the same modules (backbone, VAE decoder, judge; the backbone once more for the
+  anchor) with the same shapes. Everything else, from tokens to the visual prompt, is computed beforehand. The rest of
+  the engine's time is its overhead.
+* paper: the paper's equations and nothing else: the prompts are encoded in every step, each question takes its own pass
+  through processor and judge, and the logits of the whole vocabulary are computed at every position. The paper has no
+  anchor, so the engine without its anchor is measured too.
 
-`--times 4` makes backbone and judge four times as wide, with random weights: what does not grow with the models is then
-the smaller share of a step. Medians and their ratios are printed, as Markdown; nothing is asserted.
+`--times 4` makes backbone and judge four times as wide, with random weights; the overhead that does not grow with the
+models is then a smaller share of a step. The script prints medians and their ratios as Markdown, and asserts nothing.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ QUESTIONS = (
 
 
 def widened(times: int, folder: Path) -> dict[str, str]:
-    """Folders of the shipped generator and judge with backbone and judge that many times as wide, untrained."""
+    """Folders of the shipped generator and judge, with backbone and judge `times` as wide and untrained."""
     pipe = FluxPipeline.from_pretrained(WEIGHTS / "generator")
     config = dict(pipe.transformer.config)
     pipe.transformer = FluxTransformer2DModel.from_config(
@@ -68,9 +68,9 @@ def widened(times: int, folder: Path) -> dict[str, str]:
 def spec_of(
     file: str, variant: str | None, questions: int, *, anchored: bool, models: Mapping[str, str] | None = None
 ) -> TaskSpec:
-    """The spec with that many questions, with or without its anchor, and with other models of the same classes."""
-    asked = [{"template": text, "answer": "Yes"} for text in QUESTIONS[:questions]]
-    data = load_spec(file, variant=variant).model_dump() | {"question": asked, "referee": None}
+    """The spec with the first `questions` of QUESTIONS, with or without anchor, and other models of the same classes."""
+    question = [{"template": text, "answer": "Yes"} for text in QUESTIONS[:questions]]
+    data = load_spec(file, variant=variant).model_dump() | {"question": question, "referee": None}
     for part, model in (models or {}).items():
         data[part] = (data[part][0] if isinstance(data[part], list) else data[part]) | {"model": model}
     data["train"]["stop"] = None
@@ -78,7 +78,7 @@ def spec_of(
 
 
 def bare(engine: Engine) -> Callable[[], None]:
-    """Forward and backward of a step's modules, on inputs taken from a real step."""
+    """Forward and backward pass of the modules of a step, on inputs that were recorded from a real step."""
     generator: Any = engine.generator
     judge: Any = engine.judge
     pipe, backbone = generator.pipe, generator.adapter_module
@@ -97,7 +97,8 @@ def bare(engine: Engine) -> Callable[[], None]:
     answers = [judge._answer_ids(asked.text, candidate)[0] for candidate in asked.candidates]
     ones = [1] * len(texts)
     blank = engine.judge_view(torch.zeros(len(prompts), 3, size, size))
-    opaque = engine.judge_view(torch.ones(len(prompts), 3, size, size)) - blank  # how much of the image is seen
+    # The share of each pixel that the overlay leaves visible.
+    visible = engine.judge_view(torch.ones(len(prompts), 3, size, size)) - blank
     more = {k: v for k, v in judge._image_inputs(blank).items() if k != "pixel_values"}
     read = judge._read_cached if judge.uses_cache and len(texts) > 1 else judge._read_uncached
 
@@ -107,7 +108,7 @@ def bare(engine: Engine) -> Callable[[], None]:
         images = pipe.vae.decode(z / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor, return_dict=False)[
             0
         ]
-        seen = (images * 0.5 + 0.5) * opaque + blank
+        seen = (images * 0.5 + 0.5) * visible + blank
         inputs = {"pixel_values": (seen - 0.5) / 0.5, **more}
         log_p = torch.stack([row[:, 0, answers] for row in read(inputs, texts, ones)])
         loss = -(log_p[..., 0] - log_p[..., 1]).mean()
@@ -121,7 +122,7 @@ def bare(engine: Engine) -> Callable[[], None]:
 
 
 def paper(engine: Engine) -> Callable[[], None]:
-    """L = -mean_i log p(answer_i | V(x), question, answer_<i), question by question."""
+    """A step of L = -mean_i log p(answer_i | V(x), question, answer_<i), question by question."""
     generator: Any = engine.generator
     judge: Any = engine.judge
     pipe, rng = generator.pipeline(), random.Random(0)  # with its text encoders
@@ -156,7 +157,7 @@ def paper(engine: Engine) -> Callable[[], None]:
 
 
 def timed(ways: dict[str, Callable[[], Any]], steps: int) -> dict[str, float]:
-    """Median seconds of each way, the ways taking turns; the first two rounds are not counted."""
+    """Median seconds of each way. The ways take turns; the first two rounds are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(steps + 2):
         for name, step in ways.items():
@@ -165,7 +166,7 @@ def timed(ways: dict[str, Callable[[], Any]], steps: int) -> dict[str, float]:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(some[2:]) for name, some in seconds.items()}
+    return {name: statistics.median(times[2:]) for name, times in seconds.items()}
 
 
 def main() -> None:
@@ -181,7 +182,7 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace, models: Mapping[str, str] | None) -> None:
-    """Print the table, a row for each number of questions."""
+    """Print the table, one row for each number of questions."""
     print("| questions | engine | bare | engine / bare | engine, no anchor | paper | paper / engine, no anchor |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for count in args.questions:

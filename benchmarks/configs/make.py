@@ -1,10 +1,10 @@
-"""Writes the folders beside it: models of real sizes without their weights, for `dp plan` and `real_size.py`.
+"""Write the folders next to this file: models of real sizes without weights, for `dp plan` and `real_size.py`.
 
     python benchmarks/configs/make.py
 
-Sizes are the published ones of FLUX.1-schnell, Qwen2.5-VL-7B-Instruct, Idefics2-8B and the small FLUX autoencoder
-(taef1). The tokenizers are stand-ins that have a token for each word, so that texts are a little shorter than with the
-real ones.
+The sizes are the published ones of FLUX.1-schnell, Qwen2.5-VL-7B-Instruct, Idefics2-8B and the small FLUX autoencoder
+(taef1). The tokenizers are stand-ins with one token per word, so texts have slightly fewer tokens than with the real
+ones.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SPECS = HERE.parents[1] / "specs"
 
 
 def words() -> list[str]:
-    """Every word and mark of the specs, with and without the space before it."""
+    """Every word and punctuation mark of the specs, with and without a space before it."""
     text = "Yes No ? . : , User Assistant " + " ".join(file.read_text() for file in sorted(SPECS.glob("*.yaml")))
     found = dict.fromkeys(re.findall(r"\w+|[^\w\s]", text))
     return [space + word for word in found for space in ("", " ")]
 
 
 def tokenizer(*special: str, unknown: str, padding: str, end: str, closed: bool, **more: Any) -> Any:
-    """A token for each word; `closed` texts end with the token `end`."""
+    """A tokenizer with one token per word; with `closed`, texts end with the token `end`."""
     vocabulary = {word: n for n, word in enumerate(dict.fromkeys([padding, end, unknown, *special, "\n", *words()]))}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
     inner.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?\w+| ?[^\w\s]|\s"), "isolated")
@@ -55,7 +55,7 @@ def flux_schnell() -> None:
     )  # fmt: skip
     end = "<|endoftext|>"
     pipe = df.FluxPipeline(
-        transformer=df.FluxTransformer2DModel(guidance_embeds=False),  # the sizes are the class's defaults
+        transformer=df.FluxTransformer2DModel(guidance_embeds=False),  # all other sizes are the defaults of the class
         vae=df.AutoencoderKL(
             block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=16, sample_size=1024,
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
@@ -80,7 +80,7 @@ def taef1() -> None:
 
 
 def chat(image: str, *, before: str, after: str, answer: str) -> str:
-    """A chat template of one question about an image."""
+    """A chat template for one question about one image."""
     return (
         f"{{{{ {before!r} }}}}{{% for message in messages %}}{{% for part in message['content'] %}}"
         f"{{% if part['type'] == 'image' %}}{{{{ {image!r} }}}}{{% else %}}{{{{ part['text'] }}}}{{% endif %}}"
