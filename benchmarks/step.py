@@ -68,7 +68,7 @@ def widened(times: int, folder: Path) -> dict[str, str]:
 def spec_of(
     file: str, variant: str | None, questions: int, *, anchored: bool, models: Mapping[str, str] | None = None
 ) -> TaskSpec:
-    """The spec with the first `questions` of QUESTIONS, with or without anchor, and other models of the same classes."""
+    """The spec with the first `questions` of QUESTIONS, with or without anchor, or other models of its classes."""
     question = [{"template": text, "answer": "Yes"} for text in QUESTIONS[:questions]]
     data = load_spec(file, variant=variant).model_dump() | {"question": question, "referee": None}
     for part, model in (models or {}).items():

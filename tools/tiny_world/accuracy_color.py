@@ -1,4 +1,4 @@
-"""Validate the scorers of colours and of structure on fresh scenes: `python -m tools.tiny_world.accuracy_color`."""
+"""Validate the scorers of colour and structure on new scenes: `python -m tools.tiny_world.accuracy_color`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ SWATCHES = {
     "pastel": ("#cfc3ee", "#f9cfe0", "#f4b6c4"),
     "retro": ("#f0a860", "#cc7f5e", "#9aa86a"),
 }
-"""Those of specs/palette.yaml."""
+"""The swatches of specs/palette.yaml."""
 DETAIL = 384
-"""Images this high say what share of a scene each of its fills truly has."""
+"""Height in pixels of the renders that the true area of each fill is measured on."""
 
 
 def images(scenes: list[Scene], size: int) -> torch.Tensor:
@@ -34,9 +34,9 @@ def images(scenes: list[Scene], size: int) -> torch.Tensor:
 
 
 def true_palette(detailed: npt.NDArray[np.uint8], swatches: tuple[str, ...]) -> float:
-    """Mean distance of a scene's fills to the nearest swatch, each counted by its area; black is ink.
+    """Mean CIEDE2000 distance from a scene's fills to their nearest swatch, weighted by area; black is ink, not a fill.
 
-    The fills are the exact colours that cover at least 0.2 % of a detailed rendering: blends at edges do not.
+    The fills are the exact colours that cover at least 0.2 % of a detailed render; blends at edges cover less.
     """
     codes, counts = np.unique(detailed.astype(np.int64) @ (65536, 256, 1), return_counts=True)
     fills = (counts >= 0.002 * counts.sum()) & (codes != 0)
@@ -45,7 +45,7 @@ def true_palette(detailed: npt.NDArray[np.uint8], swatches: tuple[str, ...]) -> 
 
 
 def report_regions(scenes: list[Scene], size: int, label: str) -> None:
-    """How far the colours found for sky and ground are from the true ones."""
+    """Print the distance between the colours that the scorer finds for sky and ground and the true ones."""
     shown = images(scenes, size)
     for index, region in enumerate(("sky", "ground")):
         scorer = RegionColor(RegionColor.Params(region=region, color="white"))
@@ -61,18 +61,18 @@ def report_regions(scenes: list[Scene], size: int, label: str) -> None:
 
 
 def report_palette(scenes: list[Scene], size: int, truths: dict[str, list[float]]) -> None:
-    """How far the palette's value is from that of the true fills, and what it is where sky and ground are swatches."""
+    """Print the error of the scorer `palette`, and its value for scenes whose sky and ground have swatch colours."""
     shown = images(scenes, size)
     for name, swatches in SWATCHES.items():
         scorer, truth = Palette(Palette.Params(colors=swatches)), np.array(truths[name])
         found = scorer.score(shown, NOTHING).numpy()
         rng = np.random.default_rng(3)
-        trained = [dataclasses.replace(scene, colours=tuple(rng.choice(swatches, 2))) for scene in scenes]
-        reached = scorer.score(images(trained, size), NOTHING).numpy()
+        matching = [dataclasses.replace(scene, colours=tuple(rng.choice(swatches, 2))) for scene in scenes]
+        reached = scorer.score(images(matching, size), NOTHING).numpy()
         off = found - truth
         print(
             f"{size:4d} px, {name:13s}: mean error {np.abs(off).mean():.2f}, bias {off.mean():+.2f}, correlation "
-            f"{np.corrcoef(found, truth)[0, 1]:.3f}; value {_spread(found)}, of swatches {_spread(reached)}"
+            f"{np.corrcoef(found, truth)[0, 1]:.3f}; value {_spread(found)}, with swatch colours {_spread(reached)}"
         )
 
 
@@ -82,7 +82,7 @@ def _spread(values: npt.NDArray[np.float32]) -> str:
 
 
 def report_structure(scenes: list[Scene], size: int) -> None:
-    """How alike in structure scenes are to themselves with one thing changed."""
+    """Print the similarity in structure of scenes to the same scenes with one property changed."""
     rng = np.random.default_rng(4)
     others = [dataclasses.replace(scene, codes=rng.random(len(CODE), dtype=np.float32)) for scene in scenes]
     pairs = {
@@ -113,14 +113,14 @@ def _coded(scene: Scene, **codes: float) -> Scene:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--count", type=int, default=300, help="how many scenes")
+    parser.add_argument("--count", type=int, default=300, help="number of scenes")
     count = parser.parse_args().count
     scenes = draw_scenes(count, seed=41, pairs=0.2)
     wide = draw_scenes(count, seed=42, pairs=0.2, wide=1.0)
     detailed = render_all(scenes, DETAIL)
     truths = {name: [true_palette(image, swatches) for image in detailed] for name, swatches in SWATCHES.items()}
     for size in (64, 96, 128, 256):
-        report_regions(scenes, size, "usual")
+        report_regions(scenes, size, "normal")
         report_regions(wide, size, "wide")
         report_palette(scenes, size, truths)
         report_structure(scenes, size)

@@ -1,4 +1,4 @@
-"""Validate the geometry scorers on fresh scenes: `python -m tools.tiny_world.accuracy_geometry [SIZE ...]`."""
+"""Validate the geometry scorers on new scenes: `python -m tools.tiny_world.accuracy_geometry [SIZE ...]`."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from dualproc.types import ScoreContext
 from .scenes import Scene, draw_scenes, render_all
 
 TRUE_SIZE = 128
-"""Pixels of the images that the truth about what is drawn comes from."""
+"""Height and width in pixels of the renders that the true extent of the drawings is measured on."""
 POINTS = ((0.24, 0.7), (0.72, 0.7))
-"""Where the spec relative_depth has its points."""
+"""The points of specs/relative_depth.yaml."""
 APART = 0.05
-"""Feet that differ by less stand about as near."""
+"""If the feet differ by less than this share of the height, the subjects count as equally near."""
 Numbers = npt.NDArray[np.float64]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("sizes", nargs="*", type=int, default=[64, 96, 128, 256])
-    parser.add_argument("--count", type=int, default=300, help="scenes of each sort")
+    parser.add_argument("--count", type=int, default=300, help="scenes of each kind")
     args = parser.parse_args()
     for size in args.sizes:
-        for sort, pairs, wide in (("normal", 0.3, 0.0), ("pairs", 1.0, 0.0), ("wide", 0.3, 1.0)):
+        for kind, pairs, wide in (("normal", 0.3, 0.0), ("pairs", 1.0, 0.0), ("wide", 0.3, 1.0)):
             scenes = draw_scenes(args.count, seed=4242, pairs=pairs, wide=wide)
             images = render_all(scenes, size)
-            print(f"{size:4d} px, {len(scenes)} {sort} scenes")
+            print(f"{size:4d} px, {len(scenes)} {kind} scenes")
             horizon(scenes, images)
             depth_order(scenes, images)
             expanse(scenes, images)
@@ -43,12 +43,13 @@ def main() -> None:
 
 
 def horizon(scenes: list[Scene], images: npt.NDArray[np.uint8]) -> None:
+    """Print the error of the scorer `horizon`, in shares of the height."""
     found = measure(Horizon(Horizon.Params()), images)
     report("horizon", found - np.array([scene.horizon for scene in scenes]), within=0.02)
 
 
 def depth_order(scenes: list[Scene], images: npt.NDArray[np.uint8]) -> None:
-    """With the points of the spec, in scenes of two."""
+    """Print the error of the scorer `depth_order` with the points of the spec, on scenes of two subjects."""
     pairs = [index for index, scene in enumerate(scenes) if len(scene.subjects) == 2]
     feet = np.array([[foot for _, foot, _ in scenes[index].boxes] for index in pairs])
     found, true = (
@@ -58,11 +59,11 @@ def depth_order(scenes: list[Scene], images: npt.NDArray[np.uint8]) -> None:
     report("depth_order", found - true, within=0.05)
     apart = np.abs(true) > APART
     right = (found * true > 0)[apart].mean()
-    print(f"    right in {right:.3f} of the {int(apart.sum())} whose feet differ by more than {APART}")
+    print(f"    order correct in {right:.3f} of the {int(apart.sum())} scenes whose feet differ by more than {APART}")
 
 
 def expanse(scenes: list[Scene], images: npt.NDArray[np.uint8]) -> None:
-    """With a random box a scene."""
+    """Print the error of the scorer `composition` for a region, with a random box for each scene."""
     rng = np.random.default_rng(0)
     truth, off = true_drawings(scenes), []
     for mask, image in zip(truth, images, strict=True):
@@ -77,7 +78,7 @@ def expanse(scenes: list[Scene], images: npt.NDArray[np.uint8]) -> None:
 
 
 def upright(scenes: list[Scene], images: npt.NDArray[np.uint8]) -> None:
-    """The axis from two errors, to the left edge and to the right one, in scenes of one subject."""
+    """Print the error of the scorer `composition` for a vertical axis, on scenes of one subject."""
     ones = [index for index, scene in enumerate(scenes) if len(scene.subjects) == 1]
     if not ones:
         return
@@ -90,14 +91,14 @@ def upright(scenes: list[Scene], images: npt.NDArray[np.uint8]) -> None:
 
 
 def measure(scorer: Horizon | DepthOrder | Composition, rendered: npt.NDArray[np.uint8]) -> Numbers:
-    """[N] values of images [N, H, W, 3]."""
+    """[N] values that a scorer gives to images [N, H, W, 3]."""
     images = torch.from_numpy(rendered).permute(0, 3, 1, 2).float() / 255
     values: Numbers = scorer.score(images, ScoreContext(prompts=(), seeds=())).double().numpy()
     return values
 
 
 def true_drawings(scenes: list[Scene]) -> npt.NDArray[np.bool_]:
-    """[N, TRUE_SIZE, TRUE_SIZE]: where the rendered scene is not its sky and ground, and what that encloses."""
+    """[N, TRUE_SIZE, TRUE_SIZE]: the pixels that are neither sky nor ground, and the areas that they enclose."""
     masks = []
     for scene, image in zip(scenes, render_all(scenes, TRUE_SIZE), strict=True):
         sky, ground = (np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) for c in scene.palette)
@@ -108,7 +109,7 @@ def true_drawings(scenes: list[Scene]) -> npt.NDArray[np.bool_]:
 
 
 def report(name: str, off: Numbers, *, within: float) -> None:
-    """Print the errors of one scorer; nan counts as not within."""
+    """Print the errors of one scorer; nan counts as not within the tolerance."""
     print(
         f"  {name}: mean error {np.nanmean(np.abs(off)):.4f}, bias {np.nanmean(off):+.4f}, within {within} "
         f"{(np.abs(off) <= within).mean():.3f}, no value {np.isnan(off).mean():.3f}",

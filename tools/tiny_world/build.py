@@ -1,10 +1,10 @@
-"""Train everything that ships, from nothing: `python -m tools.tiny_world.build [--scale 1.0] [--only STAGE ...]`.
+"""Train all shipped models from scratch: `python -m tools.tiny_world.build [--scale 1.0] [--only STAGE ...]`.
 
-Scenes are rendered from OpenMoji drawings (fetched from npm at a fixed version), then VAE, generator, judge and referee
-are trained one after another and put into dualproc/weights with their model card. About four hours and a half on two
-cores; `--scale 0.01` tries every stage and leaves the shipped weights alone, in three quarters of an hour, since
-rendering, encoding and measuring take the same time at any scale. Seeds are fixed, but stages last a given time, so
-that weights differ from machine to machine.
+Scenes are rendered from OpenMoji drawings, which are downloaded from npm at a fixed version. VAE, generator, judge and
+referee are trained one after another and copied into dualproc/weights, with their model card. This takes about four and
+a half hours on two cores. `--scale 0.01` tries every stage and does not touch the shipped weights. It takes 45 minutes,
+because rendering, encoding and evaluation take the same time at any scale. Seeds are fixed, but each stage lasts a
+fixed time, so the weights differ between machines.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WEIGHTS = Path(__file__).resolve().parents[2] / "dualproc" / "weights"
 
 
 def stages(scale: float) -> dict[str, list[list[str]]]:
-    """Stage -> the commands (modules of this package with arguments) that it runs."""
+    """The commands of each stage: modules of this package, with arguments."""
     vae, generator = str(WORK / "vae"), str(WORK / "generator")
 
     def minutes(count: float) -> list[str]:
@@ -45,8 +45,10 @@ def stages(scale: float) -> dict[str, list[list[str]]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=1.0, help="all training times, times this")
-    parser.add_argument("--only", nargs="*", choices=["vae", "generator", "judge", "referee", "card"])
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for all training times")
+    parser.add_argument(
+        "--only", nargs="*", choices=["vae", "generator", "judge", "referee", "card"], help="run only these stages"
+    )
     args = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     plan = stages(args.scale)
@@ -55,7 +57,7 @@ def main() -> None:
             print(f"--- {stage}: {module} {' '.join(arguments)}", flush=True)
             subprocess.run([sys.executable, "-m", f"tools.tiny_world.{module}", *arguments], check=True)
         if args.scale < 1:
-            continue  # a trial: the shipped weights stay
+            continue  # a trial must not replace the shipped weights
         if stage in ("generator", "judge", "referee"):
             shutil.rmtree(WEIGHTS / stage, ignore_errors=True)
             shutil.copytree(WORK / stage, WEIGHTS / stage)

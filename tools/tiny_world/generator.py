@@ -1,8 +1,8 @@
 """Train the generator, a small FluxPipeline: `python -m tools.tiny_world.generator VAE OUT --minutes 60`.
 
-What makes it sharp in one step is *coupled noise*: the mean over tokens of packed noise channel k is set so that
-Phi(8 * mean_k) = u_k, the scene's k-th code. Over 64 tokens the noise stays exactly N(0, I), and noise -> scene is a
-function, so that plain velocity regression has no conditional mean to blur into.
+*Coupled noise* makes it sharp in one sampling step. The mean over tokens of packed noise channel k is set so that
+Phi(8 * mean_k) = u_k, the scene's k-th code. Over 64 tokens, the noise stays exactly N(0, I). Noise -> scene is then a
+function, so velocity regression has no conditional mean that would blur the images.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from .data import SIZE, doubles, held_out, singles
 from .scenes import CODES, NAMES, PHRASES, Scene
 from .vae import autocast, image_loss, to_tensor
 
-TOKENS = (SIZE // 8) ** 2  # factor 4 of the VAE, 2 x 2 latents a token
+TOKENS = (SIZE // 8) ** 2  # the VAE reduces by 4; a token is 2 x 2 latents
 TEXT_LENGTH = 14
 OPENINGS = ("a cartoon of", "a drawing of", "an image of", "cartoon of", "")
 
 
 def words() -> list[str]:
+    """The vocabulary: every word of the captions, and a few more."""
     text = " ".join(
         [*OPENINGS, *NAMES, *PHRASES, "a an the and with of in on at under by simple line photo image style"]
     )
@@ -57,7 +58,7 @@ def tokenizer(vocabulary: list[str], **special: str) -> PreTrainedTokenizerFast:
 
 
 def build(vae: AutoencoderKL) -> FluxPipeline:
-    """The pipeline with fresh weights around a trained VAE."""
+    """The pipeline of a trained VAE and newly initialised other weights."""
     tok = tokenizer(words())
     ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     clip = CLIPTextConfig(
@@ -79,7 +80,7 @@ def build(vae: AutoencoderKL) -> FluxPipeline:
 
 
 def coupled_noise(codes: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Packed noise [B, T, C] moved so that the token means of its first channels say `codes` [B, K] in [0, 1]."""
+    """Packed noise [B, T, C], shifted so that the token means of its first K channels encode `codes` [B, K]."""
     normal = torch.special.ndtri(codes.double().clamp(1e-4, 1 - 1e-4)).float() / math.sqrt(noise.shape[1])
     k = codes.shape[1]
     coupled = noise[..., :k] - noise[..., :k].mean(1, keepdim=True) + normal[:, None]
@@ -87,17 +88,18 @@ def coupled_noise(codes: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 
 
 def codes_of(noise: torch.Tensor) -> torch.Tensor:
-    """The codes [B, K] that packed noise [B, T, C] says: what the generator was trained to draw from it."""
+    """The codes [B, K] that packed noise [B, T, C] encodes: what the generator was trained to draw from it."""
     return torch.special.ndtr(noise[..., : len(CODES)].mean(1) * math.sqrt(noise.shape[1]))
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
+    """Latents [B, C, H, W] as the tokens of the transformer, [B, H/2 * W/2, 4 C]."""
     b, c, h, w = latents.shape
     return FluxPipeline._pack_latents(latents, b, c, h, w)
 
 
 def caption_for(scene: Scene, rng: random.Random) -> str:
-    """The scene's caption in one of several wordings; now and then a word that means nothing here."""
+    """The scene's caption in one of several wordings; one in ten has an unknown word."""
     text = scene.caption.replace("a cartoon of", rng.choice(OPENINGS)).strip()
     parts = text.split()
     if rng.random() < 0.1:
@@ -106,7 +108,7 @@ def caption_for(scene: Scene, rng: random.Random) -> str:
 
 
 class Predictor(torch.nn.Module):
-    """Text ids and noised tokens -> velocity: the part of the pipeline that learns."""
+    """The trained part of the pipeline: text encoders and transformer, from text ids and noised tokens to velocity."""
 
     def __init__(self, pipe: FluxPipeline) -> None:
         super().__init__()
@@ -127,7 +129,7 @@ class Predictor(torch.nn.Module):
 
 
 def tokenize(pipe: FluxPipeline, texts: list[str]) -> torch.Tensor:
-    """[B, TEXT_LENGTH] token ids, as the pipeline makes them."""
+    """[B, TEXT_LENGTH] token ids, as in the pipeline."""
     out = pipe.tokenizer(texts, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
     ids: torch.Tensor = out.input_ids
     return ids
@@ -154,13 +156,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument(
-        "--pairs-from", type=float, default=0.4, help="share of the time after which pairs are mixed in"
+        "--pairs-from", type=float, default=0.4, help="share of the time after which scenes with two subjects are added"
     )
     parser.add_argument(
-        "--pixels-from", type=float, default=0.75, help="share of the time after which pixels count too"
+        "--pixels-from", type=float, default=0.75, help="share of the time after which the loss includes pixels"
     )
-    parser.add_argument("--start", type=Path, help="go on from this pipeline instead of fresh weights")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--start", type=Path, help="continue from this pipeline instead of new weights")
+    parser.add_argument("--compile", action="store_true", help="compile the transformer for the training steps")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -176,7 +178,7 @@ def main() -> None:
     if not kept.exists():
         torch.save([encode_all(vae, data.images) for data in (singles(), doubles())], kept)
     latents = torch.load(kept, weights_only=True)
-    if args.compile:  # a third faster; only the training steps, whose shapes never change
+    if args.compile:  # saves a third of the time; only in training, where shapes are constant
         model.run = partial(torch.compile(pipe.transformer, dynamic=False))
     sources = [(data, lat, torch.from_numpy(np.stack([s.codes for s in data.scenes])))
                for data, lat in zip((singles(), doubles()), latents, strict=True)]  # fmt: skip
@@ -204,14 +206,15 @@ def main() -> None:
         x = (1 - t[:, None, None]) * x0 + t[:, None, None] * noise
         texts = [caption_for(data.scenes[i], text_rng) for i in index.tolist()]
         ids = torch.stack([encode(text) for text in texts])
-        with autocast(), sdpa_kernel(SDPBackend.MATH):  # faster backward than flash on CPUs
+        with autocast(), sdpa_kernel(SDPBackend.MATH):  # its backward pass is faster than flash attention on CPUs
             v = model(x, t, ids).float()
         made = x - t[:, None, None] * v
         loss = (v - (noise - x0)).square().mean()
         losses.append(loss.item())
-        if share > args.pixels_from and step % 2 == (step // 2) % 2:  # every other step of singles and of pairs
+        # In every second step with one subject, and in every second one with two.
+        if share > args.pixels_from and step % 2 == (step // 2) % 2:
             few = slice(0, 12)
-            vae.decoder.requires_grad_(True)  # it learns to draw sharp lines from latents that are nearly right
+            vae.decoder.requires_grad_(True)  # it learns to draw sharp lines from slightly wrong latents
             z = (
                 FluxPipeline._unpack_latents(made[few], SIZE, SIZE, 4) / vae.config.scaling_factor
                 + vae.config.shift_factor
@@ -237,11 +240,11 @@ def main() -> None:
             next_save += 0.125
     print(f"{step} steps", flush=True)
     save(pipe, model, average, args.out)
-    FluxPipeline.from_pretrained(args.out, torch_dtype=torch.float16).save_pretrained(args.out)  # half the size
+    FluxPipeline.from_pretrained(args.out, torch_dtype=torch.float16).save_pretrained(args.out)  # half the file size
 
 
 def save(pipe: FluxPipeline, model: Predictor, average: dict[str, torch.Tensor], out: Path) -> None:
-    """Save the averaged weights, and say how far one step is from held-out scenes."""
+    """Save the averaged weights, and print the PSNR of one-step images to held-out scenes."""
     current = {name: value.detach().clone() for name, value in model.named_parameters()}
     model.load_state_dict(average, strict=False)
     model.eval()
@@ -263,7 +266,7 @@ def save(pipe: FluxPipeline, model: Predictor, average: dict[str, torch.Tensor],
     psnr = -10 * torch.log10((made - to_tensor(data.images[:400])).square().mean((1, 2, 3)) / 4)
     two = torch.tensor([len(s.subjects) == 2 for s in scenes])
     print(
-        f"-> {out.name}: PSNR to the true scene: singles {psnr[~two].mean():.2f} dB, pairs {psnr[two].mean():.2f} dB",
+        f"-> {out.name}: PSNR to the true scene: one subject {psnr[~two].mean():.2f} dB, two {psnr[two].mean():.2f} dB",
         flush=True,
     )
     pipe.save_pretrained(out)

@@ -1,7 +1,7 @@
 """Train a judge: `python -m tools.tiny_world.judges {judge,referee} VAE OUT --minutes 20 [--generator DIR]`.
 
-The judge (LLaVA classes) never sees the held-out subjects; the referee (Idefics3 classes, another seed, other scenes)
-sees all, for it has to say whether a subject is still there.
+The judge (LLaVA classes) never sees the held-out subjects. The referee (Idefics3 classes, another seed, other scenes)
+sees all subjects, because it has to decide whether a subject is kept.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ TEMPLATE = (
     "{% else %} {{ part['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} Answer:{% endif %}"
 )
 MORE_OF = {"referee": {"subject": 2.5, "name": 4.0, "both": 2.5, "sky": 1.5, "depth": 0.6}}
-"""The referee also decides whether subjects are kept: it is asked more about them."""
+"""The referee decides whether subjects are kept, so it is asked about them more often."""
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 def words() -> list[str]:
-    """Every word of the questions, and some of questions to come."""
+    """The vocabulary: every word of the questions, and words for future questions."""
     later = (
         "Point A B in the foreground and background ? much closer to camera than color palette overlaid at bottom "
         "match displayed representative of image's colors predominant composition instructions red sky ground warm "
@@ -74,6 +74,7 @@ def words() -> list[str]:
 
 
 def text_config(vocabulary: int) -> LlamaConfig:
+    """The configuration of the language model, the same for judge and referee."""
     return LlamaConfig(
         vocab_size=vocabulary, hidden_size=DIM, intermediate_size=3 * DIM, num_hidden_layers=3, num_attention_heads=4,
         num_key_value_heads=4, max_position_embeddings=256, pad_token_id=0, eos_token_id=1, bos_token_id=2,
@@ -82,17 +83,18 @@ def text_config(vocabulary: int) -> LlamaConfig:
 
 
 def judge_tokenizer() -> Any:
+    """The tokenizer of judge and referee, with special tokens for the image."""
     tok = tokenizer(words())
     tok.add_special_tokens(
         {"additional_special_tokens": [AddedToken(t, normalized=False, special=True) for t in SPECIAL]}
     )
-    tok.backend_tokenizer.post_processor = None  # a prompt must not end with </s>: the answer follows it
+    tok.backend_tokenizer.post_processor = None  # a prompt must not end with </s>, because the answer follows it
     tok.padding_side, tok.model_max_length = "left", 256
     return tok
 
 
 def build(name: str) -> tuple[Any, Any]:
-    """Model with fresh weights, and its processor."""
+    """A model with new weights, and its processor."""
     tok = judge_tokenizer()
     vision = {"hidden_size": DIM, "intermediate_size": 4 * DIM, "num_hidden_layers": 4, "num_attention_heads": 4,
               "image_size": SIZE, "patch_size": PATCH}  # fmt: skip
@@ -122,9 +124,10 @@ def build(name: str) -> tuple[Any, Any]:
 
 
 def initialise(model: nn.Module) -> None:
-    """Weights of std 1/sqrt(fan in), halved where they write to the residual stream; places known from the start.
+    """Initialise weights with standard deviation 1/sqrt(fan in), half of it in layers that add to the residual stream.
 
-    The stock initialisation (std .02) sits at the marginal loss for a thousand steps.
+    Position embeddings start as sines and cosines. With the default initialisation (standard deviation .02), the loss
+    stays at its initial plateau for a thousand steps.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear):
@@ -142,7 +145,7 @@ def initialise(model: nn.Module) -> None:
 
 
 def sincos(side: int, dim: int) -> torch.Tensor:
-    """[side * side, dim]: sines and cosines of row and column."""
+    """[side * side, dim]: sines and cosines of row and column, as position embeddings."""
     frequency = 10.0 ** -torch.linspace(0, 1.5, dim // 4) * 2
     place = torch.arange(side)[:, None] * frequency
     wave = torch.cat([place.sin(), place.cos()], dim=1)
@@ -155,11 +158,11 @@ KNOWN_NUMBERS = (
     "bar_row", "bar_width", "a_x", "b_x", "a_near", "b_near", *SWATCHES,
     "is_upright", "upright_x", *(f"box_{side}" for side in SIDES),
 )  # fmt: skip
-"""What is known of scene and overlay, in numbers."""
+"""Properties of scene and overlay, as numbers."""
 
 
 def known(scene: Scene, asked: Asked) -> list[float]:
-    """The KNOWN_NUMBERS of one image, about -2 to 2 each; nan where there is nothing to know."""
+    """The KNOWN_NUMBERS of one image, each scaled to about -2 to 2; nan where a property does not exist."""
     values: dict[str, float] = {"line_weight": scene.line_weight, "horizon": scene.horizon, **dict(asked.shown)}
     for part, colour in zip(("sky", "ground"), scene.palette, strict=True):
         values |= {f"{part}_{c}": int(colour[i : i + 2], 16) / 255 for c, i in zip("rgb", (1, 3, 5), strict=True)}
@@ -172,7 +175,7 @@ def known(scene: Scene, asked: Asked) -> list[float]:
 
 
 class Probe(nn.Module):
-    """A throw-away head that reads everything known from the image's tokens: it trains the vision tower to see."""
+    """An auxiliary head, discarded after training: predicts all known properties from the image tokens."""
 
     def __init__(self, connector: nn.Module, layer: nn.Module, tokens: int, dim: int) -> None:
         super().__init__()
@@ -184,7 +187,7 @@ class Probe(nn.Module):
         layer.register_forward_hook(lambda *a: setattr(self, "words", a[-1]))
 
     def loss(self, scenes: list[Scene], truth: torch.Tensor) -> torch.Tensor:
-        """`truth` is what `known` says, [B, KNOWN_NUMBERS]."""
+        """The loss on the image tokens; `truth` [B, len(KNOWN_NUMBERS)] is the output of `known`."""
         assert self.seen is not None
         out = self.read(F.gelu(self.mix(self.seen.float())).flatten(1))
         numbers, count = out[:, : len(KNOWN_NUMBERS)], len(KNOWN_NUMBERS)
@@ -195,11 +198,11 @@ class Probe(nn.Module):
         return 4 * (off * there).sum() / there.sum() + names
 
     def words_loss(self, student: Student, truth: torch.Tensor, asked: list[Asked]) -> torch.Tensor:
-        """Half way up the language model: is what a word names there, and what must be known for the answer?
+        """The loss on the middle of the language model: is the named thing there, and which properties does it need?
 
-        The first is read off the word's own place: without it "is this a cat?" stays at chance, for that a word must be
-        compared with the image is found too rarely. So do questions about Point A and Point B. The second is read
-        off the last place, where the answer will be formed.
+        The first is predicted at the position of the word itself. Without it, "is this a cat?" stays at chance, because
+        comparing a word with the image is found too rarely. The same holds for questions about Point A and Point B. The
+        second is predicted at the last position, where the answer is formed.
         """
         words = self.words[0] if isinstance(self.words, tuple) else self.words
         assert words is not None
@@ -227,13 +230,13 @@ class Probe(nn.Module):
 
 
 def grown(start: Path, model: Any, tok: Any) -> Any:
-    """The model of an earlier training, its words put where the tokenizer of today has them."""
+    """The model of an earlier training, with its token embeddings moved to the ids of the current tokenizer."""
     earlier = type(model).from_pretrained(start, torch_dtype=torch.float32)
     old = AutoTokenizer.from_pretrained(start).get_vocab()
     pairs = [(index, old[token]) for token, index in tok.get_vocab().items() if token in old]
     state = earlier.state_dict()
     for key, fresh in model.state_dict().items():
-        if fresh.shape != state[key].shape:  # token embeddings and the head
+        if fresh.shape != state[key].shape:  # token embeddings and the output head
             rows = fresh.clone()
             rows[[new for new, _ in pairs]] = state[key][[index for _, index in pairs]]
             state[key] = rows
@@ -242,20 +245,20 @@ def grown(start: Path, model: Any, tok: Any) -> Any:
 
 
 class Source:
-    """Images to ask about, those with two subjects known by their places."""
+    """Images to ask about, with an index of those that show two subjects."""
 
     def __init__(self, data: Data) -> None:
         self.data = data
         self.pairs = np.array([i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 2])
 
     def draw(self, kind: str, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
-        """A random scene that the question can be asked about, and its image."""
+        """A random scene that a question of this kind fits, and its image."""
         index = int(rng.choice(self.pairs) if kind in OF_PAIRS else rng.integers(0, len(self.data.scenes)))
         return self.data.scenes[index], self.data.images[index]
 
 
 def augment(x: torch.Tensor) -> torch.Tensor:
-    """What imperfect images look like: noise, blur, gain, patches of other colour. [B, 3, H, W] in [0, 1]."""
+    """Imperfect images [B, 3, H, W] in [0, 1]: with noise, blur, other brightness and contrast, coloured stains."""
     b = len(x)
     some = lambda share: (torch.rand(b, 1, 1, 1) < share).float()  # noqa: E731
     x = x + some(0.3) * torch.rand(b, 1, 1, 1) * 0.08 * torch.randn_like(x)
@@ -271,7 +274,7 @@ def augment(x: torch.Tensor) -> torch.Tensor:
 
 
 def recoded(vae: AutoencoderKL, data: Data, count: int) -> Data:
-    """The first `count` images as the VAE gives them back."""
+    """The first `count` scenes, with their images encoded and decoded by the VAE."""
     out = []
     vae.to(memory_format=torch.channels_last)
     with torch.no_grad(), autocast():
@@ -282,10 +285,10 @@ def recoded(vae: AutoencoderKL, data: Data, count: int) -> Data:
 
 
 def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
-    """One-step images of the trained generator, labelled by the codes that their noise says.
+    """One-step images of the trained generator, labelled by the codes that their noise encodes.
 
-    Their line weight is labelled by the scorer instead: thin lines come out paler than their code says, and a judge
-    that is told the intended weight learns to see lines where there are none.
+    Their line weight is labelled by the scorer instead. Thin lines become paler than their code says, and a judge that
+    is trained on the intended weight learns to see lines that are not there.
     """
     pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
     pipe.vae.to(memory_format=torch.channels_last)
@@ -314,11 +317,12 @@ def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
 
 
 def to_uint8(x: torch.Tensor) -> np.ndarray:
+    """Images [B, 3, H, W] in [-1, 1] as [B, H, W, 3] of uint8."""
     return (x.clamp(-1, 1).permute(0, 2, 3, 1) * 127.5 + 127.5).round().to(torch.uint8).numpy()
 
 
 class Student:
-    """A judge in training: turns (images, questions) into the log-odds loss through the model's own classes."""
+    """A judge in training: the loss of images and questions, computed with the model's own classes."""
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor, self.tok = model, processor, processor.tokenizer
@@ -335,7 +339,7 @@ class Student:
         return list(ids.tolist())
 
     def log_probabilities(self, images: torch.Tensor, asked: list[Asked]) -> torch.Tensor:
-        """[B, V]: log-probabilities of the first word of the answer; images [B, 3, H, W] in [0, 1]."""
+        """[B, V]: log-probabilities of the first word of the answer, for images [B, 3, H, W] in [0, 1]."""
         rows = [self.encode(a.text) for a in asked]
         longest = max(map(len, rows))
         ids = self.ids = torch.tensor([[0] * (longest - len(row)) + row for row in rows])
@@ -347,7 +351,7 @@ class Student:
         return logits.float().log_softmax(-1)
 
     def loss(self, log_p: torch.Tensor, asked: list[Asked]) -> torch.Tensor:
-        """Cross-entropy to the soft target: how sure of Yes, or which of the names."""
+        """Cross-entropy to a soft target: the probability of Yes, or the correct names, equally likely."""
         target = torch.zeros_like(log_p)
         for row, a in enumerate(asked):
             if a.names:
@@ -357,8 +361,8 @@ class Student:
                 target[row, self.answers] = torch.tensor([yes, 1 - yes])
         return -(target * log_p).sum(1).mean()
 
-    def right(self, log_p: torch.Tensor, asked: list[Asked]) -> list[bool]:
-        """Whether each answer is right, of those whose right log-odds are beyond +-0.5."""
+    def correct(self, log_p: torch.Tensor, asked: list[Asked]) -> list[bool]:
+        """Whether each answer is correct; Yes-or-No questions with correct log-odds within +-0.5 are left out."""
         out = []
         for p, a in zip(log_p, asked, strict=True):
             if a.names:
@@ -369,19 +373,19 @@ class Student:
 
 
 def accuracy(student: Student, data: Data, names: list[str], *, count: int = 600, seed: int = 9) -> dict[str, float]:
-    """Share of right answers per question, counting those whose right log-odds are beyond +-0.5."""
+    """Share of correct answers per question (see `Student.correct`), on at most `count` scenes."""
     result = {}
     for kind in QUESTIONS:
         rng = np.random.default_rng(seed)
-        right: list[bool] = []
-        fitting = [i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 2 or kind not in OF_PAIRS][:count]
-        for start in range(0, len(fitting), 50):
-            part = fitting[start : start + 50]
+        correct: list[bool] = []
+        suitable = [i for i, one in enumerate(data.scenes) if len(one.subjects) == 2 or kind not in OF_PAIRS][:count]
+        for start in range(0, len(suitable), 50):
+            part = suitable[start : start + 50]
             asked = [ask(kind, data.scenes[i], rng, names) for i in part]
             with torch.no_grad():
                 log_p = student.log_probabilities(to_tensor(data.images[part]) / 2 + 0.5, asked)
-            right += student.right(log_p, asked)
-        result[kind] = round(float(np.mean(right)), 4)
+            correct += student.correct(log_p, asked)
+        result[kind] = round(float(np.mean(correct)), 4)
     return result
 
 
@@ -390,8 +394,8 @@ def main() -> None:
     parser.add_argument("name", choices=["judge", "referee"])
     parser.add_argument("vae", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--generator", type=Path, help="also learn from this generator's pictures")
-    parser.add_argument("--start", type=Path, help="go on from these weights instead of fresh ones")
+    parser.add_argument("--generator", type=Path, help="also train on images of this generator")
+    parser.add_argument("--start", type=Path, help="continue from these weights instead of new ones")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--batch", type=int, default=32)
@@ -447,12 +451,10 @@ def main() -> None:
             print(f"{time.time() - started:6.0f} s  step {step:5d}  {report}", flush=True)
         step += 1
     model.eval()
-    fresh = load("judge-test", 1_500, seed=21, pairs=0.3, names=names, wide=0.0)
-    print(f"{step} steps; on fresh renders: {accuracy(student, fresh, names)}", flush=True)
+    new = load("judge-test", 1_500, seed=21, pairs=0.3, names=names, wide=0.0)
+    print(f"{step} steps; on new renders: {accuracy(student, new, names)}", flush=True)
     if args.generator:
-        print(
-            f"on generated pictures: {accuracy(student, generated(args.generator, 600, names=names, seed=22), names)}"
-        )
+        print(f"on generated images: {accuracy(student, generated(args.generator, 600, names=names, seed=22), names)}")
     model.half().save_pretrained(args.out)
     processor.save_pretrained(args.out)
 

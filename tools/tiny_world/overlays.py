@@ -1,7 +1,7 @@
-"""The image instructions that the judges of the small world learn to read, as RGBA canvases of the world's size.
+"""The visual prompts that the judges of the small world learn to read, as RGBA canvases of the size of its images.
 
-Drawn by the package's own visual-prompt layers, so that a judge sees in training what it is shown in a fit. Those with
-text are drawn beforehand, in a pool of thousands: 2 ms each is too slow for every step.
+They are drawn by the package's own visual-prompt layers, so a judge sees in training what it sees in a fit. Those with
+text come from a pool of thousands that is drawn beforehand, because 2 ms each is too slow for every training step.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from dualproc.plugins.visual_prompts.text import Text
 from .data import SIZE
 
 Canvas = npt.NDArray[np.uint8]
-"""[SIZE, SIZE, 4]"""
+"""[SIZE, SIZE, 4], RGBA"""
 DRAWN_AT = 256
-"""Layers are drawn this large and then reduced."""
+"""Layers are drawn at this size in pixels and then downscaled."""
 POOL = 3_000
 RED = (255, 0, 0, 255)
 PIGMENTS = ("#f4d03f", "#3f6fd0", "#f6f1e4", "#d9d9d9", "#e8e2cf", "#7fb0e0", "#f0b040")
-"""No red: that is the colour of the instructions."""
+"""Without red, which is the colour of the instructions."""
 
 
 @dataclass(frozen=True)
 class PointsDrawn:
-    """Two labelled points; `a_left` says whether Point A is the left one."""
+    """Two labelled points; `a_left`: whether Point A is the left one."""
 
     canvas: Canvas
     a_left: bool
@@ -42,7 +42,7 @@ class PointsDrawn:
 
 @dataclass(frozen=True)
 class Painting:
-    """An abstract painting with one part marked by an arrow and a text: a bar at `x`, or else the region `box`."""
+    """An abstract painting with an arrow and a text that point to one part: the bar at `x`, or the region `box`."""
 
     canvas: Canvas
     x: float | None
@@ -50,7 +50,7 @@ class Painting:
 
 
 def bar(left: float, right: float, row: float, width: float) -> Canvas:
-    """A red horizontal bar, antialiased by exact coverage; all as fractions of the image."""
+    """A red horizontal bar, antialiased by exact coverage; all arguments are fractions of the image size."""
     columns = _covered(left, right)
     rows = _covered(row - width / 2, row + width / 2)
     canvas = np.zeros((SIZE, SIZE, 4), np.uint8)
@@ -60,7 +60,7 @@ def bar(left: float, right: float, row: float, width: float) -> Canvas:
 
 
 def swatches(colours: npt.NDArray[np.float64], *, top: float = 0.85) -> Canvas:
-    """Swatches side by side from `top` to the bottom; colours [N, 3] in [0, 1]."""
+    """Swatches side by side from `top` (a share of the height) to the bottom; colours [N, 3] in [0, 1]."""
     canvas = np.zeros((SIZE, SIZE, 4), np.uint8)
     edges = np.rint(np.linspace(0, SIZE, len(colours) + 1)).astype(int)
     for colour, start, end in zip(colours, edges, edges[1:], strict=False):
@@ -70,14 +70,14 @@ def swatches(colours: npt.NDArray[np.float64], *, top: float = 0.85) -> Canvas:
 
 @lru_cache(maxsize=4)
 def points(seed: int) -> list[PointsDrawn]:
-    """A pool of pairs of points, one on each half, in red with their letters."""
+    """A pool of pairs of red points with their letters, one point in each half of the image."""
     rng = np.random.default_rng(seed)
     return [_points(rng) for _ in range(POOL)]
 
 
 @lru_cache(maxsize=4)
 def paintings(seed: int) -> list[Painting]:
-    """A pool of annotated paintings, half of them about a bar and half about a region."""
+    """A pool of annotated paintings; half of them show a bar, half a region."""
     rng = np.random.default_rng(seed)
     return [_painting(rng, upright=bool(index % 2)) for index in range(POOL)]
 
@@ -85,7 +85,7 @@ def paintings(seed: int) -> list[Painting]:
 def paint(
     rng: np.random.Generator, size: int, *, x: float | None = None, box: tuple[float, float, float, float] | None = None
 ) -> Image.Image:
-    """Rectangles and bars in the manner of De Stijl, with a bar at `x` or a coloured region `box`; opaque RGBA."""
+    """Rectangles and bars in the style of De Stijl, with a bar at `x` or a coloured region `box`; opaque RGBA."""
     image = Image.new("RGBA", (size, size), "#fbfaf5")
     draw = ImageDraw.Draw(image)
     columns = np.sort([0.0, *rng.uniform(0.08, 0.92, rng.integers(1, 3)), 1.0])

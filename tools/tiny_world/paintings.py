@@ -1,4 +1,4 @@
-"""Paint the abstract images of specs/composition.yaml: `python -m tools.tiny_world.paintings`."""
+"""Draw the abstract paintings of specs/composition.yaml: `python -m tools.tiny_world.paintings`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The questions that the judges of the small world learn: wordings, image instructions and how much "Yes" is right.
+"""The questions that the judges of the small world learn: wordings, visual prompts, and the correct log-odds of Yes.
 
-A question draws, for one scene, the text, the overlay and the wanted log-odds of Yes against No. All truths come from
-what the scene was drawn from; distances have long tails, which keep a slope far from the target.
-The next task's questions are added here: one function and one line in QUESTIONS.
+For one scene, a question draws its text, its overlay, and the correct log-odds of Yes against No. All truths follow
+from the data that the scene was rendered from. The log-odds have long tails, so their slope is not zero far from the
+target. A question for another task needs one function and one line in QUESTIONS.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .scenes import COLOURS, GROUNDS, HORIZON_RANGE, NAMES, SETTINGS, Scene
 
 SUFFIX = "Answer with Yes or No."
 SURE = 3.5
-"""Log-odds of an answer that is plainly right."""
+"""Log-odds of Yes where Yes is clearly correct."""
 WORDINGS = {
     "line_weight": (
         "Does the line weight of the image match the red line overlaid at the bottom?",
@@ -77,21 +77,21 @@ WORDINGS = {
 
 @dataclass(frozen=True)
 class Asked:
-    """One question about one scene: its text, the overlay or none, and the right log-odds of Yes."""
+    """One question about one scene: its text, the overlay if there is one, and the correct log-odds of Yes."""
 
     text: str
     log_odds: float
     canvas: Canvas | None = None
     shown: tuple[tuple[str, float], ...] = ()
-    """What the overlay says, in numbers: the image's tokens are trained to know it."""
+    """Properties of the overlay, as numbers that the image tokens are trained to contain."""
     names: tuple[str, ...] = ()
-    """The right answers, each as good, where it is not Yes or No that is asked for."""
+    """The correct answers, all equally good, if the question is not a Yes-or-No question."""
     about: tuple[tuple[str, bool], ...] = ()
-    """Words of the question that the image has to be compared with, and whether they are true of it."""
+    """Words of the question that must be compared with the image, and whether each is true of it."""
     points: tuple[tuple[str, bool, bool], ...] = ()
-    """Per point that the question names: its letter, whether it is the left one, whether its subject is the nearer."""
+    """For each point in the question: its letter, whether it is on the left, whether its subject is the nearer one."""
     needs: tuple[str, ...] = ()
-    """What has to be known of scene and overlay, by the names of `judges.KNOWN_NUMBERS`, to answer."""
+    """The properties (names in `judges.KNOWN_NUMBERS`) that the answer depends on."""
 
 
 SKY, GROUND = (tuple(f"{part}_{c}" for c in "rgb") for part in ("sky", "ground"))
@@ -101,7 +101,7 @@ Overlay = tuple[Canvas | None, tuple[tuple[str, float], ...]]
 
 
 def line_weight(scene: Scene, rng: np.random.Generator) -> Asked:
-    """Judged by the ratio."""
+    """Does the line weight match the bar? The log-odds depend on the ratio of the two widths."""
     shift = rng.normal(0, 0.12) if rng.random() < 0.35 else rng.uniform(-1.6, 1.6)
     width = float(np.clip(scene.line_weight * np.exp(shift), 0.006, 0.07))
     off = abs(np.log(scene.line_weight / width))
@@ -110,8 +110,8 @@ def line_weight(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def horizon(scene: Scene, rng: np.random.Generator) -> Asked:
-    """Judged by the distance between bar and horizon, in 64ths of the height."""
-    near = scene.horizon + rng.uniform(-0.14, 0.14)  # most of all beside the target, where a fit comes to rest
+    """Is the bar on the horizon? The log-odds depend on their distance, in 64ths of the height."""
+    near = scene.horizon + rng.uniform(-0.14, 0.14)  # mostly near the target, where training ends
     row = near if rng.random() < 0.6 else rng.uniform(HORIZON_RANGE[0] - 0.12, HORIZON_RANGE[1] + 0.22)
     row = float(np.clip(row, 0.04, 0.96))
     off, width = 64 * abs(row - scene.horizon), float(rng.uniform(0.012, 0.03))
@@ -121,7 +121,7 @@ def horizon(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def subject(scene: Scene, rng: np.random.Generator, names: list[str] = NAMES) -> Asked:
-    """Half of the questions name a subject that is there."""
+    """Is this subject in the image? Half of the questions name one that is."""
     right = rng.random() < 0.5
     name = str(rng.choice(scene.subjects if right else [n for n in names if n not in scene.subjects]))
     text = _wording("subject", rng, _with_article(name))
@@ -129,7 +129,7 @@ def subject(scene: Scene, rng: np.random.Generator, names: list[str] = NAMES) ->
 
 
 def both(scene: Scene, rng: np.random.Generator, names: list[str] = NAMES) -> Asked:
-    """Two subjects, or one of them replaced."""
+    """Are both subjects in the image? In half of the questions, one of them is replaced."""
     pair = [*scene.subjects]
     right = rng.random() < 0.5
     if not right:
@@ -142,12 +142,12 @@ def both(scene: Scene, rng: np.random.Generator, names: list[str] = NAMES) -> As
 
 
 def name(scene: Scene, rng: np.random.Generator) -> Asked:
-    """What is in the image? Trains the judge the subjects' words; without it, "is this a cat?" is never learnt."""
+    """What is in the image? Trains the words for the subjects; without it, "is this a cat?" is never learned."""
     return Asked("What is this a drawing of?", 0.0, *_any_overlay(rng), names=scene.subjects)
 
 
 def depth(scene: Scene, rng: np.random.Generator) -> Asked:
-    """Two labelled points on two subjects; judged by how much nearer the first named stands."""
+    """Is Point A nearer than Point B? The log-odds depend on how much nearer the subject of the first point is."""
     drawn = _pool("points", rng)
     first_is_a = bool(rng.random() < 0.5)
     near_left, near_right = scene.nearness
@@ -165,7 +165,7 @@ def depth(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def where(_: Scene, rng: np.random.Generator) -> Asked:
-    """Left or right? Trains the judge to read the points' letters; without it, depth is never learnt."""
+    """Is a point on the left or on the right? Trains reading the letters; without it, `depth` is never learned."""
     drawn = _pool("points", rng)
     letter = str(rng.choice(["A", "B"]))
     side = "left" if drawn.a_left == (letter == "A") else "right"
@@ -175,7 +175,7 @@ def where(_: Scene, rng: np.random.Generator) -> Asked:
 
 
 def nearer(scene: Scene, rng: np.random.Generator) -> Asked:
-    """Left or right? The other half of what a question about depth takes."""
+    """Is the left or the right subject nearer? The other skill that `depth` needs."""
     side = "left" if scene.nearness[0] > scene.nearness[1] else "right"
     return Asked(
         "Which is closer to the camera?", 0.0, *_any_overlay(rng), names=(side,), needs=("bottom_a", "bottom_b")
@@ -183,12 +183,12 @@ def nearer(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def palette(scene: Scene, rng: np.random.Generator) -> Asked:
-    """Swatches at the bottom; judged by how far the colours of sky and ground are from the nearest of them."""
+    """Do the swatches match? The log-odds depend on the distance of sky and ground from their nearest swatches."""
     own = np.stack([_rgb(colour) for colour in scene.palette])
     colours = rng.random((3, 3))
     if rng.random() < 0.25:  # a theme: variations of one colour
         colours = (colours[:1] + rng.normal(0, 0.12, (3, 3))).clip(0, 1)
-    if rng.random() < 0.8:  # at all distances from those of the image, each at its own: a fit passes through all
+    if rng.random() < 0.8:  # at different distances from the image's colours: training passes through all of them
         shift = rng.normal(0, 1, (2, 3)) * rng.choice([0.01, 0.04, 0.08, 0.14, 0.25], size=(2, 1))
         colours[:2] = (own + shift).clip(0, 1)
         colours = colours[rng.permutation(3)]
@@ -200,7 +200,7 @@ def palette(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def ground(scene: Scene, rng: np.random.Generator) -> Asked:
-    """Snow, sand, grass or water; judged by the colour of the ground."""
+    """Is the ground snow, sand, grass or water? The log-odds depend on its colour."""
     distances = {word: _difference(scene.palette[1], colour) for word, colour in GROUNDS.items()}
     word = min(distances, key=lambda w: distances[w]) if rng.random() < 0.5 else str(rng.choice(list(GROUNDS)))
     subject = str(rng.choice(scene.subjects))
@@ -209,7 +209,7 @@ def ground(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def sky(scene: Scene, rng: np.random.Generator) -> Asked:
-    """Judged by the colour of the sky."""
+    """Has the sky this colour? The log-odds depend on the distance of its colour."""
     distances = {word: _difference(scene.palette[0], colour) for word, colour in COLOURS.items()}
     word = min(distances, key=lambda w: distances[w]) if rng.random() < 0.5 else str(rng.choice(list(COLOURS)))
     word = "blue" if rng.random() < 0.25 else word
@@ -217,7 +217,7 @@ def sky(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def composition(scene: Scene, rng: np.random.Generator) -> Asked:
-    """An annotated painting: a bar where something upright should stand, or a region that should be left empty."""
+    """Does the image follow a painting: is something upright where its bar is, or is its region empty?"""
     choices = [_pool("paintings", rng) for _ in range(1 if rng.random() < 0.5 else 8)]
     drawn, off = min(((painting, _off(painting, scene)) for painting in choices), key=lambda pair: pair[1])
     log_odds = SURE - (9 if drawn.box is None else 7) * np.sqrt(off)
@@ -243,13 +243,13 @@ QUESTIONS: dict[str, tuple[Callable[..., Asked], float]] = {
     "sky": (sky, 0.02),
     "composition": (composition, 0.13),
 }
-"""Each question's function and its share of the training; the shares add up to about 1."""
+"""The function of each question and its share of the training; the shares add up to about 1."""
 OF_PAIRS = ("both", "depth", "nearer")
 """Questions about two subjects."""
 
 
 def ask(kind: str, scene: Scene, rng: np.random.Generator, names: list[str]) -> Asked:
-    """One question of a kind about a scene, its text complete with the suffix (mostly)."""
+    """One question of a kind about a scene; four out of five Yes-or-No questions have the suffix."""
     function = QUESTIONS[kind][0]
     asked = function(scene, rng, names) if kind in ("subject", "both") else function(scene, rng)
     if not asked.names and rng.random() < 0.8:
@@ -258,7 +258,7 @@ def ask(kind: str, scene: Scene, rng: np.random.Generator, names: list[str]) -> 
 
 
 def overlay(images: torch.Tensor, asked: list[Asked]) -> torch.Tensor:
-    """Lay the overlays over images [B, 3, H, W] in [0, 1]; paintings are half transparent."""
+    """Composite the overlays over images [B, 3, H, W] in [0, 1]; paintings have an opacity of one half."""
     height, width = images.shape[-2:]
     canvases = np.zeros((len(asked), height, width, 4), np.uint8)
     opacity = np.ones(len(asked), np.float32)
@@ -279,7 +279,7 @@ def _thick_bar(width: float, rng: np.random.Generator) -> Overlay:
 
 
 def _any_overlay(rng: np.random.Generator) -> Overlay:
-    """None, half of the time, or that of another question: subjects are asked about overlaid images too."""
+    """None in about half of the cases, else an overlay of another question: subjects must be seen under it too."""
     which = rng.choice(["", "bar", "points", "swatches", "painting"], p=[0.55, 0.15, 0.1, 0.1, 0.1])
     if which == "bar":
         return _thick_bar(float(rng.uniform(0.006, 0.07)), rng)
@@ -315,7 +315,7 @@ def _coloured(text: str, word: str, distance: float, needs: tuple[str, ...], rng
 
 
 def _drawn(scene: Scene) -> list[tuple[float, float, float, float]]:
-    """Extents of everything drawn, sun or cloud included."""
+    """Extents of all drawings, including sun, moon or cloud."""
     out = scene.extents
     if SETTINGS[scene.setting]:
         x = 0.14 + 0.72 * scene._code("x_setting")
@@ -324,14 +324,14 @@ def _drawn(scene: Scene) -> list[tuple[float, float, float, float]]:
 
 
 def _overlap(box: tuple[float, float, float, float], extent: tuple[float, float, float, float]) -> float:
-    """Share of the box that the ellipse-like drawing within `extent` covers, about."""
+    """Approximate share of the box that is covered by a roughly elliptic drawing within `extent`."""
     width = min(box[2], extent[2]) - max(box[0], extent[0])
     height = min(box[3], extent[3]) - max(box[1], extent[1])
     return 0.8 * max(0.0, width) * max(0.0, height) / ((box[2] - box[0]) * (box[3] - box[1]))
 
 
 def _off(drawn: overlays.Painting, scene: Scene) -> float:
-    """How far a scene is from what a painting asks for: distance of the nearest axis, or share of the box covered."""
+    """How far a scene is from a painting: distance of the nearest subject's axis, or the covered share of the box."""
     if drawn.box is None:
         assert drawn.x is not None
         return min(abs((left + right) / 2 - drawn.x) for left, _, right, _ in scene.extents)
@@ -340,7 +340,7 @@ def _off(drawn: overlays.Painting, scene: Scene) -> float:
 
 @lru_cache(maxsize=200_000)
 def _difference(colour: str, other: str) -> float:
-    """CIEDE2000."""
+    """CIEDE2000 distance of two colours, `#rrggbb`."""
     return float(deltaE_ciede2000(rgb2lab(_rgb(colour)[None]), rgb2lab(_rgb(other)[None]))[0])
 
 

@@ -1,7 +1,7 @@
-"""The small world: cartoon scenes composed from OpenMoji drawings, with everything about them known.
+"""The small world: cartoon scenes composed from OpenMoji drawings, with known ground truth.
 
-A scene is a caption (which subjects, which setting) and a vector of CODES, each uniform in [0, 1], that says
-everything the caption leaves open: line weight, horizon, colours, sizes, places. Its ground truth follows from them.
+A scene is a caption (its subjects and setting) and a vector of CODES, each uniform in [0, 1]. The codes determine
+everything that the caption leaves open: line weight, horizon, colours, sizes, places. All labels follow from them.
 Drawings: OpenMoji, CC BY-SA 4.0 (see NOTICE), from the npm package `@iconify-json/openmoji`.
 """
 
@@ -27,7 +27,7 @@ import numpy.typing as npt
 OPENMOJI_PACKAGE = "@iconify-json/openmoji@1.2.29"
 CACHE = Path(__file__).resolve().parents[2] / ".cache" / "tiny_world"
 
-SUBJECTS: dict[str, str] = {  # the word in the caption: the drawing's name in OpenMoji
+SUBJECTS: dict[str, str] = {  # word in the caption: name of the drawing in OpenMoji
     "cat": "cat-face", "dog": "dog", "sheep": "ewe", "elephant": "elephant", "penguin": "penguin",
     "horse": "horse", "pig": "pig", "rabbit": "rabbit", "camel": "camel", "tree": "deciduous-tree",
     "house": "house", "swan": "swan", "duck": "duck", "giraffe": "giraffe", "bear": "polar-bear",
@@ -35,7 +35,7 @@ SUBJECTS: dict[str, str] = {  # the word in the caption: the drawing's name in O
     "frog": "frog", "man": "man", "dinosaur": "t-rex", "car": "automobile",
 }  # fmt: skip
 HELD_OUT = ("sheep", "elephant", "rabbit", "duck", "house", "owl")
-"""Subjects that neither the judge's training nor the prompts of a fit ever contain."""
+"""Subjects that are neither in the judge's training nor in the training prompts of a spec."""
 SETTINGS: dict[str, str | None] = {
     "": None,
     "on a sunny day": "full-moon",
@@ -58,32 +58,32 @@ WIDE_RANGE = (0.003, 0.08)
 HORIZON_RANGE = (0.22, 0.68)
 WIDE_HORIZON_RANGE = (0.1, 0.88)
 MIN_LUMINANCE = 0.5
-"""Fills darker than this are lightened, so that black is ink and nothing else."""
+"""Fills with a lower luminance are lightened, so that only ink is black."""
 MIN_GROUND_LUMINANCE = 0.42
-"""The same for sky and ground, which are no neighbours of small dark parts."""
+"""The same for sky and ground, which are not next to small dark parts."""
 
 GROUNDS = {"snow": "#f2f5fa", "sand": "#ecd29a", "grass": "#9ccf74", "water": "#86c5e8"}
-"""What the ground may be covered with, by its colour: only wide scenes are drawn on purpose near these."""
+"""Covers of the ground and their colours; wide scenes often have a colour near one of these, others only by chance."""
 COLOURS = {
     "blue": "#8fc1f0", "pink": "#f5b5cf", "yellow": "#f5e08c", "green": "#a9dba0", "purple": "#c3a9e6",
     "orange": "#f4b98a", "white": "#f8f8f8", "gray": "#bdbdbd",
 }  # fmt: skip
-"""Colours that skies are asked about."""
+"""Colours in questions about the sky."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """One scene: subjects by name (one or two), a setting phrase, and its codes (one number in [0, 1] each)."""
+    """One scene: the names of one or two subjects, a setting phrase, and a number in [0, 1] for each of CODES."""
 
     subjects: tuple[str, ...]
     setting: str
     codes: npt.NDArray[np.float32]
     wide: bool = False
-    """Everything far beyond what the generator draws: a judge must have seen more than the task asks for."""
+    """Whether values go far beyond what the generator draws: a judge must have seen more than a task asks for."""
     colours: tuple[str, str] | None = None
-    """Sky and ground, where the codes do not say them."""
+    """Colours of sky and ground, if the codes do not determine them."""
     measured: float | None = None
-    """Line weight as the scorer reads it off a generated image, which has what it has, whatever was intended."""
+    """Line weight that the scorer measured on a generated image, which may differ from the intended one."""
 
     @property
     def line_weight(self) -> float:
@@ -127,7 +127,7 @@ class Scene:
             x = _lerp(*((0.15, 0.85) if self.wide else (0.30, 0.70)), self._code("x_a"))
             return [(x, _lerp(highest, 0.95, self._code("depth_a")), size)]
         boxes = []
-        for which, left in (("a", 0.20), ("b", 0.68)):  # the first named stands on the left
+        for which, left in (("a", 0.20), ("b", 0.68)):  # the first subject is on the left
             near = self._code(f"depth_{which}")
             size = _lerp(0.32, 0.54, near) * _lerp(0.94, 1.06, self._code(f"size_{which}"))
             foot = _lerp(min(max(self.horizon + 0.08, 0.45), 0.9), 0.96, near)
@@ -147,11 +147,12 @@ class Scene:
 
     @property
     def nearness(self) -> tuple[float, ...]:
-        """Per subject: 0 for the farthest that it can stand, 1 for the nearest."""
+        """Per subject: 0 at the farthest possible place, 1 at the nearest."""
         return tuple(self._code(f"depth_{which}") for which, _ in zip("ab", self.subjects, strict=False))
 
     @property
     def caption(self) -> str:
+        """See the function `caption`."""
         return caption(self.subjects, self.setting)
 
     def _code(self, name: str) -> float:
@@ -159,7 +160,7 @@ class Scene:
 
 
 def caption(subjects: tuple[str, ...], setting: str = "") -> str:
-    """What the generator is told: "a cartoon of a cat and an owl on a sunny day"."""
+    """The text that the generator is trained on: "a cartoon of a cat and an owl on a sunny day"."""
     named = " and ".join(f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in subjects)
     return f"a cartoon of {named} {setting}".strip()
 
@@ -167,7 +168,7 @@ def caption(subjects: tuple[str, ...], setting: str = "") -> str:
 def draw_scenes(
     count: int, *, seed: int, pairs: float = 0.0, names: list[str] | None = None, wide: float = 0.0
 ) -> list[Scene]:
-    """`count` random scenes; `pairs` is the share with two subjects, `wide` the share with any line weight."""
+    """`count` random scenes; `pairs` is the share with two subjects, `wide` the share of wide scenes (`Scene.wide`)."""
     rng = np.random.default_rng(seed)
     names = names or NAMES
     scenes = []
@@ -183,7 +184,7 @@ def draw_scenes(
 
 
 def _draw_colours(rng: np.random.Generator) -> tuple[str, str]:
-    """Sky and ground of a wide scene: near one that is asked about, or any that ink stands out from."""
+    """Colours of sky and ground of a wide scene: near one that questions name, or any that is bright enough for ink."""
 
     def near(prototypes: dict[str, str]) -> str:
         if rng.random() < 0.35:
@@ -207,7 +208,7 @@ def to_svg(scene: Scene, size: int) -> str:
         x = _lerp(0.14, 0.86, scene._code("x_setting"))
         parts.append(_place(drawing, x, 0.26, 0.21, scene.line_weight))
     order = sorted(zip(scene.boxes, scene.subjects, strict=True))
-    for (x, foot, extent), name in sorted(order, key=lambda item: item[0][1]):  # the nearer covers the farther
+    for (x, foot, extent), name in sorted(order, key=lambda item: item[0][1]):  # nearer subjects cover farther ones
         parts.append(_place(SUBJECTS[name], x, foot, extent, scene.line_weight))
     return "".join(parts) + "</svg>"
 
@@ -222,8 +223,8 @@ def render(scene: Scene, size: int = 64) -> npt.NDArray[np.uint8]:
 
 
 def render_all(scenes: list[Scene], size: int = 64, *, workers: int = 2) -> npt.NDArray[np.uint8]:
-    """All scenes, [N, size, size, 3], in `workers` processes."""
-    for name in drawings():  # fetched and measured once, before the workers are forked
+    """Renders of all scenes, [N, size, size, 3] of uint8, made by `workers` processes."""
+    for name in drawings():  # downloaded and measured once, before the workers are forked
         ink_box(name)
     chunks = [scenes[i : i + 500] for i in range(0, len(scenes), 500)]
     with ProcessPoolExecutor(workers) as pool:
@@ -239,7 +240,7 @@ def _render_chunk(scenes: list[Scene], size: int) -> npt.NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def drawings() -> dict[str, str]:
-    """Name -> SVG body (72 x 72) of the OpenMoji drawings that the world uses, fetched from npm once."""
+    """Name -> SVG body (72 x 72 units) of the OpenMoji drawings, downloaded from npm once."""
     kept = CACHE / "openmoji.json"
     if not kept.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -255,7 +256,7 @@ def drawings() -> dict[str, str]:
 
 @cache
 def ink_box(name: str) -> tuple[float, float, float, float]:
-    """Left, top, right, bottom of what a drawing covers, in its own 72 units, half a stroke inside."""
+    """Left, top, right, bottom of a drawing's visible area, in its own 72 units, without half of the outer stroke."""
     import resvg_py
     from PIL import Image
 
@@ -271,9 +272,10 @@ def ink_box(name: str) -> tuple[float, float, float, float]:
 def _place(name: str, x: float, foot: float, extent: float, line_weight: float) -> str:
     left, top, right, bottom = ink_box(name)
     scale = extent / max(right - left, bottom - top)
-    width = line_weight / scale / 2  # OpenMoji's outlines are 2 of 72 units wide; others keep their proportion
+    # OpenMoji's outlines are 2 of 72 units wide; other strokes keep their proportion to them.
+    width = line_weight / scale / 2
     body = re.sub(r'stroke-width="([\d.]+)"', lambda m: f'stroke-width="{float(m[1]) * width:.4f}"', drawings()[name])
-    # A stroke without a stated width is 1 unit wide.
+    # A stroke without a width is 1 unit wide.
     body = f'<g stroke-width="{width:.4f}">{body}</g>'
     return (
         f'<g transform="translate({x - scale * (left + right) / 2} {foot - scale * bottom}) scale({scale})">{body}</g>'
@@ -281,14 +283,14 @@ def _place(name: str, x: float, foot: float, extent: float, line_weight: float) 
 
 
 def _lighten(body: str) -> str:
-    def mend(match: re.Match[str]) -> str:
+    def lightened(match: re.Match[str]) -> str:
         digits = match[1] if len(match[1]) == 6 else "".join(2 * c for c in match[1])
         rgb = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
         if max(rgb) < 0.02:  # pure black is ink: eyes, nostrils
             return match[0]
         return f'fill="{_hex(_at_least(MIN_LUMINANCE, rgb))}"'
 
-    return re.sub(r'fill="#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})"', mend, body)
+    return re.sub(r'fill="#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})"', lightened, body)
 
 
 def _lerp(low: float, high: float, share: float) -> float:
@@ -296,7 +298,7 @@ def _lerp(low: float, high: float, share: float) -> float:
 
 
 def _at_least(luminance: float, rgb: Sequence[float]) -> tuple[float, ...]:
-    """The colour, mixed with as much white as it needs to be that bright."""
+    """The colour, mixed with white until its luminance is at least `luminance`."""
     own = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
     share = max(0.0, luminance - own) / max(1 - own, 1e-6)
     return tuple(c + (1 - c) * share for c in rgb)

@@ -15,11 +15,12 @@ from .data import doubles, held_out, singles
 
 
 def autocast() -> torch.autocast:
-    """bfloat16 where the CPU computes with it; elsewhere it is emulated, and eighty times slower than float32."""
+    """bfloat16 on CPUs that support it; elsewhere it is emulated, and eighty times slower than float32."""
     return torch.autocast("cpu", torch.bfloat16, enabled=torch.cpu._is_avx512_bf16_supported())
 
 
 def build() -> AutoencoderKL:
+    """The VAE with new weights; it reduces images by a factor of 4, to 8 channels."""
     return AutoencoderKL(
         block_out_channels=(32, 32, 64),
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -35,19 +36,20 @@ def build() -> AutoencoderKL:
 
 
 def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Differences between neighbouring rows and between neighbouring columns of [..., H, W]."""
     return x[..., 1:, :] - x[..., :-1, :], x[..., :, 1:] - x[..., :, :-1]
 
 
-def image_loss(made: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Absolute error of pixels and of their differences: the second keeps thin lines from fading."""
-    loss = (made - wanted).abs().mean()
-    for a, b in zip(edges(made), edges(wanted), strict=True):
+def image_loss(made: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean absolute error of pixels and of their differences; the latter prevents thin lines from fading."""
+    loss = (made - target).abs().mean()
+    for a, b in zip(edges(made), edges(target), strict=True):
         loss = loss + (a - b).abs().mean()
     return loss
 
 
 def to_tensor(images: np.ndarray) -> torch.Tensor:
-    """uint8 [B, H, W, 3] -> float [B, 3, H, W] in [-1, 1]."""
+    """Images [B, H, W, 3] of uint8 as float [B, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -64,7 +66,7 @@ def main() -> None:
     optimiser = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=1e-4, betas=(0.9, 0.98))
     started, step = time.time(), 0
     while (share := (time.time() - started) / (60 * args.minutes)) < 1:
-        for group in optimiser.param_groups:  # warm up, then a cosine to zero over the time given
+        for group in optimiser.param_groups:  # warm-up, then a cosine to zero over the training time
             group["lr"] = 2e-3 * min(1, (step + 1) / 100) * 0.5 * (1 + np.cos(np.pi * share))
         source = images[step % 3 == 0]
         x = to_tensor(source[np.sort(rng.integers(0, len(source), args.batch))]).to(memory_format=torch.channels_last)
