@@ -1,4 +1,4 @@
-"""Measure the shipped checkpoints on fresh scenes and write their model card: `python -m tools.tiny_world.card`."""
+"""Evaluate the shipped checkpoints on new scenes and write their model card: `python -m tools.tiny_world.card`."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ COUNT = 600
 CARD = """\
 # The shipped checkpoints: a small world of cartoons
 
-Three small models of ordinary classes, saved with `save_pretrained`, made so that dualproc can be tried and tested
-without a GPU and without downloading anything. They know cartoons of 64 x 64 pixels of {subjects} subjects, and
-nothing else.
+Three small models of ordinary diffusers and transformers classes, saved with `save_pretrained`. They let you
+try and test dualproc without a GPU and without downloads. They know cartoons of 64 x 64 pixels of {subjects}
+subjects, and nothing else.
 
-| part | classes | parameters | file size |
+| part | class | parameters | file size |
 | --- | --- | --- | --- |
 {sizes}
 
@@ -38,50 +38,59 @@ nothing else.
 
 ## Data and licence
 
-Scenes composed from drawings of [OpenMoji](https://openmoji.org) (CC BY-SA 4.0; npm package `{package}`) on skies and
-grounds. The drawings were changed: outlines rescaled, fills darker than half lightened, placed and combined. The
-checkpoints, and images that are adaptations of the drawings, are offered under CC BY-SA 4.0 too.
+The scenes are composed from drawings of [OpenMoji](https://openmoji.org) (CC BY-SA 4.0; npm package
+`{package}`) on skies and grounds. The drawings were changed: outlines rescaled, fills darker than half
+lightened, placed and combined. The checkpoints, and images that are adaptations of the drawings, are licensed
+under CC BY-SA 4.0 too.
 
-Subjects: {names}. Held out from the judge and from the training prompts of the shipped specs: {held_out}.
+Subjects: {names}.
+
+Held out from the judge and from the training prompts of the shipped specs: {held_out}.
 
 ## How they were made
 
-`make weights` (= `python -m tools.tiny_world.build`): scenes are rendered with known line weight, horizon, colours and
-places; VAE, generator, judge and referee are trained one after another. Seeds are recorded in the code. The
-committed checkpoints were made by these stages in several sittings on two shared CPU cores, with the code as it grew:
-VAE 7 minutes; generator 66 minutes on an earlier world (narrower colours and places, fewer pairs), then 48 minutes on
-this one (6,100 steps; in the last 14 its VAE's decoder learnt along); judge and referee 37 minutes each on the earlier
-world's questions, then 68 and 39 minutes on these, then 60 each (4,050 and 5,370 steps) with more questions about
-horizon and palette, most of them beside the right answer: until then they were judged alike within some distance of it.
-"Where is Point A?" and "Which is closer to the camera?", without which the one about depth stayed at chance, came in
-late.
+`make weights` (`python -m tools.tiny_world.build`) renders scenes with known line weight, horizon, colours and
+places, and trains VAE, generator, judge and referee one after another. The seeds are in the code. The committed
+checkpoints were made by these stages in several sessions on two shared CPU cores, while the code was being
+developed:
 
-* The generator's captions name the subjects and the setting. Everything else varies with the noise, by design: in
-  training, the mean over tokens of packed noise channel k was set so that Phi(8 * mean) is the scene's k-th code (line
-  weight, horizon, colours, places). Over 64 tokens the noise stays N(0, I), so any noise may be used; but the map from
-  noise to image was designed, not found.
-* The judge was trained on renders (line weights from {wide_low} to {wide_high} of the height, far beyond the
-  generator's), on their VAE reconstructions and on the generator's own images (line weight labelled by the scorer
-  `line_weight`, the rest by the noise), with noise, blur and stains, and with the visual prompt in many places. The
-  referee has another architecture, other scenes and another seed.
+* **VAE**: 7 minutes.
+* **Generator**: 66 minutes on an earlier world (narrower ranges of colours and places, fewer pairs), then 48
+  minutes on the current one (6,100 steps). In the last 14 minutes, the decoder of the VAE was trained too.
+* **Judge and referee**: 37 minutes each on the questions of the earlier world, then 68 and 39 minutes on the
+  current questions, then 60 minutes each (4,050 and 5,370 steps) with more questions about horizon and palette,
+  mostly near the correct answer. Before that, the models could not tell small distances from it apart. "Where
+  is Point A?" and "Which is closer to the camera?" were added late; without them, the question `depth` stayed
+  at chance.
 
-## Measured
+The generator's captions name the subjects and the setting. Everything else varies with the noise, by design: in
+training, the mean over tokens of packed noise channel k was set so that Phi(8 * mean) is the scene's k-th code
+(line weight, horizon, colours, places). Over 64 tokens, the noise stays N(0, I), so any noise can be used. But
+the map from noise to image was designed, not discovered.
 
-By `python -m tools.tiny_world.card`, on {count} fresh scenes each. A question whose right answer is a close call
-(log-odds within 0.5) is not counted. Subjects: the judge is asked about those it was trained on, the referee about all.
+The judge was trained on renders (line weights from {wide_low} to {wide_high} of the height, far beyond the
+generator's), on their VAE reconstructions, and on the generator's own images (line weight labelled by the
+scorer `line_weight`, everything else by the noise), with noise, blur and stains, and with the visual prompt in
+many places. The referee has another architecture, other scenes and another seed.
+
+## Accuracy
+
+Measured by `python -m tools.tiny_world.card` on {count} new scenes per column: the share of correct answers.
+Questions whose correct answer is uncertain (log-odds within 0.5) are not counted. In questions about subjects,
+the judge is asked about the subjects that it was trained on, the referee about all.
 
 | question | judge, renders | judge, generated | judge, unseen subjects | referee, renders | referee, generated |
 | --- | --- | --- | --- | --- | --- |
 {accuracies}
 
-Generator (one step, fresh noise): the line weight measured by the scorer `line_weight` is off from the one that the
-noise says by {line_error:.2f} pixels on average (correlation {line_correlation:.3f}). The VAE gives a render back with
-{psnr:.1f} dB.
+Generator (one sampling step, new noise): the line weight measured by the scorer `line_weight` differs from the
+one that the noise encodes by {line_error:.2f} pixels on average (correlation {line_correlation:.3f}). VAE:
+renders are reconstructed with {psnr:.1f} dB.
 
 ## Limits
 
-Toys. {subjects} drawings, each in one pose; single subjects are drawn better than two in one image; lines under one
-pixel come out pale instead of thin.
+These models are toys. They know {subjects} drawings, each in one pose. Single subjects are drawn better than
+two in one image. Lines thinner than one pixel become paler instead of thinner.
 """
 
 
@@ -126,7 +135,7 @@ def _accuracies(student: Student, data: Data, names: list[str]) -> dict[str, flo
 
 
 def _line_weight(data: Data) -> tuple[float, float]:
-    """Mean error in pixels, and correlation, of measured against intended line weight."""
+    """Mean error in pixels, and correlation, of the measured line weight against the intended one."""
     found = LineWeight(LineWeight.Params()).score(to_tensor(data.images) / 2 + 0.5, ScoreContext((), ()))
     truth = torch.tensor([dataclasses.replace(scene, measured=None).line_weight for scene in data.scenes])
     there = found.isfinite()
@@ -168,7 +177,7 @@ def _class(config: Path) -> str:
 
 
 def _sheet(data: Data, columns: int = 12) -> np.ndarray:
-    """One single-subject image of each subject (two rows), two more of random ones, then pairs; twice enlarged."""
+    """A sheet of images at twice their size: two rows with each subject alone, two more of single ones, one of pairs."""
     singles = [i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 1]
     first = {data.scenes[i].subjects[0]: i for i in reversed(singles)}
     chosen = [first[name] for name in NAMES if name in first]
