@@ -177,7 +177,7 @@ def _class(config: Path) -> str:
 
 
 def _sheet(data: Data, columns: int = 12) -> np.ndarray:
-    """A sheet of images at twice their size: two rows with each subject alone, two more of single ones, one of pairs."""
+    """A sheet of images at twice their size: two rows of each subject alone, two more of single ones, one of pairs."""
     singles = [i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 1]
     first = {data.scenes[i].subjects[0]: i for i in reversed(singles)}
     chosen = [first[name] for name in NAMES if name in first]
