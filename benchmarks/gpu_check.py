@@ -23,7 +23,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def make_plugins_known() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="Where gpu_check.json and the toy runs go.")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="Where gpu_check.json goes.")
     parser.add_argument("--budget", type=float, default=540, metavar="SECONDS", help="For all checks together.")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="These checks only.")
     parser.add_argument("--list", action="store_true", help="Print the checks and their estimates.")
@@ -194,17 +194,20 @@ def main() -> None:
     silence()
     make_plugins_known()
     torch.set_num_threads(min(4, torch.get_num_threads()))  # more make the toy models slower on the CPU
-    with configurations(args.scale) as configs:
+    with ExitStack() as kept:
+        configs = kept.enter_context(configurations(args.scale))
         if args.plan_only:
             plans = gpu_real.predictions(configs, args.scale)
             (args.out / "plans.json").write_text(json.dumps(rounded(plans), indent=1))
             return
-        machine = Machine(args.device, args.scale, args.out.resolve(), configs)
+        scratch = Path(kept.enter_context(tempfile.TemporaryDirectory()))
+        machine = Machine(args.device, args.scale, args.out.resolve(), scratch, configs)
         if args.plans is not None:
             machine.plans = json.loads(args.plans.read_text())
-        with gpu_toy.pretending() if args.device == "pretended" else nullcontext() as machine.traffic:
-            chosen = [check for check in CHECKS if args.only is None or check.name in args.only]
-            results = run_all(chosen, machine, args.budget)
+        if args.device == "pretended":
+            machine.traffic = kept.enter_context(gpu_toy.pretending())
+        chosen = [check for check in CHECKS if args.only is None or check.name in args.only]
+        results = run_all(chosen, machine, args.budget)
     counts = {status: sum(result["status"] == status for result in results) for status in ("PASS", "FAIL", "SKIP")}
     print(", ".join(f"{count} {status}" for status, count in counts.items()), f"on {torch.__version__}")
     sys.exit(1 if counts["FAIL"] else 0)

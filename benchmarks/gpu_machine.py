@@ -56,6 +56,9 @@ class Machine:
     scale: str
     """`full`, or `small` to rehearse."""
     out: Path
+    """Where the results go, and nothing else."""
+    scratch: Path
+    """Where runs go, which end with the process."""
     configs: Path
     """The folder with the configurations of the real-size models, at this scale."""
     plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -107,7 +107,7 @@ def demo_fit(machine: Machine, report: Report) -> None:
         settings = {"train.steps": 140 if machine.full else 4, "evaluation.seeds": 6 if machine.full else 1}
         engine = toy_engine(device, settings, more, report)
         started = time.perf_counter()
-        result = engine.fit(machine.out / "demo_fit" / label, overwrite=True)
+        result = engine.fit(machine.scratch / "demo_fit" / label, overwrite=True)
         side = {"seconds": time.perf_counter() - started, **both(result.evaluation)}
         records = engine_records(result.run)
         side["seconds_a_step"] = statistics.median(record.seconds for record in records)
@@ -210,7 +210,7 @@ def second_variant(machine: Machine, report: Report) -> None:
     settings = [f"{role}.device={machine.device}" for role in ("generator", "judge")]
     settings += ["referee=null", "preserve=null", "train.steps=2", "train.batch=1", "evaluation.seeds=1"]
     flags = [word for setting in settings for word in ("--set", setting)]
-    words = ["dp", "run", str(SPEC), "--out", str(machine.out / "second_variant"), "--overwrite", *flags]
+    words = ["dp", "run", str(SPEC), "--out", str(machine.scratch / "second_variant"), "--overwrite", *flags]
     printed = io.StringIO()
     with (
         replaced(Engine, "__init__", noted),
@@ -378,7 +378,7 @@ def resume(machine: Machine, report: Report) -> None:
 
         def pictures(self, done: int, total: int) -> None: ...
 
-    folder, more = machine.out / "resume", ["referee=null", "preserve=null"]
+    folder, more = machine.scratch / "resume", ["referee=null", "preserve=null"]
     shutil.rmtree(folder, ignore_errors=True)
     settings = {"train.steps": 6, "evaluation.seeds": 1}
 
