@@ -133,14 +133,16 @@ def run_all(checks: Sequence[Check], machine: Machine, budget: float) -> list[di
             machine.engine = None
         machine.tidy()
         result = run_check(check, machine, budget - (time.monotonic() - started))
-        machine.tidy()
         results.append(rounded(result))
         facts = ", ".join(filter(None, (result.get("reason"), in_a_line(result["facts"]))))
         print(f"{result['status']} {check.name}: {facts} ({result['seconds']:.0f} s)", flush=True)
         if "traceback" in result:
-            print("    " + "\n    ".join(result["traceback"].strip().splitlines()[-6:]), flush=True)
+            print("    " + "\n    ".join(result["traceback"].strip().splitlines()[-30:]), flush=True)
         whole = {"device": machine.kind, "scale": machine.scale, "seconds": time.monotonic() - started}
         (machine.out / "gpu_check.json").write_text(json.dumps(rounded(whole) | {"checks": results}, indent=1))
+        if not machine.alive():
+            print("The GPU refuses everything after that error: the other checks need a new process.", flush=True)
+            break
     return results
 
 

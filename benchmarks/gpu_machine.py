@@ -101,6 +101,14 @@ class Machine:
         if self.cuda:
             torch.cuda.synchronize()
 
+    def alive(self) -> bool:
+        """Whether the GPU still answers: after some errors it does nothing more for this process."""
+        try:
+            self.synchronize()
+        except RuntimeError:
+            return False
+        return True
+
     def tidy(self) -> None:
         """Free all memory that nothing refers to."""
         gc.collect()
@@ -121,8 +129,7 @@ class Machine:
         try:
             yield found
         finally:
-            if self.cuda:
-                self.synchronize()
+            if self.cuda and self.alive():
                 found["allocated_gb"] = torch.cuda.max_memory_allocated() / GB
                 found["reserved_gb"] = torch.cuda.max_memory_reserved() / GB
 
