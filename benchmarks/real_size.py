@@ -21,8 +21,8 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from step import QUESTIONS
 
 from dualproc import Engine, TaskSpec, load_spec
 from dualproc.errors import DualprocError
+from dualproc.kit.patching import replaced
 from dualproc.plan.dry_run import Observed, dry_run
 from dualproc.plan.hardware import gpu_named, seconds
 from dualproc.plan.ledger import Ledger
@@ -85,53 +86,115 @@ def configurations(scale: str) -> Iterator[Path]:
         yield Path(folder)
 
 
-def spec_of(configs: Path, args: argparse.Namespace, precision: str, questions: int) -> TaskSpec:
-    """The spec, with the models in `precision` and the first `questions` questions."""
-    quantize = precision if precision.endswith("bit") else "null"
+def spec_of(
+    configs: Path,
+    precision: str,
+    questions: int = 1,
+    *,
+    device: str = "cuda",
+    scale: str = "full",
+    batch: int = 1,
+    checkpointing: bool = False,
+    more: Sequence[str] = (),
+) -> TaskSpec:
+    """The task with these models in that precision and that many questions; `more` are overrides, `key=value`."""
+    # Away from a GPU diffusers refuses bitsandbytes; the layers that `filled` makes compute there all the same.
+    quantize = precision if precision.endswith("bit") and device != "cpu" else "null"
     dtype = "float32" if precision == "float32" else "bfloat16"
     settings = {
         "generator.type": GENERATOR, "generator.model": configs / GENERATOR, "judge.type": "qwen2.5-vl",
-        "judge.model": configs / JUDGE, "referee": "null", "train.stop": "null", "train.batch": args.batch,
+        "judge.model": configs / JUDGE, "referee": "null", "train.stop": "null", "train.batch": batch,
         **{
             f"{role}.{key}": value for role in ("generator", "judge")
-            for key, value in (("dtype", dtype), ("quantize", quantize), ("device", args.device))
+            for key, value in (("dtype", dtype), ("quantize", quantize), ("device", device))
         },
-        **({f"generator.{side}": SMALL_IMAGES for side in ("height", "width")} if args.scale == "small" else {}),
+        **({f"generator.{side}": SMALL_IMAGES for side in ("height", "width")} if scale == "small" else {}),
     }  # fmt: skip
-    if args.checkpointing:
+    if checkpointing:
         settings |= {"generator.checkpointing": "true", "judge.checkpointing": "true"}
-    overrides = [f"{key}={value}" for key, value in settings.items()]
+    overrides = [*(f"{key}={value}" for key, value in settings.items()), *more]
     data = load_spec(ROOT / "specs" / "line_weight.yaml", variant="thick", overrides=overrides).model_dump()
     return TaskSpec.model_validate(
         data | {"question": [{"template": text, "answer": "Yes"} for text in QUESTIONS[:questions]]}
     )
 
 
-def quantised(precision: str, device: str) -> Any:
-    """A callback for each model that is built: quantises its linear layers, as bitsandbytes does on loading."""
+def build(spec: TaskSpec, precision: str, device: str, *, within: AbstractContextManager[Any] | None = None) -> Engine:
+    """The engine of a spec, its models' random weights made on `device`; built `within` a context, if one is given."""
+    made = built_from_configs(lambda: without_linear_weights(device), filled(precision, device))
+    with made, within or nullcontext():
+        return Engine(spec)
 
-    def quantise(_name: str, model: torch.nn.Module) -> None:
-        if not precision.endswith("bit") or type(model).__name__.startswith("Autoencoder"):
-            return
-        import bitsandbytes as bnb
 
-        eight = precision == "8bit"
+@contextmanager
+def without_linear_weights(device: str) -> Iterator[None]:
+    """Within, models are made on `device`, except for the weights of linear layers, which `filled` makes one by one.
+
+    So no model is ever there in more bits than it is to have, and what libraries initialise weights with, slow on a
+    CPU, is left out.
+    """
+    own = torch.nn.Linear.__init__
+
+    def without(self: torch.nn.Linear, *args: Any, **kwargs: Any) -> None:
+        own(self, *args, **kwargs | {"device": "meta"})
+
+    with torch.device(device), replaced(torch.nn.Linear, "__init__", without):
+        yield
+
+
+def filled(precision: str, device: str) -> Callable[[str, torch.nn.Module], None]:
+    """What is done to each model that was built: its linear layers get weights, in 8 or 4 bits if so wanted.
+
+    As on loading, output heads and autoencoders are not quantised.
+    """
+
+    def fill(_name: str, model: torch.nn.Module) -> None:
+        quantized = precision.endswith("bit") and not type(model).__name__.startswith("Autoencoder")
         for owner in list(model.modules()):
             for name, layer in list(owner.named_children()):
-                if type(layer) is not torch.nn.Linear or "head" in name:
+                if not isinstance(layer, torch.nn.Linear):
                     continue
-                sizes = (layer.in_features, layer.out_features, layer.bias is not None)
-                if eight:
-                    new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
-                    new.weight = bnb.nn.Int8Params(layer.weight.data.cpu(), requires_grad=False, has_fp16_weights=False)
-                else:
-                    new = bnb.nn.Linear4bit(*sizes, compute_dtype=layer.weight.dtype, quant_type="nf4", device="meta")
-                    new.weight = bnb.nn.Params4bit(layer.weight.data.cpu(), requires_grad=False, quant_type="nf4")
-                new.bias = layer.bias
-                setattr(owner, name, new.to(device))
-        setattr(model, "is_loaded_in_8bit" if eight else "is_loaded_in_4bit", True)  # PEFT reads it
+                for key, weight in layer._parameters.items():
+                    if weight is not None and weight.is_meta:
+                        layer._parameters[key] = torch.nn.Parameter(_random(weight, device), requires_grad=False)
+                if quantized and type(layer) is torch.nn.Linear and "head" not in name:
+                    setattr(owner, name, packed(layer, precision))
+        if quantized:  # PEFT looks for it
+            setattr(model, f"is_loaded_in_{precision}", True)
 
-    return quantise
+    return fill
+
+
+def _random(like: torch.Tensor, device: str) -> torch.Tensor:
+    """Weights of that shape and precision, of a small standard deviation; zeros for a bias."""
+    made = torch.empty(like.shape, dtype=like.dtype, device=device)
+    if made.ndim < 2:
+        return made.zero_()
+    if device != "cpu":
+        return made.normal_(std=0.02)
+    # Random numbers come slowly on a CPU: the same million of them over and over.
+    flat, block = made.view(-1), torch.randn(min(made.numel(), 2**20)).mul_(0.02).to(made.dtype)
+    for part in flat.split(len(block)):
+        part.copy_(block[: len(part)])
+    return made
+
+
+def packed(layer: torch.nn.Linear, precision: str) -> torch.nn.Module:
+    """A linear layer in 8 or 4 bits, as bitsandbytes makes it on loading."""
+    import bitsandbytes as bnb
+
+    sizes, weight = (layer.in_features, layer.out_features, layer.bias is not None), layer.weight.data
+    if precision == "8bit":
+        new = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, device="meta")
+        codes, scales, _ = bnb.functional.int8_vectorwise_quant(weight.half())
+        new.weight = bnb.nn.Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=scales)
+    else:
+        new = bnb.nn.Linear4bit(*sizes, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
+        settings = {"quant_type": "nf4", "compress_statistics": False, "requires_grad": False}
+        new.weight = bnb.nn.Params4bit(weight, **settings, module=new).to(weight.device)
+        new.support_avx512bf16_for_cpu = False  # else a CPU packs them anew, in a way that has no backward pass
+    new.bias = layer.bias
+    return new
 
 
 def measured(spec: TaskSpec, precision: str, args: argparse.Namespace) -> tuple[float, float]:
@@ -139,9 +202,7 @@ def measured(spec: TaskSpec, precision: str, args: argparse.Namespace) -> tuple[
     cuda = args.device.startswith("cuda")
     ledger = Ledger()
     counting = MetaMode(ledger)
-    from_configs = built_from_configs(lambda: torch.device(args.device), quantised(precision, args.device))
-    with from_configs, nullcontext() if cuda else counting:
-        engine = Engine(spec)
+    engine = build(spec, precision, args.device, within=None if cuda else counting)
     engine.step()
     if cuda:
         torch.cuda.reset_peak_memory_stats()
@@ -164,8 +225,9 @@ def timed_step(engine: Engine, cuda: bool) -> float:
 
 
 def row(configs: Path, args: argparse.Namespace, precision: str, questions: int, observed: dict[str, Observed]) -> str:
-    """One row of the table; `observed` is the `known` of `dry_run`."""
-    spec = spec_of(configs, args, precision, questions)
+    """One row of the table; `observed` as `dry_run` takes it."""
+    more = {"device": args.device, "scale": args.scale, "batch": args.batch, "checkpointing": args.checkpointing}
+    spec = spec_of(configs, precision, questions, **more)
     plan = dry_run(spec, gpu=args.device.startswith("cuda"), known=observed)
     (memory,) = plan.memory.values()
     estimate = seconds(plan.operations, gpu_named(args.card) if args.card else None)

@@ -52,5 +52,5 @@ def trained(generator: DiffusersGenerator, spec: Lora) -> list[torch.nn.Paramete
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for weight in weights:
-            weight += 0.05 * torch.randn(weight.shape, generator=rng)
+            weight += 0.05 * torch.randn(weight.shape, generator=rng).to(weight.device)
     return weights
