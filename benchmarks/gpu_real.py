@@ -85,7 +85,9 @@ def built(machine: Machine, report: Report, case: str, *, weights_on: str | None
     with machine.peaks() as most:
         taken = machine.timed(lambda: made.append(build(spec_for(machine, case), precision, place)), times=1)
     engine = made.pop()
-    report.note(loading_seconds=taken[0], loading=most, loading_gb=most.get("allocated_gb"), reads_on=reads_on(engine))
+    report.note(
+        loading_seconds=taken[0], loading=most, loading_gb=most.get("allocated_gb"), uses_cache=uses_cache(engine)
+    )
     report.note(planned_loading_gb=planned(machine, case, "loading"))
     return engine
 
@@ -95,9 +97,9 @@ def planned(machine: Machine, case: str, what: str) -> float | None:
     return machine.plans[case][what] / GB if case in machine.plans else None
 
 
-def reads_on(engine: Engine) -> bool:
+def uses_cache(engine: Engine) -> bool:
     judge: Any = engine.judge
-    return bool(judge.reads_on)
+    return bool(judge.uses_cache)
 
 
 def steps(machine: Machine, report: Report, engine: Engine, case: str, *, times: int = 5, warm: int = 2) -> None:
@@ -193,14 +195,14 @@ def checkpointed(engine: Engine) -> Iterator[None]:
     """Within, generator and judge compute activations again in the backward pass."""
     generator: Any = engine.generator
     judge: Any = engine.judge
-    parts, on = (generator.adapter_module, generator.pipe.vae), judge.reads_on
+    parts, on = (generator.adapter_module, generator.pipe.vae), judge.uses_cache
     checkpoint_activations(parts[0], parts[1:])
     checkpoint(judge.model)
-    judge.reads_on = False
+    judge.uses_cache = False
     try:
         yield
     finally:
-        judge.reads_on = on
+        judge.uses_cache = on
         for part in parts:
             part.disable_gradient_checkpointing()
         for block in judge.model.modules():
