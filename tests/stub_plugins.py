@@ -71,7 +71,7 @@ class StubGenerator:
 
 
 class BrightnessJudge:
-    """P(first candidate) is the mean of an image's pixels, whatever the question; the second candidate has the rest."""
+    """P(first candidate) is the mean of an image's pixels, for any question; P(second candidate) is the rest."""
 
     api_version = 1
     Params = BaseModel
