@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from installed import install
@@ -296,27 +297,19 @@ def test_known_dry_run_gives_the_same_plan_as_a_new_one() -> None:
     assert len(KNOWN) == count
 
 
-def test_hub_model_is_planned_from_configurations_and_tokenizers(third_party: Path, tmp_path: Path) -> None:
-    """The hub's cache has no weights, and there is no network."""
+@pytest.mark.usefixtures("third_party")
+def test_hub_model_is_planned_from_configurations_and_tokenizers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub's cache has no weights, and the hub cannot be reached."""
     snapshot = tmp_path / "models--someone--tiny" / "snapshots" / "abc"
     shutil.copytree(ROOT / "dualproc/weights/generator", snapshot, ignore=shutil.ignore_patterns("*.safetensors"))
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("abc")
-    overrides = ["generator.model=someone/tiny", *LIGHT]
-    code = (
-        "from dualproc import load_spec; from dualproc.plan.dry_run import dry_run;"
-        f"spec = load_spec('specs/line_weight.yaml', variant='thick', overrides={overrides!r});"
-        "print(dry_run(spec, gpu=False).memory['cpu'].weights)"
-    )
-    environment = {
-        "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1", "PATH": "", "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(third_party),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) == planned(*LIGHT).memory["cpu"].weights > 2e7
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    plan = planned("generator.model=someone/tiny", *LIGHT)
+    assert plan.memory["cpu"].weights == planned(*LIGHT).memory["cpu"].weights > 2e7
 
 
 def test_unreachable_model_is_an_error() -> None:

@@ -410,7 +410,7 @@ def test_run_with_non_finite_values_stops_and_saves_the_last_good_lora(
         ("judge 3 boom", "judge 'small' (acme-small 1.0, entry point acme_small:SmallJudge) raised"),
         ("referee 3 boom", "judge 'small-referee' (acme-small 1.0, entry point acme_small:REFEREE) raised"),
         ("reward 3 boom", "reward 'small' (acme-small 1.0, entry point acme_small:SmallReward) raised"),
-        ("visual_prompt 5 boom", "visual prompt 'small' (acme-small 1.0, entry point acme_small:SmallLayer) raised"),
+        ("visual_prompt 1 boom", "visual prompt 'small' (acme-small 1.0, entry point acme_small:SmallLayer) raised"),
         ("anchor 3 boom", "anchor 'small' (acme-small 1.0, entry point acme_small:SmallAnchor) raised"),
         ("scorer 2 boom", "scorer 'small' (acme-small 1.0, entry point acme_small:SmallScorer) raised"),
         ("save_lora 1 boom", "generator 'small' (acme-small 1.0, entry point acme_small:SmallGenerator) raised"),
@@ -426,7 +426,10 @@ def test_plugin_that_raises_is_named_and_the_run_resumes_when_it_is_fixed(
     assert code == 2
     assert "Traceback" not in err
     message, hint = err.splitlines()
-    stages = {"scorer": "during the evaluation", "save_lora": "while the LoRA was saved"}
+    stages = {
+        "visual_prompt": "in training step 1",  # in which it is drawn, once for all
+        "scorer": "during the evaluation", "save_lora": "while the LoRA was saved",
+    }  # fmt: skip
     assert message == f"error: {plugin} ValueError: boom, {stages.get(fault.split()[0], 'in training step 3')}"
     assert "--resume" in hint
     assert f"traceback: {run / TRACEBACK}" in hint
