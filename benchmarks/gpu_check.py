@@ -1,14 +1,14 @@
-"""Checks of dualproc on one NVIDIA GPU (H100 or H200) in at most nine minutes, the most important ones first.
+"""Check dualproc on one NVIDIA GPU (H100 or H200) in at most nine minutes, the most important checks first.
 
-    gpu_check.py --plan-only --out build/gpu                        beforehand, on any CPU: what `dp plan` predicts
+    gpu_check.py --plan-only --out build/gpu                        first, on any CPU: the predictions of `dp plan`
     gpu_check.py --out build/gpu --plans build/gpu/plans.json       on the GPU
     gpu_check.py --scale small --device cpu --out build/gpu         a rehearsal on a CPU
-    gpu_check.py --scale small --device pretended --out build/gpu   a rehearsal on the tests' pretended GPU
+    gpu_check.py --scale small --device pretended --out build/gpu   a rehearsal on the pretended GPU of the tests
 
-Nothing is fetched: the toy models are the shipped ones, the real-size ones (FLUX.1-schnell, Qwen2.5-VL-7B) get random
-weights on the device (`real_size.py`). Each check prints one line, PASS, FAIL or SKIP with what it measured, and
-OUT/gpu_check.json is written anew after each, so that a run that is cut short loses nothing. A check FAILs if it raises
-an exception, exceeds its time limit or misses a wanted value. The exit code is 0 if none FAILed, else 1.
+Nothing is downloaded. The toy models are the shipped ones; the models of real size (FLUX.1-schnell, Qwen2.5-VL-7B) get
+random weights on the device (`real_size.py`). Each check prints one line: PASS, FAIL or SKIP, and its measurements.
+OUT/gpu_check.json is rewritten after each check, so an interrupted run loses nothing. A check fails if it raises an
+exception, exceeds its time limit or misses a required value. The exit code is 1 if a check failed, else 0.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from dualproc.errors import DualprocWarning
 
 @dataclass(frozen=True)
 class Check:
-    """One check, and what it is expected to take."""
+    """One check, with its estimated time and its needs."""
 
     name: str
     run: Callable[[Machine, Report], None]
     seconds: float
-    """Estimate at full scale on an H100."""
+    """Estimated time at full scale on an H100."""
     shares: bool = False
-    """Whether it uses the engine that is built once for all checks in bfloat16."""
+    """Whether it uses the bfloat16 engine that several checks share."""
     pretends: bool = True
-    """Whether the pretended GPU can do it."""
+    """Whether the pretended GPU can run it."""
     spare: float = 0
-    """Seconds of the budget that must be left, where that is more than the estimate."""
+    """Seconds of the budget that must remain, if more than the estimate."""
     most: float = 0
-    """Its time limit, where that is not twice the estimate."""
+    """Its time limit in seconds, if it differs from twice the estimate."""
 
 
 CHECKS = (
@@ -76,12 +76,12 @@ CHECKS = (
     Check("compile", gpu_profile.compiled, 110, shares=True, pretends=False, spare=150),
     Check("offload_real", gpu_real.offloaded, 130),
 )
-"""In the order in which they run."""
+"""All checks, in the order in which they run."""
 
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Within, OutOfTime is raised when the time is over, as soon as Python code runs."""
+    """Within, OutOfTime is raised when the time is over, once Python code runs again."""
 
     def over(_signal: int, _frame: Any) -> None:
         raise OutOfTime(f"took longer than {seconds:.0f} s")
@@ -96,7 +96,7 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def run_check(check: Check, machine: Machine, left: float) -> dict[str, Any]:
-    """One check's result; `left` is what is left of the budget in seconds."""
+    """Run one check and return its result; `left` is the remaining budget in seconds."""
     report, started = Report(), time.monotonic()
     needed = max(check.seconds, check.spare) if machine.full else 0
     limit = min(left, check.most or max(2 * check.seconds, 40) if machine.full else 240)
@@ -104,7 +104,7 @@ def run_check(check: Check, machine: Machine, left: float) -> dict[str, Any]:
     machine.ends = started + limit
     try:
         if needed > left:
-            raise Skip(f"needs about {needed:.0f} s, {left:.0f} s of the budget are left")
+            raise Skip(f"needs about {needed:.0f} s, but only {left:.0f} s of the budget remain")
         if machine.kind == "pretended" and not check.pretends:
             raise Skip("the pretended GPU has no kernels for it")
         with time_limit(limit):
@@ -113,20 +113,20 @@ def run_check(check: Check, machine: Machine, left: float) -> dict[str, Any]:
         result |= {"status": "SKIP", "reason": str(reason)}
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # a check must not take the others with it; OutOfTime, SystemExit and pytest's too
+    except BaseException as error:  # one check must not end the others, not even with SystemExit
         result |= {
             "status": "FAIL",
             "reason": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}",
             "traceback": traceback.format_exc().replace(f"{ROOT}/", ""),
         }
     if report.missed:
-        reasons = [result.get("reason"), f"wanted: {'; '.join(report.missed)}"]
+        reasons = [result.get("reason"), f"required: {'; '.join(report.missed)}"]
         result |= {"status": "FAIL", "reason": "; ".join(reason for reason in reasons if reason)}
     return result | {"seconds": time.monotonic() - started, "facts": report.facts}
 
 
 def run_all(checks: Sequence[Check], machine: Machine, budget: float) -> list[dict[str, Any]]:
-    """The results of all checks; printed and written as they come."""
+    """Run the checks; print and write each result at once, and return all of them."""
     started, results = time.monotonic(), list[dict[str, Any]]()
     for check in checks:
         if not check.shares:
@@ -141,21 +141,23 @@ def run_all(checks: Sequence[Check], machine: Machine, budget: float) -> list[di
         whole = {"device": machine.kind, "scale": machine.scale, "seconds": time.monotonic() - started}
         (machine.out / "gpu_check.json").write_text(json.dumps(rounded(whole) | {"checks": results}, indent=1))
         if not machine.alive():
-            print("The GPU refuses everything after that error: the other checks need a new process.", flush=True)
+            print(
+                "The GPU refuses all further work after this error: run the other checks in a new process.", flush=True
+            )
             break
     return results
 
 
 def silence() -> None:
-    """Keep the libraries' bars and warnings, and dualproc's, out of the output."""
+    """Suppress progress bars and warnings of the libraries and of dualproc."""
     quiet()
     transformers.logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=DualprocWarning)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # else a line for every matrix product in 8 bits
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # otherwise it logs every 8-bit matrix product
 
 
 def make_plugins_known() -> None:
-    """Let the registry find this checkout's plugins where dualproc is not installed: by a distribution of its own."""
+    """If dualproc is not installed, add metadata from which the registry finds the plugins of this checkout."""
     if any(entry.distribution == "dualproc" for entry in registry.entries("generators")):
         return
     import tomllib
@@ -174,14 +176,16 @@ def make_plugins_known() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="Where gpu_check.json goes.")
-    parser.add_argument("--budget", type=float, default=540, metavar="SECONDS", help="For all checks together.")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="These checks only.")
-    parser.add_argument("--list", action="store_true", help="Print the checks and their estimates.")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of gpu_check.json")
+    parser.add_argument("--budget", type=float, default=540, metavar="SECONDS", help="time for all checks together")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run only these checks")
+    parser.add_argument("--list", action="store_true", help="print the checks and their estimated times")
     parser.add_argument("--scale", choices=[FULL, SMALL], default=FULL)
     parser.add_argument("--device", choices=["cuda", "cpu", "pretended"], default="cuda")
-    parser.add_argument("--plans", type=Path, metavar="FILE", help="What `--plan-only` wrote.")
-    parser.add_argument("--plan-only", action="store_true", help="Write OUT/plans.json and end; some minutes, no GPU.")
+    parser.add_argument("--plans", type=Path, metavar="FILE", help="the plans.json that `--plan-only` wrote")
+    parser.add_argument(
+        "--plan-only", action="store_true", help="only write OUT/plans.json: some minutes, without a GPU"
+    )
     args = parser.parse_args()
     if args.list:
         print("\n".join(f"{check.name:24}{check.seconds:5.0f} s" for check in CHECKS))
@@ -189,13 +193,13 @@ def main() -> None:
     if args.out is None:
         parser.error("--out is missing")
     if args.device == "cuda" and not torch.cuda.is_available() and not args.plan_only:
-        parser.error("torch sees no GPU here; to rehearse: --device cpu --scale small")
+        parser.error("torch finds no GPU; for a rehearsal: --device cpu --scale small")
     if unknown := set(args.only or ()) - {check.name for check in CHECKS}:
-        parser.error(f"no such check: {', '.join(sorted(unknown))}")
+        parser.error(f"unknown checks: {', '.join(sorted(unknown))}; --list prints all")
     args.out.mkdir(parents=True, exist_ok=True)
     silence()
     make_plugins_known()
-    torch.set_num_threads(min(4, torch.get_num_threads()))  # more make the toy models slower on the CPU
+    torch.set_num_threads(min(4, torch.get_num_threads()))  # the toy models are slower on the CPU with more
     with ExitStack() as kept:
         configs = kept.enter_context(configurations(args.scale))
         if args.plan_only:

@@ -1,4 +1,4 @@
-"""What the checks of `gpu_check.py` share: the device that they run on, its clock and its memory, and their reports."""
+"""What the checks of `gpu_check.py` share: the device with its clock and memory, and the reports."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import torch
 GB = 1e9
 FULL, SMALL = "full", "small"
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]  # the small families; and this checkout, whatever is installed
+# The small model families of the tests; and this checkout, even if another version is installed.
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 
 
 class Skip(Exception):  # noqa: N818 - not an error
@@ -27,12 +28,12 @@ class Skip(Exception):  # noqa: N818 - not an error
 
 
 class OutOfTime(BaseException):
-    """Raised in a check that exceeds its time limit; no Exception, which `except` clauses on the way would catch."""
+    """Raised in a check that exceeds its time limit. Not an Exception, so that no `except Exception` catches it."""
 
 
 @dataclass
 class Report:
-    """What a check measured, and which wanted values it missed. Facts survive an exception in the check."""
+    """The measurements of a check, and the required values that it missed; both survive an exception in the check."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     missed: list[str] = field(default_factory=list)
@@ -42,54 +43,54 @@ class Report:
         self.facts.update(facts)
 
     def want(self, met: bool, what: str) -> None:
-        """The check fails if a wanted value is not `met`."""
+        """Make the check fail unless `met`; `what` is the requirement."""
         if not met:
             self.missed.append(what)
 
 
 @dataclass
 class Machine:
-    """Where the checks run, at what scale, and what they hand on to each other."""
+    """The device and scale of the checks, and what they share."""
 
     kind: str
     """`cuda`, `cpu`, or `pretended` (tests/pretended_gpu.py)."""
     scale: str
-    """`full`, or `small` to rehearse."""
+    """`full`, or `small` for a rehearsal."""
     out: Path
-    """Where the results go, and nothing else."""
+    """The folder of the results, and of nothing else."""
     scratch: Path
-    """Where runs go, which end with the process."""
+    """The folder of runs, deleted at the end of the process."""
     configs: Path
     """The folder with the configurations of the real-size models, at this scale."""
     plans: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Predictions of `dp plan` by case, see `gpu_real.predictions`."""
+    """Predictions of `dp plan` by case; see `gpu_real.predictions`."""
     ends: float = math.inf
-    """Until when the current check may run, by `time.monotonic`."""
+    """When the current check must end, by `time.monotonic`."""
     traffic: Any = None
-    """What the pretended GPU counts, if that is the device."""
+    """The counters of the pretended GPU, if it is the device."""
     engine: Any = None
-    """The engine that several checks use one after another, while there is one."""
+    """The engine that several checks share, while it exists."""
     refused: str = ""
-    """Why that engine could not be built."""
+    """Why the shared engine could not be built; empty if it could."""
 
     @property
     def device(self) -> str:
-        """The device by the name that a spec takes."""
+        """The name of the device in a spec."""
         return "auto" if self.kind == "pretended" else self.kind
 
     @property
     def place(self) -> Any:
-        """The device as torch takes it."""
+        """The device for torch."""
         return "gpu:0" if self.kind == "pretended" else self.kind
 
     @property
     def cuda(self) -> bool:
-        """Whether there is a real GPU, with counters of its memory."""
+        """Whether the device is a real GPU, which counts its memory."""
         return self.kind == "cuda"
 
     @property
     def full(self) -> bool:
-        """Whether times and sizes are those that are wanted."""
+        """Whether requirements on time and memory apply."""
         return self.scale == FULL and self.cuda
 
     def left(self) -> float:
@@ -97,12 +98,12 @@ class Machine:
         return self.ends - time.monotonic()
 
     def synchronize(self) -> None:
-        """Wait until the GPU has done everything it was given."""
+        """Wait until the GPU has finished its work."""
         if self.cuda:
             torch.cuda.synchronize()
 
     def alive(self) -> bool:
-        """Whether the GPU still answers: after some errors it does nothing more for this process."""
+        """Whether the GPU still works; after some errors, it refuses all work for this process."""
         try:
             self.synchronize()
         except RuntimeError:
@@ -110,18 +111,18 @@ class Machine:
         return True
 
     def tidy(self) -> None:
-        """Free all memory that nothing refers to."""
+        """Release all memory that is not in use."""
         gc.collect()
         if self.cuda:
             torch.cuda.empty_cache()
 
     def allocated(self) -> float | None:
-        """GB on the GPU now; None without one."""
+        """GB allocated on the GPU now; None without a GPU."""
         return torch.cuda.memory_allocated() / GB if self.cuda else None
 
     @contextmanager
     def peaks(self) -> Iterator[dict[str, float]]:
-        """Within, the most GPU memory in GB: `allocated_gb` by tensors, `reserved_gb` by torch; {} without a GPU."""
+        """Peak GPU memory within, in GB: `allocated_gb` by tensors, `reserved_gb` by torch; {} without a GPU."""
         found: dict[str, float] = {}
         self.tidy()
         if self.cuda:
@@ -135,7 +136,7 @@ class Machine:
 
     @contextmanager
     def memory_limit(self, size: float) -> Iterator[None]:
-        """Within, torch reserves at most this many bytes."""
+        """Within, torch reserves at most `size` bytes."""
         if not self.cuda:
             yield
             return
@@ -147,7 +148,7 @@ class Machine:
             torch.cuda.set_per_process_memory_fraction(1.0)
 
     def timed(self, run: Callable[[], Any], *, times: int, warm: int = 0) -> list[float]:
-        """Seconds of each of `times` runs, after `warm` runs that do not count."""
+        """Seconds of each of `times` runs, after `warm` runs that are not counted."""
         taken = []
         for _ in range(warm + times):
             self.synchronize()
@@ -159,11 +160,12 @@ class Machine:
 
 
 def median(values: list[float]) -> float:
+    """The median; nan of no values."""
     return statistics.median(values) if values else math.nan
 
 
 def short(error: BaseException) -> str:
-    """An exception in one line: its root's type and message, and the innermost places outside torch."""
+    """An exception in one line: type and message of its root cause, and the innermost lines outside torch."""
     while error.__cause__ is not None:
         error = error.__cause__
     places = [
@@ -176,7 +178,7 @@ def short(error: BaseException) -> str:
 
 
 def rounded(value: Any) -> Any:
-    """The same with numbers of four digits, for JSON."""
+    """The value with all numbers rounded to four digits, for JSON."""
     if isinstance(value, float):
         return float(f"{value:.4g}") if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
@@ -187,7 +189,7 @@ def rounded(value: Any) -> Any:
 
 
 def in_a_line(facts: Mapping[str, Any]) -> str:
-    """The facts that are single values, as `name=value`."""
+    """The facts with a single value, as `name=value, ...`."""
     return ", ".join(
         f"{name}={rounded(value)}" for name, value in facts.items() if isinstance(value, (int, float, str, bool))
     )

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes on a GPU: the profile, the bare modules beside it, and compiled blocks."""
+"""The time of a training step on a GPU: its profile, its modules alone, and compiled blocks."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from dualproc.kit.adapters import lora_off
 from dualproc.kit.patching import replaced
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
-"""Calls in which the program waits for the GPU, among those of CUDA's runtime."""
+"""Calls of the CUDA runtime in which the program waits for the GPU."""
 OVERHEAD = 1.05
-"""Wanted: the engine's time as a multiple of that of its modules alone."""
+"""Required: the engine's time is at most this multiple of the time of its modules alone."""
 STEP = 3
-"""The number of the step that is repeated."""
+"""The number of the training step that is repeated."""
 
 
 def profile(machine: Machine, report: Report) -> None:
-    """What the GPU does in a step, where the program waits for it, and what the engine adds to its modules."""
+    """Profile a step: what the GPU does, where the program waits for it, and the engine's overhead over its modules."""
     engine = shared(machine, report)
     step = same_step(engine, STEP)
     parts = bare(engine, STEP)
@@ -42,14 +42,14 @@ def profile(machine: Machine, report: Report) -> None:
     ratio = medians["engine"] / medians["bare"]
     report.note(seconds=medians, engine_seconds=medians["engine"], bare_seconds=medians["bare"], engine_by_bare=ratio)
     if machine.full:
-        report.want(ratio <= OVERHEAD, f"the engine at most {OVERHEAD} times its modules")
+        report.want(ratio <= OVERHEAD, f"the engine takes at most {OVERHEAD} times as long as its modules")
     engine.optimiser.zero_grad(set_to_none=True)
     report.note(**traced(machine, step, medians["engine"]))
     report.note(waiting_places=waits(machine, step))
 
 
 def bare(engine: Engine, number: int) -> dict[str, Callable[[], None]]:
-    """Forward and backward pass of each of a step's modules alone, on the inputs that they have in the step."""
+    """Forward and backward pass of each module of a step alone, on the inputs that it gets in the step."""
     generator: Any = engine.generator
     judge: Any = engine.judge
     backbone, vae = generator.adapter_module, generator.pipe.vae
@@ -94,12 +94,12 @@ def bare(engine: Engine, number: int) -> dict[str, Callable[[], None]]:
 
 
 def is_off(module: torch.nn.Module) -> bool:
-    """Whether its LoRA is switched off."""
+    """Whether the module's LoRA is off."""
     return next((part._disable_adapters for part in module.modules() if hasattr(part, "_disable_adapters")), False)
 
 
 def without_graph(value: Any) -> Any:
-    """The same with tensors that begin a graph of their own, if they had one."""
+    """The value with all tensors copied and detached; those that required a gradient start a new graph."""
     if isinstance(value, torch.Tensor):
         return value.detach().clone().requires_grad_(value.requires_grad)
     if isinstance(value, Mapping):
@@ -108,7 +108,7 @@ def without_graph(value: Any) -> Any:
 
 
 def traced(machine: Machine, step: Callable[[], Any], usual: float, *, steps: int = 2) -> dict[str, Any]:
-    """What torch's profiler sees of some steps; `usual` is what one takes without it."""
+    """Measurements of torch's profiler on some steps; `usual` is the time of a step without it, in seconds."""
     activity = torch.profiler.ProfilerActivity
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "trace.json")
@@ -143,7 +143,7 @@ def traced(machine: Machine, step: Callable[[], Any], usual: float, *, steps: in
 
 
 def busy_and_gaps(spans: Sequence[tuple[float, float]]) -> tuple[float, list[float]]:
-    """How long at least one of the spans lasts, and the pauses between them."""
+    """The total time in which at least one span is active, and the gaps between them."""
     busy, gaps, end = 0.0, list[float](), None
     for start, stop in sorted(spans):
         if end is not None and start > end:
@@ -154,7 +154,7 @@ def busy_and_gaps(spans: Sequence[tuple[float, float]]) -> tuple[float, list[flo
 
 
 def waits(machine: Machine, step: Callable[[], Any]) -> list[str]:
-    """Where a step's code waits for the GPU, most frequent first: by torch's own warnings; nothing without a GPU."""
+    """The lines at which a step waits for the GPU, by torch's own warnings, most frequent first; [] without a GPU."""
     if machine.traffic is not None:
         machine.traffic.waits.clear()
         step()
@@ -178,7 +178,7 @@ def waits(machine: Machine, step: Callable[[], Any]) -> list[str]:
 
 
 def place_in_code() -> str:
-    """The innermost lines outside torch, and the innermost of dualproc."""
+    """The innermost lines outside torch, and the innermost line of dualproc."""
     frames = [
         f"{frame.filename.split('site-packages/')[-1].removeprefix(f'{ROOT}/')}:{frame.lineno}"
         for frame in reversed(traceback.extract_stack())
@@ -190,7 +190,7 @@ def place_in_code() -> str:
 
 @contextmanager
 def still(engine: Engine) -> Iterator[None]:
-    """Within, steps leave the LoRA as it is."""
+    """Within, training steps do not change the LoRA."""
     rates = [group["lr"] for group in engine.optimiser.param_groups]
     for group in engine.optimiser.param_groups:
         group["lr"] = 0.0
@@ -202,7 +202,7 @@ def still(engine: Engine) -> Iterator[None]:
 
 
 def repeated_blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The members of a model's outermost lists of blocks, but for an image encoder's."""
+    """The blocks in a model's outermost block lists, except those of an image encoder."""
     lists = [
         part for name, part in model.named_modules()
         if isinstance(part, torch.nn.ModuleList) and not any(word.isdigit() for word in name.split("."))
@@ -211,7 +211,7 @@ def repeated_blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
 
 
 def compiled(machine: Machine, report: Report) -> None:
-    """The backbone's and the judge's blocks compiled: what that takes, a step after it, and the gradient's change."""
+    """Compile the blocks of backbone and judge: compilation time, time of a step after it, change of the gradient."""
     engine = shared(machine, report)
     judge: Any = engine.judge
     step = same_step(engine, STEP)

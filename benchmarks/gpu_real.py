@@ -1,4 +1,4 @@
-"""Checks of `gpu_check.py` with FLUX.1-schnell and Qwen2.5-VL-7B: their real sizes, random weights."""
+"""Checks of `gpu_check.py` with FLUX.1-schnell and Qwen2.5-VL-7B in their real sizes, with random weights."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from dualproc.plugins.generators.loading import checkpoint_activations
 from dualproc.plugins.judges._loading import checkpoint
 
 LIMIT = 24e9
-"""What a card of 24 GB leaves for tensors; as in `dp plan`, a GB has 10^9 bytes."""
+"""Bytes that a GPU of 24 GB leaves for tensors; as in `dp plan`, a GB has 10^9 bytes."""
 SECONDS = 0.3
-"""Wanted for a step in bfloat16 with one image and one question."""
+"""Required: a step in bfloat16 with one image and one question takes at most this long."""
 OFFLOADED = ("generator.offload=true", "judge.offload=true", "prompts.train=[a cat]", "prompts.eval=[a sheep]")
 CASES: Mapping[str, Mapping[str, Any]] = {
     "bfloat16": {},
@@ -39,11 +39,11 @@ CASES: Mapping[str, Mapping[str, Any]] = {
     "8bit, checkpointing": {"checkpointing": True},
     "bfloat16, offload": {"checkpointing": True, "more": OFFLOADED},
 }
-"""What is planned and measured; a name begins with the precision."""
+"""The cases that are planned and measured; each name begins with the precision."""
 
 
 def spec_for(machine: Machine, case: str) -> TaskSpec:
-    """The spec of a case on this machine; the rehearsal in float32, for bfloat16 is slow on a CPU."""
+    """The spec of a case on this machine; rehearsals use float32, because bfloat16 is slow on a CPU."""
     options = dict(CASES[case])
     more = list(options.pop("more", ()))
     if not machine.full:
@@ -53,7 +53,7 @@ def spec_for(machine: Machine, case: str) -> TaskSpec:
 
 
 def predictions(configs: Path, scale: str) -> dict[str, dict[str, Any]]:
-    """What the plan says of every case: bytes by device, operations by precision."""
+    """The plan of every case: bytes in a step and while loading, operations by precision."""
     observed: dict[str, Observed] = {}
     plans = {}
     for case, options in CASES.items():
@@ -67,7 +67,7 @@ def predictions(configs: Path, scale: str) -> dict[str, dict[str, Any]]:
 
 
 def shared(machine: Machine, report: Report) -> Engine:
-    """The engine in bfloat16 that several checks use; built by the first, which notes what that took."""
+    """The bfloat16 engine that several checks share; the first of them builds it, and reports the loading."""
     if machine.refused:
         raise Skip(machine.refused)
     if machine.engine is None:
@@ -79,7 +79,7 @@ def shared(machine: Machine, report: Report) -> Engine:
 
 
 def built(machine: Machine, report: Report, case: str, *, weights_on: str | None = None) -> Engine:
-    """The engine of a case, its loading measured."""
+    """Build the engine of a case; report time and memory of the loading."""
     made: list[Engine] = []
     precision, place = case.split(",")[0], weights_on or machine.place
     with machine.peaks() as most:
@@ -93,7 +93,7 @@ def built(machine: Machine, report: Report, case: str, *, weights_on: str | None
 
 
 def planned(machine: Machine, case: str, what: str) -> float | None:
-    """GB; None if there is no prediction."""
+    """The predicted GB of a case, `step` or `loading`; None without a prediction."""
     return machine.plans[case][what] / GB if case in machine.plans else None
 
 
@@ -103,7 +103,7 @@ def uses_cache(engine: Engine) -> bool:
 
 
 def steps(machine: Machine, report: Report, engine: Engine, case: str, *, times: int = 5, warm: int = 2) -> None:
-    """Note what training steps of the engine take, beside the plan."""
+    """Report time and memory of training steps of the engine, and the plan's predictions."""
     calls: list[int] = []
     skipped: list[bool] = []
     hook = engine.generator.adapter_module.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -132,33 +132,33 @@ def steps(machine: Machine, report: Report, engine: Engine, case: str, *, times:
     if machine.full and case in machine.plans and "bit" not in case:
         share = most["allocated_gb"] / (machine.plans[case]["step"] / GB)
         report.note(measured_of_planned=share)
-        report.want(abs(share - 1) <= 0.1, "the plan within 10 % of the measured peak")
-    report.want(not any(skipped), "finite losses and gradients")
+        report.want(abs(share - 1) <= 0.1, "the plan is within 10 % of the measured peak")
+    report.want(not any(skipped), "losses and gradients are finite")
 
 
 def one_image(machine: Machine, report: Report) -> None:
-    """One image and one question, in bfloat16: seconds and memory of a step."""
+    """Time and memory of a step with one image and one question, in bfloat16."""
     steps(machine, report, shared(machine, report), "bfloat16")
     if machine.full:
-        report.want(report.facts["step_seconds"] <= SECONDS, f"a step in at most {SECONDS} s")
+        report.want(report.facts["step_seconds"] <= SECONDS, f"a step takes at most {SECONDS} s")
 
 
 def five_questions(machine: Machine, report: Report) -> None:
-    """The same with five questions."""
+    """Time and memory of a step with five questions."""
     engine = shared(machine, report)
     with asking(engine, spec_for(machine, "bfloat16, 5 questions")):
         steps(machine, report, engine, "bfloat16, 5 questions")
 
 
 def four_images(machine: Machine, report: Report) -> None:
-    """Four images a step, activations of generator and judge computed again."""
+    """Time and memory of a step with four images and activation checkpointing of generator and judge."""
     engine, case = shared(machine, report), "bfloat16, batch 4, checkpointing"
     with asking(engine, spec_for(machine, case)), checkpointed(engine):
         steps(machine, report, engine, case, times=3, warm=1)
 
 
 def sampling(machine: Machine, report: Report) -> None:
-    """Memory and time of an intermediate look, and of sampling with evaluation batches of 16, 4 and 1 image."""
+    """Time and memory of a monitoring check, and of sampling with evaluation batches of 16, 4 and 1 images."""
     engine = shared(machine, report)
     batches = (16, 4, 1) if machine.full else (2, 1)
     texts = [prompt.text for prompt in (engine.prompts * 16)[:16]]
@@ -179,7 +179,7 @@ def sampling(machine: Machine, report: Report) -> None:
 
 @contextmanager
 def asking(engine: Engine, spec: TaskSpec) -> Iterator[None]:
-    """Within, the engine does the steps of another spec of the same models."""
+    """Within, the engine runs steps of another spec with the same models."""
     own, wanted = engine.spec, engine.wanted
     engine.spec = engine.evaluators.spec = spec
     engine.wanted = [question.candidates.index(question.answer) for question in spec.questions]
@@ -192,7 +192,7 @@ def asking(engine: Engine, spec: TaskSpec) -> Iterator[None]:
 
 @contextmanager
 def checkpointed(engine: Engine) -> Iterator[None]:
-    """Within, generator and judge compute activations again in the backward pass."""
+    """Within, generator and judge recompute activations in the backward pass."""
     generator: Any = engine.generator
     judge: Any = engine.judge
     parts, on = (generator.adapter_module, generator.pipe.vae), judge.uses_cache
@@ -210,19 +210,19 @@ def checkpointed(engine: Engine) -> Iterator[None]:
 
 
 def four_bits(machine: Machine, report: Report) -> None:
-    """4 bits within 24 GB: a step, also with activations computed again."""
+    """A step in 4 bits within 24 GB, without and with activation checkpointing."""
     quantized(machine, report, "4bit", LIMIT)
     if machine.full:
-        report.want(report.facts["fits"] != "no", f"a step in 4 bits within {LIMIT / GB:.0f} GB")
+        report.want(report.facts["fits"] != "no", f"a step in 4 bits fits into {LIMIT / GB:.0f} GB")
 
 
 def eight_bits(machine: Machine, report: Report) -> None:
-    """8 bits: a step, also with activations computed again."""
+    """A step in 8 bits, without and with activation checkpointing."""
     quantized(machine, report, "8bit", None)
 
 
 def quantized(machine: Machine, report: Report, bits: str, limit: float | None) -> None:
-    """Steps of the engine in fewer bits, within a limit of memory if there is one, else and beyond it without."""
+    """Steps of the engine in 8 or 4 bits, within `limit` bytes if given; steps that do not fit run again without it."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise Skip("bitsandbytes is not installed")
     whole = limit or float("inf")
@@ -253,11 +253,12 @@ def quantized(machine: Machine, report: Report, bits: str, limit: float | None) 
 
 @contextmanager
 def nothing_else(_engine: Engine) -> Iterator[None]:
+    """Within, the engine is unchanged."""
     yield
 
 
 def attention_windows(machine: Machine, report: Report) -> None:
-    """Qwen2.5-VL's image encoder, forward and backward: attention in windows by each implementation."""
+    """Time of forward and backward pass of Qwen2.5-VL's image encoder, with each implementation of window attention."""
     from transformers import AutoImageProcessor
     from transformers.utils import is_flash_attn_2_available
 
@@ -282,7 +283,7 @@ def attention_windows(machine: Machine, report: Report) -> None:
 
 
 def image_encoder(machine: Machine, implementation: str, *, windows: bool) -> Any:
-    """The judge's image encoder with random weights; without `windows`, every place attends to every place."""
+    """The judge's image encoder with random weights; without `windows`, all positions attend to all others."""
     from transformers import AutoConfig
     from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel as Encoder
 
@@ -297,22 +298,22 @@ def image_encoder(machine: Machine, implementation: str, *, windows: bool) -> An
 
 
 def encoded(encoder: Any, pixels: torch.Tensor, grid: torch.Tensor) -> None:
-    """Forward and backward pass."""
+    """Forward and backward pass of the image encoder."""
     encoder(pixels, grid_thw=grid).last_hidden_state.float().square().mean().backward()
 
 
 def offloaded(machine: Machine, report: Report) -> None:
-    """Frozen weights in main memory, activations computed again: seconds and memory of a step."""
-    wanted = 64e9
-    if machine.full and os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") < wanted:
-        raise Skip(f"less than {wanted / GB:.0f} GB of main memory are free")
+    """Time and memory of a step with offloaded frozen weights and activation checkpointing."""
+    needed = 64e9
+    if machine.full and os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") < needed:
+        raise Skip(f"needs {needed / GB:.0f} GB of free main memory")
     case = "bfloat16, offload"
     engine = built(machine, report, case, weights_on="cpu")
     steps(machine, report, engine, case, times=2, warm=1)
 
 
 def same_step(engine: Engine, number: int) -> Callable[[], Any]:
-    """The step of that number, again and again: prompts, seeds and noise follow from the number."""
+    """A function that repeats the step of one number; prompts, seeds and noise follow from the number."""
 
     def step() -> Any:
         engine.done = number

@@ -1,4 +1,4 @@
-"""Checks of `gpu_check.py` with the shipped toy models and the small families of the tests."""
+"""Checks of `gpu_check.py` with the shipped toy models and the small model families of the tests."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ MODES: Mapping[str, Mapping[str, Any]] = {
     "8bit": {"quantize": "8bit", "dtype": "bfloat16"},
     "4bit": {"quantize": "4bit", "dtype": "bfloat16"},
 }
-"""Parameters in which the small families are compared with themselves on the CPU, `plain`."""
+"""Parameters with which each small family is compared with itself on the CPU, where it is `plain`."""
 IMAGES, GRADIENT = 1e-2, 2e-2
-"""Largest difference of images or log-likelihoods, and of a gradient as a share of it; for latents, of the largest."""
+"""Largest differences that count as equal: of images, latents or log-likelihoods, and of gradients (`compared`)."""
 MILD = Lora(rank=2, alpha=2.0, strength=1.0)
-"""A LoRA that does not blow rounding errors up, as strong ones do in random models."""
+"""A weak LoRA: in random models, a strong one amplifies rounding errors."""
 
 
 def pretending() -> contextlib.AbstractContextManager[Any]:
-    """Within, `auto` is the tests' pretended GPU."""
+    """Within, the device `auto` is the pretended GPU of the tests."""
     from pretended_gpu import pretended_gpu
 
     return pretended_gpu()
 
 
 def versions(machine: Machine, report: Report) -> None:
-    """The machine: card, driver, libraries, and how fast it multiplies and copies."""
+    """The machine: GPU, driver, libraries, and the speed of matrix products and copies."""
     installed = {}
     for name in LIBRARIES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -81,7 +81,7 @@ def versions(machine: Machine, report: Report) -> None:
         memory_gb=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GB, torch=torch.__version__,
         missing=", ".join(name for name in LIBRARIES if name not in installed),
     )  # fmt: skip
-    report.want(plugins > 0, "dualproc's plugins are found")
+    report.want(plugins > 0, "the plugins of dualproc are found")
     if not machine.cuda:
         return
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
@@ -98,7 +98,7 @@ def versions(machine: Machine, report: Report) -> None:
 
 
 def demo_fit(machine: Machine, report: Report) -> None:
-    """The demo's fit (outlines, thick) on the device, beside the same on the CPU."""
+    """The fit of the demo (line_weight, thick) on the device, compared with the same fit on the CPU."""
     found: dict[str, dict[str, Any]] = {}
     evaluations: list[Evaluation] = []
     more: list[str] = []
@@ -125,12 +125,12 @@ def demo_fit(machine: Machine, report: Report) -> None:
         base_line_weight=first["line_weight"][0], trained_line_weight=first["line_weight"][1],
         seconds=first["seconds"], seconds_on_cpu=second["seconds"], seconds_a_step=first["seconds_a_step"],
     )  # fmt: skip
-    report.want(abs(shares[0] - shares[1]) <= 0.1 + 1e-9, "on-target shares within 10 points")
-    report.want(apart <= 1e-2, "scores of the base images within 1e-2")
+    report.want(abs(shares[0] - shares[1]) <= 0.1 + 1e-9, "shares on target differ by at most 10 points")
+    report.want(apart <= 1e-2, "scores of the base images differ by at most 1e-2")
 
 
 def toy_engine(device: str, settings: Mapping[str, Any], more: list[str], report: Report) -> Engine:
-    """The engine of the demo on a device; without its referee where that cannot be loaded, noted, and in `more`."""
+    """The engine of the demo on a device. If the referee cannot be loaded, `more` gets overrides that leave it out."""
     devices = {f"{role}.device": device for role in ("generator", "judge", "referee")}
     overrides = [f"{key}={value}" for key, value in {**devices, **settings}.items()]
 
@@ -149,13 +149,14 @@ def toy_engine(device: str, settings: Mapping[str, Any], more: list[str], report
 
 
 def engine_records(run: Path) -> Sequence[StepRecord]:
+    """The records of all training steps of a run."""
     from dualproc.run import RunFolder
 
     return RunFolder.open(run).metrics()
 
 
 def both(evaluation: Evaluation) -> dict[str, Any]:
-    """Each measurement of base and trained images: a mean, or the share on target."""
+    """Each measurement of base and trained images: its mean, or the share on target."""
     sides = [evaluation.base, evaluation.trained]
     return {
         "on_target": [side.scores[0].on_target for side in sides],
@@ -175,19 +176,20 @@ def base_values(measured: Measurement) -> list[float]:
 
 
 def mean(values: Iterable[float]) -> float | None:
+    """The mean of all values that are not nan; None if there are none."""
     numbers = [value for value in values if value == value]
     return sum(numbers) / len(numbers) if numbers else None
 
 
 def largest(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """The largest difference; infinite where only one is a number."""
+    """The largest difference of two rows; infinite if one has nan where the other has a number."""
     pairs = zip(ours, theirs, strict=True)
     apart = [abs(a - b) if a == a and b == b else 0.0 if a != a and b != b else float("inf") for a, b in pairs]
     return max(apart, default=0.0)
 
 
 def second_variant(machine: Machine, report: Report) -> None:
-    """`dp run` of two variants: which models of the first are alive, and what they take, when the second is loaded."""
+    """`dp run` of two variants: which models of the first one are alive when the second one loads, and their memory."""
     engines: list[dict[str, weakref.ref[Any]]] = []
     seen: list[dict[str, Any]] = []
     before = machine.allocated()
@@ -218,7 +220,7 @@ def second_variant(machine: Machine, report: Report) -> None:
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(printed),
         contextlib.suppress(SystemExit),
-        warnings.catch_warnings(),  # which the command sets anew
+        warnings.catch_warnings(),  # because the command changes them
     ):
         command_line.main()
     if len(engines) != 2:
@@ -234,7 +236,7 @@ def second_variant(machine: Machine, report: Report) -> None:
 
 
 def families(machine: Machine, report: Report) -> None:
-    """Every small generator and judge on the device beside itself on the CPU, in every mode."""
+    """Compare every small generator and judge on the device with itself on the CPU, in every mode."""
     found: dict[str, dict[str, Any]] = {}
     modes = {
         name: changes for name, changes in MODES.items()
@@ -275,12 +277,14 @@ def families(machine: Machine, report: Report) -> None:
                 if "image" in one and not agrees(one, mode)
             ),
         )  # fmt: skip
-    report.want(len(plain) == len(cases), "every family is compared")
-    report.want(all("skipped" in one or agrees(one, "plain") for one in plain), "all plain families agree with the CPU")
+    report.want(len(plain) == len(cases), "every family was compared")
+    report.want(
+        all("skipped" in one or agrees(one, "plain") for one in plain), "every plain family agrees with the CPU"
+    )
 
 
 def grouped(found: Mapping[str, Mapping[str, Any]], kind: str) -> str:
-    """The messages of a kind, each with the families and modes that it comes from; shortened, for one line."""
+    """The messages of one kind in one line, shortened, each with the families and modes that gave it."""
     owners: dict[str, list[str]] = {}
     for name, each in found.items():
         for mode, one in each.items():
@@ -290,18 +294,18 @@ def grouped(found: Mapping[str, Mapping[str, Any]], kind: str) -> str:
 
 
 def agrees(found: Mapping[str, Any], mode: str) -> bool:
-    """Whether a family works, and gives the CPU's numbers where no bits are lost."""
+    """Whether a family works and, unless it is quantised, agrees with the CPU."""
     if "error" in found:
         return False
     return mode.endswith("bit") or (found["image"] <= IMAGES and found["gradient"] <= GRADIENT)
 
 
 def compared(machine: Machine, case: Callable[..., Any], changes: Mapping[str, Any], kept: list[Any]) -> dict[str, Any]:
-    """How a family on the device differs from itself on the CPU; what the CPU gave is `kept`."""
+    """The difference of a family on the device from itself on the CPU; `kept` stores the CPU's result."""
     try:
         if not kept:
             kept.append(case("cpu", {}))
-    except (Exception, pytest.skip.Exception) as error:  # whatever a family raises
+    except (Exception, pytest.skip.Exception) as error:  # a family may raise anything
         kept.append(short(error))
     if isinstance(kept[0], str):
         return {"skipped": f"on the CPU too: {kept[0]}"}
@@ -341,7 +345,7 @@ def generator_case(name: str) -> Callable[..., Any]:
 
 
 def judge_case(name: str, folder: Path) -> Callable[..., Any]:
-    """A small judge's log-likelihoods, and their gradient in the images, on the CPU; it must answer in words, too."""
+    """A small judge's log-likelihoods and their gradient with respect to the images; it must also answer in words."""
 
     def case(device: str, changes: Mapping[str, Any]) -> tuple[list[torch.Tensor], torch.Tensor]:
         if not folder.exists():
@@ -363,11 +367,11 @@ def judge_case(name: str, folder: Path) -> Callable[..., Any]:
 
 def on_cpu(tensor: torch.Tensor) -> torch.Tensor:
     moved = tensor.detach().cpu().float()
-    return getattr(moved, "raw", moved)  # a pretended GPU's tensor has its data there
+    return getattr(moved, "raw", moved)  # where a tensor of the pretended GPU has its data
 
 
 def resume(machine: Machine, report: Report) -> None:
-    """A toy fit of six steps, beside one that Ctrl+C ends after three and that is resumed."""
+    """Compare a fit of six steps with one that is interrupted after three and resumed."""
 
     class Interrupt:
         def step(self, record: StepRecord, total: int) -> None:
@@ -396,4 +400,4 @@ def resume(machine: Machine, report: Report) -> None:
 
     size = max(value.abs().max().item() for value in whole.values())
     report.note(resumed_differs=apart(resumed), repeated_differs=apart(again), largest_weight=size)
-    report.want(apart(resumed) <= 1e-2, "the resumed LoRA within 1e-2 of the unbroken one")
+    report.want(apart(resumed) <= 1e-2, "the resumed LoRA differs by at most 1e-2 from the uninterrupted one")

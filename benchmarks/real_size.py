@@ -97,8 +97,8 @@ def spec_of(
     checkpointing: bool = False,
     more: Sequence[str] = (),
 ) -> TaskSpec:
-    """The task with these models in that precision and that many questions; `more` are overrides, `key=value`."""
-    # Away from a GPU diffusers refuses bitsandbytes; the layers that `filled` makes compute there all the same.
+    """The spec with these models in `precision`, the first `questions` of QUESTIONS, and `more` overrides."""
+    # On a CPU, diffusers refuses bitsandbytes, although the layers that `filled` makes compute there too.
     quantize = precision if precision.endswith("bit") and device != "cpu" else "null"
     dtype = "float32" if precision == "float32" else "bfloat16"
     settings = {
@@ -120,7 +120,7 @@ def spec_of(
 
 
 def build(spec: TaskSpec, precision: str, device: str, *, within: AbstractContextManager[Any] | None = None) -> Engine:
-    """The engine of a spec, its models' random weights made on `device`; built `within` a context, if one is given."""
+    """The engine of a spec, with random weights created on `device`; built `within` a context, if one is given."""
     made = built_from_configs(lambda: without_linear_weights(device), filled(precision, device))
     with made, within or nullcontext():
         return Engine(spec)
@@ -128,10 +128,10 @@ def build(spec: TaskSpec, precision: str, device: str, *, within: AbstractContex
 
 @contextmanager
 def without_linear_weights(device: str) -> Iterator[None]:
-    """Within, models are made on `device`, except for the weights of linear layers, which `filled` makes one by one.
+    """Within, models are created on `device`, except the weights of linear layers, which `filled` creates one by one.
 
-    So no model is ever there in more bits than it is to have, and what libraries initialise weights with, slow on a
-    CPU, is left out.
+    So a model never needs more memory than in its final precision. The libraries' own initialisation of these weights,
+    which is slow on a CPU, is left out.
     """
     own = torch.nn.Linear.__init__
 
@@ -143,7 +143,7 @@ def without_linear_weights(device: str) -> Iterator[None]:
 
 
 def filled(precision: str, device: str) -> Callable[[str, torch.nn.Module], None]:
-    """What is done to each model that was built: its linear layers get weights, in 8 or 4 bits if so wanted.
+    """A callback for each model that is built: gives its linear layers weights, quantised if `precision` says so.
 
     As on loading, output heads and autoencoders are not quantised.
     """
@@ -159,20 +159,20 @@ def filled(precision: str, device: str) -> Callable[[str, torch.nn.Module], None
                         layer._parameters[key] = torch.nn.Parameter(_random(weight, device), requires_grad=False)
                 if quantized and type(layer) is torch.nn.Linear and "head" not in name:
                     setattr(owner, name, packed(layer, precision))
-        if quantized:  # PEFT looks for it
+        if quantized:  # PEFT reads it
             setattr(model, f"is_loaded_in_{precision}", True)
 
     return fill
 
 
 def _random(like: torch.Tensor, device: str) -> torch.Tensor:
-    """Weights of that shape and precision, of a small standard deviation; zeros for a bias."""
+    """Random weights like `like`, with a standard deviation of .02; zeros for a bias."""
     made = torch.empty(like.shape, dtype=like.dtype, device=device)
     if made.ndim < 2:
         return made.zero_()
     if device != "cpu":
         return made.normal_(std=0.02)
-    # Random numbers come slowly on a CPU: the same million of them over and over.
+    # A CPU draws random numbers slowly, so the same million is repeated.
     flat, block = made.view(-1), torch.randn(min(made.numel(), 2**20)).mul_(0.02).to(made.dtype)
     for part in flat.split(len(block)):
         part.copy_(block[: len(part)])
@@ -180,7 +180,7 @@ def _random(like: torch.Tensor, device: str) -> torch.Tensor:
 
 
 def packed(layer: torch.nn.Linear, precision: str) -> torch.nn.Module:
-    """A linear layer in 8 or 4 bits, as bitsandbytes makes it on loading."""
+    """A linear layer in 8 or 4 bits, as bitsandbytes quantises it on loading."""
     import bitsandbytes as bnb
 
     sizes, weight = (layer.in_features, layer.out_features, layer.bias is not None), layer.weight.data
@@ -192,7 +192,7 @@ def packed(layer: torch.nn.Linear, precision: str) -> torch.nn.Module:
         new = bnb.nn.Linear4bit(*sizes, compute_dtype=weight.dtype, quant_type="nf4", device="meta")
         settings = {"quant_type": "nf4", "compress_statistics": False, "requires_grad": False}
         new.weight = bnb.nn.Params4bit(weight, **settings, module=new).to(weight.device)
-        new.support_avx512bf16_for_cpu = False  # else a CPU packs them anew, in a way that has no backward pass
+        new.support_avx512bf16_for_cpu = False  # otherwise a CPU repacks them in a layout without a backward pass
     new.bias = layer.bias
     return new
 
@@ -225,7 +225,7 @@ def timed_step(engine: Engine, cuda: bool) -> float:
 
 
 def row(configs: Path, args: argparse.Namespace, precision: str, questions: int, observed: dict[str, Observed]) -> str:
-    """One row of the table; `observed` as `dry_run` takes it."""
+    """One row of the table; `observed` is the `known` of `dry_run`."""
     more = {"device": args.device, "scale": args.scale, "batch": args.batch, "checkpointing": args.checkpointing}
     spec = spec_of(configs, precision, questions, **more)
     plan = dry_run(spec, gpu=args.device.startswith("cuda"), known=observed)
