@@ -1,6 +1,7 @@
-"""The charts of the report, as data: curves over the steps, and a plot of every image's score.
+"""The charts of the report, as SVG elements: curves over the steps, and a plot of every image's score.
 
-The page's template turns the marks of a chart into SVG; colours come from its style sheet.
+The elements are made of numbers and fixed words only. Text from a spec or a plugin goes into the caption, which the
+page's template escapes; colours come from its style sheet.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ LANE, COLUMNS = 96, 36
 """Height of a row of dots, and how many dots fit side by side."""
 POINTS = 240
 """A curve has at most about this many points; longer ones are averaged in groups."""
+FEW = 12
+"""Curves of at most this many points show each of them; longer ones are smoothed."""
 
 Point = tuple[float, float]
 
@@ -34,34 +37,19 @@ class Series(NamedTuple):
     points: Sequence[Point]
 
 
-class Mark(NamedTuple):
-    """One element of a drawing."""
-
-    tag: str
-    """Of SVG: `line`, `path`, `circle`, `rect`, `text`, `title`, or `g` around children."""
-    attributes: dict[str, object]
-    text: str = ""
-    children: tuple[Mark, ...] = ()
-
-
-class Key(NamedTuple):
-    """One entry of a legend."""
-
-    style: str
-    text: str
-
-
 class Chart(NamedTuple):
     """A drawing of WIDTH x `height` pixels with its caption."""
 
     title: str
-    keys: tuple[Key, ...]
+    legend: list[tuple[str, str]]
+    """Style and text of each entry."""
     about: str
     """Small print in the caption; may be empty."""
     label: str
     """What screen readers say."""
-    height: float
-    marks: tuple[Mark, ...]
+    height: int
+    marks: list[str]
+    """SVG elements."""
 
 
 class _Frame(NamedTuple):
@@ -69,9 +57,9 @@ class _Frame(NamedTuple):
 
     x_low: float
     x_high: float
-    y_low: float
-    y_high: float
-    height: float = HEIGHT
+    y_low: float = 0
+    y_high: float = 1
+    height: int = HEIGHT
 
     def x(self, value: float) -> float:
         share = (value - self.x_low) / ((self.x_high - self.x_low) or 1)
@@ -97,13 +85,16 @@ def line_chart(
     values = measured([y for one in drawn for _, y in one.points] + [base])
     low, high = (0.0, 1.0) if title.startswith("P(") else _with_room(0.0 if from_zero else min(values), max(values))
     frame = _Frame(min(steps), max(steps), low, high)
-    marks = [*_y_axis(frame), *_x_axis(frame, about="step")]
-    keys = [Key(one.style, f"{one.label} {number(_last(one.points))}".strip()) for one in drawn]
+    marks = [_text("step", WIDTH - RIGHT, HEIGHT - 7, "end"), *_x_axis(frame, WIDTH - 50)]
+    for value in _ticks(low, high, 4):
+        marks += [_across(frame.y(value), "grid"), _text(f"{value:g}", LEFT - 6, frame.y(value) + 3.5, "end")]
+    last = [measured([y for _, y in _smooth(one.points)])[-1] for one in drawn]
+    legend = [(one.style, f"{one.label} {number(value)}".strip()) for one, value in zip(drawn, last, strict=True)]
     if math.isfinite(base):
-        marks.append(_line(LEFT, frame.y(base), WIDTH - RIGHT, frame.y(base), "base-line"))
-        keys.append(Key("dashed", f"base {number(base)}"))
+        marks.append(_across(frame.y(base), "base-line"))
+        legend.append(("dashed", f"base {number(base)}"))
     marks += [_curve(one, frame) for one in drawn]
-    return Chart(title, tuple(keys), about, f"{title} over the steps", HEIGHT, tuple(marks))
+    return Chart(title, legend, about, f"{title} over the steps", HEIGHT, marks)
 
 
 def dot_plot(base: Score, trained: Score) -> Chart | None:
@@ -113,97 +104,62 @@ def dot_plot(base: Score, trained: Score) -> Chart | None:
     """
     if not measured([*base.values, *trained.values]):
         return None
-    edges = [*(trained.accepted or ()), *([] if trained.target is None else [trained.target])]
-    values = measured([*base.values, *trained.values, *edges])
-    low, high = _with_room(min(values), max(values))
+    target = [] if trained.target is None else [trained.target]
+    values = measured([*base.values, *trained.values, *(trained.accepted or ()), *target])
     lanes = (("base", base), ("trained", trained))
-    height = TOP + BOTTOM + LANE * len(lanes)
-    frame = _Frame(low, high, 0, 1, height)
-    marks = _x_axis(frame)
-    columns = _Columns.of(frame, trained.accepted)
+    frame = _Frame(*_with_room(min(values), max(values)), height=TOP + BOTTOM + LANE * len(lanes))
+    floor = frame.height - BOTTOM
+    marks = _x_axis(frame, WIDTH)
     if trained.accepted is not None:
         left, right = (frame.x(edge) for edge in trained.accepted)
-        size = {"width": round(right - left, 1), "height": height - TOP - BOTTOM}
-        marks.append(Mark("rect", {"x": left, "y": TOP, **size, "class": "band"}))
-    if trained.target is not None:
-        marks.append(_line(frame.x(trained.target), TOP, frame.x(trained.target), height - BOTTOM, "target-line"))
-    aim = ", ".join(filter(None, (f"target {trained.target:g}" if trained.target is not None else "", within(trained))))
-    for index, (label, score) in enumerate(lanes):
-        floor = TOP + LANE * (index + 1)
-        marks.append(_line(LEFT, floor, WIDTH - RIGHT, floor, "grid"))
-        marks.append(_text(label, LEFT - 6, floor - 3, "end"))
-        marks += _stacks([columns.at(value) for value in measured(score.values)], columns, floor, label)
-    name = score_title(trained)
-    keys = (Key("target", aim),) if aim else ()
-    about = f"one dot per image; {trained.unit}"
-    return Chart(name, keys, about, f"{name} of every image", height, tuple(marks))
+        size = f'width="{right - left:.1f}" height="{floor - TOP}"'
+        marks.append(f'<rect x="{left}" y="{TOP}" {size} class="band"></rect>')
+    marks += [_line(frame.x(value), TOP, frame.x(value), floor, "target-line") for value in target]
+    for index, (label, score) in enumerate(lanes, start=1):
+        lane_floor = TOP + LANE * index
+        marks += [_across(lane_floor, "grid"), _text(label, LEFT - 6, lane_floor - 3, "end")]
+        marks += _stacks(measured(score.values), trained.accepted, frame, lane_floor, label)
+    name, aim = score_title(trained), [*(f"target {value:g}" for value in target), within(trained)]
+    legend = [("target", ", ".join(filter(None, aim)))] if any(aim) else []
+    return Chart(name, legend, f"one dot per image; {trained.unit}", f"{name} of every image", frame.height, marks)
 
 
-class _Columns(NamedTuple):
-    """Where dots are stacked. The accepted range holds whole columns, so no dot is on the wrong side of its edges."""
+def _stacks(
+    values: Sequence[float], accepted: tuple[float, float] | None, frame: _Frame, floor: float, style: str
+) -> list[str]:
+    """Dots in columns. The accepted range holds whole columns, so no dot is on the wrong side of its edges."""
+    whole = frame.x_high - frame.x_low
+    low, high = accepted or (frame.x_low, frame.x_high)
+    inside = max(1, round((high - low) / whole * COLUMNS))
+    width = (high - low) / inside or whole / COLUMNS
 
-    frame: _Frame
-    accepted: tuple[float, float] | None
-    inside: int
-    """Number of columns in the accepted range."""
-    first: float
-    width: float
-
-    @classmethod
-    def of(cls, frame: _Frame, accepted: tuple[float, float] | None) -> _Columns:
-        width = (WIDTH - LEFT - RIGHT) / COLUMNS
-        if accepted is None:
-            return cls(frame, None, 0, float(LEFT), width)
-        left, right = (frame.x(edge) for edge in accepted)
-        inside = max(1, round((right - left) / width))
-        return cls(frame, accepted, inside, left, (right - left) / inside or width)
-
-    def at(self, value: float) -> int:
-        """The column of a value; that of the accepted range's left edge is 0."""
-        column = math.floor((self.frame.x(value) - self.first) / self.width)
-        if self.accepted is None:
-            return column
-        low, high = self.accepted
+    def column(value: float) -> int:
+        """That of the accepted range's left edge is 0."""
+        place = math.floor((value - low) / width)
         if low <= value <= high:
-            return min(max(column, 0), self.inside - 1)
-        return min(column, -1) if value < low else max(column, self.inside)
+            return min(place, inside - 1)
+        return min(place, -1) if value < low else max(place, inside)
 
-
-def _stacks(columns: Sequence[int], places: _Columns, floor: float, style: str) -> list[Mark]:
-    """Dots on top of one another, one in each of `columns`."""
-    stacks, width = Counter(columns), places.width
-    step = min(width, (LANE - 8) / max(stacks.values(), default=1))  # high stacks are compressed
+    stacks = Counter(map(column, values))
+    pixels = width / whole * (WIDTH - LEFT - RIGHT)
+    step = min(pixels, (LANE - 8) / max(stacks.values(), default=1))  # high stacks are compressed
     return [
-        Mark(
-            "circle",
-            {
-                "cx": round(places.first + (column + 0.5) * width, 1),
-                "cy": round(floor - step * (rank + 0.5), 1),
-                "r": round(step * 0.45, 2),
-                "class": f"dot {style}",
-            },
-        )
-        for column, dots in stacks.items()
+        _circle(frame.x(low + (place + 0.5) * width), floor - step * (rank + 0.5), step * 0.45, f"dot {style}")
+        for place, dots in stacks.items()
         for rank in range(dots)
     ]
 
 
-def _curve(series: Series, frame: _Frame) -> Mark:
-    raw = _path(series.points, frame)
-    if len(series.points) <= 12:
-        dots = [
-            Mark(
-                "circle",
-                {"cx": frame.x(x), "cy": frame.y(y), "r": 2.6},
-                children=(Mark("title", {}, f"step {x:g}: {number(y)}"),),
-            )
-            for x, y in series.points
-            if math.isfinite(y)
-        ]
-        return Mark("g", {"class": series.style}, children=(Mark("path", {"d": raw, "class": "line"}), *dots))
-    smooth = _path(_moving_mean(series.points), frame)
-    lines = (Mark("path", {"d": raw, "class": "line raw"}), Mark("path", {"d": smooth, "class": "line"}))
-    return Mark("g", {"class": series.style}, children=lines)
+def _curve(series: Series, frame: _Frame) -> str:
+    raw, smooth = (_path(points, frame) for points in (series.points, _smooth(series.points)))
+    if len(series.points) > FEW:
+        return f'<g class="{series.style}"><path d="{raw}" class="line raw"/><path d="{smooth}" class="line"/></g>'
+    dots = [
+        _circle(frame.x(x), frame.y(y), 2.6, "point", f"step {x:g}: {number(y)}")
+        for x, y in series.points
+        if math.isfinite(y)
+    ]
+    return f'<g class="{series.style}"><path d="{raw}" class="line"/>{"".join(dots)}</g>'
 
 
 def _path(points: Sequence[Point], frame: _Frame) -> str:
@@ -215,15 +171,16 @@ def _path(points: Sequence[Point], frame: _Frame) -> str:
     return "".join(parts)
 
 
-def _moving_mean(points: Sequence[Point]) -> list[Point]:
+def _smooth(points: Sequence[Point]) -> Sequence[Point]:
+    """Moving means; a short curve as it is."""
+    if len(points) <= FEW:
+        return points
     reach = max(1, len(points) // 24)
     return [(x, mean([y for _, y in points[max(0, i - reach) : i + reach + 1]])) for i, (x, _) in enumerate(points)]
 
 
 def _thin(points: Sequence[Point]) -> list[Point]:
-    size = math.ceil(len(points) / POINTS)
-    if size <= 1:
-        return list(points)
+    size = math.ceil(len(points) / POINTS) or 1
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(group[-1][0], mean([y for _, y in group])) for group in groups]
 
@@ -243,35 +200,23 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _y_axis(frame: _Frame) -> list[Mark]:
-    return [
-        mark
-        for value in _ticks(frame.y_low, frame.y_high, 4)
-        for mark in (
-            _line(LEFT, frame.y(value), WIDTH - RIGHT, frame.y(value), "grid"),
-            _text(f"{value:g}", LEFT - 6, frame.y(value) + 3.5, "end"),
-        )
-    ]
+def _x_axis(frame: _Frame, room: float) -> list[str]:
+    ticks = [(value, frame.x(value)) for value in _ticks(frame.x_low, frame.x_high, 5)]
+    return [_text(f"{value:g}", x, frame.height - 7, "middle") for value, x in ticks if x < room]
 
 
-def _x_axis(frame: _Frame, *, about: str = "") -> list[Mark]:
-    y = frame.height - 7
-    room = WIDTH - 50 if about else WIDTH
-    ticks = [value for value in _ticks(frame.x_low, frame.x_high, 5) if frame.x(value) < room]
-    return [
-        *(_text(f"{value:g}", frame.x(value), y, "middle") for value in ticks),
-        _text(about, WIDTH - RIGHT, y, "end"),
-    ]
+def _across(y: float, style: str) -> str:
+    return _line(LEFT, y, WIDTH - RIGHT, y, style)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> Mark:
-    return Mark("line", {"x1": x1, "y1": y1, "x2": x2, "y2": y2, "class": style})
+def _line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
+    return f'<line x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}" class="{style}"></line>'
 
 
-def _text(text: str, x: float, y: float, style: str) -> Mark:
-    return Mark("text", {"x": x, "y": y, "class": style}, text)
+def _text(text: str, x: float, y: float, style: str) -> str:
+    return f'<text x="{x}" y="{y}" class="{style}">{text}</text>'
 
 
-def _last(points: Sequence[Point]) -> float:
-    finite = [y for _, y in (_moving_mean(points) if len(points) > 12 else points) if math.isfinite(y)]
-    return finite[-1]
+def _circle(x: float, y: float, radius: float, style: str, title: str = "") -> str:
+    about = f"<title>{title}</title>" if title else ""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.2f}" class="{style}">{about}</circle>'

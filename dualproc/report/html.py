@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from dualproc.run import RunFolder
 from dualproc.run.folder import REPORT, WEIGHTS
-from dualproc.run.images import BASE, JUDGE_VIEW, TRAINED, image_names, png, spread_out
+from dualproc.run.images import BASE, JUDGE_VIEW, TRAINED, png
 from dualproc.run.resolved import Task, task
 from dualproc.types import Evaluation, StepRecord
 from dualproc.wording import duration, plural
 
-from .charts import WIDTH, Chart, Series, dot_plot, line_chart
+from . import summary
+from .charts import WIDTH, Series, dot_plot, line_chart
 from .numeric import number
-from .summary import HACK_METER, JUDGE, KEPT, REFEREE, alarms, judge_against_measurement, outcome, summary_rows, title
+from .samples import sample_files
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The page may load nothing and run nothing, whatever text it shows."""
@@ -30,32 +30,7 @@ _UNFINISHED = (
     "Nothing has been measured yet: the run was interrupted or is still training. Continue an interrupted run with "
     "--resume."
 )
-_SETS = ((BASE, "base"), (TRAINED, "trained"), (JUDGE_VIEW, "judge's view"))
-
-
-class _Tile(NamedTuple):
-    label: str
-    value: str
-    below: str
-
-
-class _Shown(NamedTuple):
-    source: str
-    """A data URL."""
-    label: str
-
-
-class _Card(NamedTuple):
-    images: list[_Shown]
-    prompt: str
-    seed: int
-    change: str
-
-
-class _Line(NamedTuple):
-    prompt: str
-    seed: int
-    changes: list[str]
+_LABELS = {BASE: "base", TRAINED: "trained", JUDGE_VIEW: "judge's view"}
 
 
 def write_report(run: RunFolder) -> Path:
@@ -69,9 +44,9 @@ def write_report(run: RunFolder) -> Path:
 def render_report(run: RunFolder) -> str:
     """The text of `write_report`."""
     known, records, evaluation = task(run.resolved), run.metrics(), run.read_evaluation()
-    name, progress = known.name or run.path.name, _progress(known, records)
+    progress = _progress(known, records)
     values: dict[str, Any] = {
-        "name": name,
+        "name": known.name or run.path.name,
         "heading": progress,
         "alarms": [_UNFINISHED],
         "task": known,
@@ -89,23 +64,19 @@ def page(values: Mapping[str, Any]) -> str:
     """The template filled with these values. Everything is escaped: nothing from a spec can become markup."""
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(
-        loader=PackageLoader("dualproc.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
+    loader = PackageLoader("dualproc.report")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html.jinja").render(width=WIDTH, policy=POLICY, **values).strip() + "\n"
-
-
-# --- header ---------------------------------------------------------------------------------------------------------
 
 
 def _header(evaluation: Evaluation, progress: str) -> dict[str, Any]:
     images, prompts = len(evaluation.seeds), len({prompt.text for prompt in evaluation.prompts})
-    sentence, alarming = judge_against_measurement(evaluation)
+    sentence, alarming = summary.judge_against_measurement(evaluation)
     return {
-        "heading": outcome(evaluation).replace(" -> ", "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"),
+        "heading": summary.outcome(evaluation).replace(" -> ", "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"),
         "lead": f"{plural(images, 'held-out image')} of {plural(prompts, 'prompt')} that were never trained on, with "
         f"the same seeds for base and trained. {progress}.",
-        "alarms": alarms(evaluation),
+        "alarms": summary.alarms(evaluation),
         "remark": "" if alarming else sentence,
         "tiles": _tiles(evaluation),
     }
@@ -119,106 +90,72 @@ def _progress(known: Task, records: Sequence[StepRecord]) -> str:
     return f"{done}{of} training steps done in {duration(sum(record.seconds for record in records))}"
 
 
-def _tiles(evaluation: Evaluation) -> list[_Tile]:
+def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
     """The four most important numbers, of those that were measured."""
-    rows = {row.label: row for row in summary_rows(evaluation)}
-    first = [f"{title(score)} on target" for score in evaluation.trained.scores[:1]]
+    rows = {row.label: row for row in summary.summary_rows(evaluation)}
+    first = [f"{summary.title(score)} on target" for score in evaluation.trained.scores[:1]]
     tiles = []
-    for row in [rows[label] for label in [*first, KEPT, REFEREE, HACK_METER, JUDGE] if label in rows][:4]:
-        below = f"base {row.before.split(' ± ')[0]}"
-        if row.label == HACK_METER and row.note:
-            below += f", {row.note}"
-        tiles.append(_Tile(row.label, row.after.split(" ± ")[0], below))
+    shown = [*first, summary.KEPT, summary.REFEREE, summary.HACK_METER, summary.JUDGE]
+    for row in [rows[label] for label in shown if label in rows][:4]:
+        before, after = (text.split(" ± ")[0] for text in (row.before, row.after))
+        note = f", {row.note}" if row.label == summary.HACK_METER and row.note else ""
+        tiles.append({"label": row.label, "value": after, "below": f"base {before}{note}"})
     return tiles
 
 
-# --- images ---------------------------------------------------------------------------------------------------------
-
-
 def _cards(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
-    """Some held-out images, base beside trained, with what was measured on each."""
-    prompts = [prompt.text for prompt in evaluation.prompts]
-    names = image_names(prompts, evaluation.seeds)
-    shown = [index for index in spread_out(prompts, CARDS) if (run.samples / TRAINED / names[index]).exists()]
-    cards = [
-        _Card(
-            [
-                _Shown(_data_url(path), label)
-                for folder, label in _SETS
-                if (path := run.samples / folder / names[i]).exists()
-            ],
-            prompts[i],
-            evaluation.seeds[i],
-            _change(evaluation, i),
-        )
-        for i in shown
-    ]
-    note = "" if len(shown) == len(names) else f"{len(shown)} of {len(names)} images; the samples folder has all."
-    return {"cards": cards, "cards_note": note if cards else "The run has no images."}
-
-
-def _change(evaluation: Evaluation, index: int) -> str:
-    """The first scorer's value (or else the judge's) of one image, base and trained."""
+    """Some held-out images, base beside trained, with the first scorer's value (or else the judge's) of each."""
     base, trained = evaluation.base, evaluation.trained
     before, after = (base.scores[0].values, trained.scores[0].values) if trained.scores else (base.judge, trained.judge)
-    return f"{number(before[index])} → {number(after[index])}"
+    cards = [
+        {
+            "images": [(_data_url(path), _LABELS[kind]) for kind, path in files.items()],
+            "prompt": evaluation.prompts[i].text,
+            "seed": evaluation.seeds[i],
+            "change": f"{number(before[i])} → {number(after[i])}",
+        }
+        for i, files in sample_files(run.samples, evaluation, CARDS).items()
+        if TRAINED in files
+    ]
+    total = len(evaluation.seeds)
+    note = "" if len(cards) == total else f"{len(cards)} of {total} images; the samples folder has all."
+    return {"cards": cards, "cards_note": note if cards else "The run has no images."}
 
 
 def _data_url(path: Path) -> str:
     from PIL import Image
 
-    content = path.read_bytes()
-    with Image.open(io.BytesIO(content)) as image:
-        if image.height > THUMBNAIL:
-            width = round(image.width * THUMBNAIL / image.height)
-            content = png(image.resize((width, THUMBNAIL), Image.Resampling.LANCZOS))
-    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
-
-
-# --- numbers --------------------------------------------------------------------------------------------------------
+    with Image.open(path) as image:
+        image.thumbnail((image.width, THUMBNAIL), Image.Resampling.LANCZOS)
+        return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")
 
 
 def _results(evaluation: Evaluation, preserve: str) -> dict[str, Any]:
     """The table of results, every scorer's values against its target, and the numbers of every image."""
     base, trained = evaluation.base, evaluation.trained
-    pairs = list(zip(base.scores, trained.scores, strict=True))
-    absent = [
-        *(["no scorer"] if not trained.scores else []),
-        *(["no referee"] if trained.referee is None else []),
-        *(["no preserve question"] if trained.preserved is None else []),
-    ]
-    asked = preserve and trained.preserved is not None
-    columns = [
-        *((title(after), before.values, after.values) for before, after in pairs),
-        ("judge", base.judge, trained.judge),
-        ("referee", base.referee, trained.referee),
-        ("subject kept", base.preserved, trained.preserved),
-    ]
-    measured = [(name, before, after) for name, before, after in columns if before is not None and after is not None]
+    possible = {"no scorer": trained.scores, "no referee": trained.referee, "no preserve question": trained.preserved}
+    absent = [name for name, values in possible.items() if not values]
+    how_kept = f"Subjects kept: share of images where the referee gives the wanted answer to “{preserve}”"
+    columns = list(zip(summary.image_columns(base), summary.image_columns(trained), strict=True))
     return {
         "evaluated": True,
-        "rows": summary_rows(evaluation),
-        "plots": [plot for plot in (dot_plot(*pair) for pair in pairs) if plot is not None],
+        "rows": summary.summary_rows(evaluation),
+        "plots": list(filter(None, map(dot_plot, base.scores, trained.scores))),
         "absent": f"The spec names {', '.join(absent)}." if absent else "",
-        "how_kept": f"Subjects kept: share of images where the referee gives the wanted answer to “{preserve}”"
-        if asked
-        else "",
-        "columns": [name for name, _, _ in measured],
+        "how_kept": how_kept if preserve and trained.preserved is not None else "",
+        "columns": [name.replace("_", " ") for (name, _), _ in columns],
         "every_image": [
-            _Line(prompt.text, seed, [f"{number(before[i])} → {number(after[i])}" for _, before, after in measured])
+            (prompt.text, seed, [f"{number(before[i])} → {number(after[i])}" for (_, before), (_, after) in columns])
             for i, (prompt, seed) in enumerate(zip(evaluation.prompts, evaluation.seeds, strict=True))
         ],
     }
-
-
-# --- curves ---------------------------------------------------------------------------------------------------------
 
 
 def _curves(records: Sequence[StepRecord], evaluation: Evaluation | None) -> dict[str, Any]:
     """Everything that was logged, over the training steps."""
     base_hack = evaluation.base.hack_meter if evaluation is not None else math.nan
     anchored = any(record.anchor for record in records)
-    charts: list[Chart | None] = [
+    charts = [
         line_chart("P(wanted answer)", [_series(records, "p_answer", "judge"), _series(records, "referee", "referee")]),
         line_chart("hack meter", [_series(records, "hack_meter")], from_zero=True, base=base_hack),
         line_chart("reward", [_series(records, "reward")], about="mean of the batch"),

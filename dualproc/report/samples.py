@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from dualproc.run.files import write_atomically
 from dualproc.run.images import BASE, GRID, JUDGE_VIEW, TRAINED, image_names, png, spread_out, write_images
+from dualproc.types import Evaluation
 
 from .grids import before_after_grid
 
@@ -44,3 +45,13 @@ def write_samples(
     )
     write_atomically(samples / GRID, png(grid), durable=False)
     return samples / GRID
+
+
+def sample_files(samples: Path, evaluation: Evaluation, most: int) -> dict[int, dict[str, Path]]:
+    """The existing files of at most `most` held-out images, by the image's index, then by subfolder."""
+    prompts = [prompt.text for prompt in evaluation.prompts]
+    names = image_names(prompts, evaluation.seeds)
+    return {
+        index: {kind: path for kind in (BASE, TRAINED, JUDGE_VIEW) if (path := samples / kind / names[index]).exists()}
+        for index in spread_out(prompts, most)
+    }
