@@ -16,7 +16,7 @@ from dualproc.types import Evaluation
 from dualproc.wording import plural
 
 from .numeric import MISSING, mean, number, percent, ratio, times
-from .summary import kept, title
+from .summary import kept, share_on_target, title
 
 TABLE_JSON, TABLE_MARKDOWN, GALLERY = "bench.json", "bench.md", "gallery.png"
 """Files that `dp bench` writes beside the runs."""
@@ -102,22 +102,14 @@ class BenchRow:
         return f"{self.name}/{self.variant}" if self.variant else self.name
 
 
-@dataclass(frozen=True)
-class Target:
-    """What every trained variant should reach."""
-
-    label: str
-    reached: Callable[[Result], bool]
-    """A nan reaches nothing."""
-
-
-TARGETS = (
-    Target("on target >= 90%", lambda result: result.on_target >= 0.9),
-    Target("kept >= 95%", lambda result: result.kept.after >= 0.95),
-    Target("diversity >= 90%", lambda result: ratio(result.diversity.after, result.diversity.before) >= 0.9),
-    Target("judge - on target <= 0.1", lambda result: result.excess <= 0.1),
-    Target("training <= 60 s", lambda result: result.outcome.seconds <= 60),
-)
+TARGETS: Mapping[str, Callable[[Result], bool]] = {
+    "on target >= 90%": lambda result: result.on_target >= 0.9,
+    "kept >= 95%": lambda result: result.kept.after >= 0.95,
+    "diversity >= 90%": lambda result: ratio(result.diversity.after, result.diversity.before) >= 0.9,
+    "judge - on target <= 0.1": lambda result: result.excess <= 0.1,
+    "training <= 60 s": lambda result: result.outcome.seconds <= 60,
+}
+"""What every trained variant should reach; a nan reaches nothing."""
 
 
 def is_finished(folder: Path) -> bool:
@@ -143,7 +135,16 @@ def result_of(evaluation: Evaluation, outcome: Outcome, machine: str) -> Result:
     base, trained = evaluation.base, evaluation.trained
     return Result(
         images=len(evaluation.seeds),
-        scores=_scores(evaluation),
+        scores=tuple(
+            Measured(
+                name=title(after),
+                unit=after.unit,
+                target=after.target,
+                value=Change(mean(before.values), mean(after.values)),
+                on_target=Change(share_on_target(before), share_on_target(after)),
+            )
+            for before, after in zip(base.scores, trained.scores, strict=True)
+        ),
         judge=Change(mean(base.judge), mean(trained.judge)),
         referee=Change(mean(base.referee or ()), mean(trained.referee or ())),
         kept=Change(kept(base), kept(trained)),
@@ -186,7 +187,7 @@ def on_target_change(row: BenchRow) -> str:
 def reached(rows: Sequence[BenchRow]) -> dict[str, int]:
     """How many rows reach each of the `TARGETS`; failed ones reach none."""
     results = [row.result for row in rows if row.result is not None]
-    return {target.label: sum(target.reached(result) for result in results) for target in TARGETS}
+    return {label: sum(map(reaches, results)) for label, reaches in TARGETS.items()}
 
 
 def footer(rows: Sequence[BenchRow], *, planned: int, command: str) -> list[str]:
@@ -224,22 +225,6 @@ def write_table(out: Path, rows: Sequence[BenchRow], *, planned: int, command: s
     write_atomically(out / TABLE_MARKDOWN, render_markdown(rows, planned=planned, command=command))
 
 
-def _scores(evaluation: Evaluation) -> tuple[Measured, ...]:
-    def share(value: float | None) -> float:
-        return math.nan if value is None else value
-
-    return tuple(
-        Measured(
-            name=title(after),
-            unit=after.unit,
-            target=after.target,
-            value=Change(mean(before.values), mean(after.values)),
-            on_target=Change(share(before.on_target), share(after.on_target)),
-        )
-        for before, after in zip(evaluation.base.scores, evaluation.trained.scores, strict=True)
-    )
-
-
 def _measured(score: Measured) -> str:
     note = score.unit if score.target is None else f"target {score.target:g}"
     return f"{score.name} {_change(score.value, number)}" + (f" ({note})" if note else "")
@@ -252,11 +237,6 @@ def _change(change: Change, shown: Callable[[float], str]) -> str:
 
 
 def _machine(environment: Mapping[str, str | int]) -> str:
-    facts = {
-        "cpu_count": "{} CPU cores",
-        "platform": "{}",
-        "python": "Python {}",
-        "torch": "torch {}",
-        "dualproc": "dualproc {}",
-    }
+    facts = {"cpu_count": "{} CPU cores", "platform": "{}", "python": "Python {}"}
+    facts |= {"torch": "torch {}", "dualproc": "dualproc {}"}
     return ", ".join(text.format(environment[key]) for key, text in facts.items() if key in environment)

@@ -6,13 +6,13 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
 from dualproc.run.folder import CARD, SAMPLES, RunFolder
 from dualproc.run.images import GRID
-from dualproc.run.resolved import Task, task
+from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Recipe
 
 from .summary import alarms, headline, judge_against_measurement, summary_rows
@@ -37,20 +37,23 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
     """The text of `write_card`."""
     known = task(run.resolved)
     evaluation = run.read_evaluation()
+    inside = _shipped(recipe.model)
+    model = f"dualproc/{inside}" if inside else " ".join(recipe.model.split())
+    prompt = evaluation.prompts[0].text if evaluation is not None and evaluation.prompts else known.name
     sections = [
         _front_matter(recipe),
         f"# {_cell(known.name or run.path.name)}",
-        f"A LoRA for `{_one_line(_source(recipe.model).name)}`, trained with dualproc by the answers of a "
-        "vision-language model to a question about its images.",
-        *([_cell(known.description)] if known.description else []),
+        f"A LoRA for `{model}`, trained with dualproc by the answers of a vision-language model to a question about "
+        "its images.",
+        _cell(known.description),
         *(f"> {_cell(text)} **{_cell(answer)}**" for text, answer in known.questions),
         *_results(evaluation),
-        *_grid(run),
-        _usage(recipe, _first_prompt(known, evaluation)),
+        f"![Base and trained images, one above the other]({SAMPLES}/{GRID})" if (run.samples / GRID).exists() else "",
+        _usage(recipe, prompt),
         f"## The spec\n\n{_fenced(run.resolved_text, 'yaml')}",
         f"## Limits\n\n{_LIMITS}",
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
 def _front_matter(recipe: Recipe) -> str:
@@ -67,12 +70,8 @@ def _front_matter(recipe: Recipe) -> str:
 def _results(evaluation: Evaluation | None) -> list[str]:
     if evaluation is None:
         return ["**Not evaluated yet**: the run is not finished, so the effect of this LoRA is unknown."]
-    cells = [[_cell(text) for text in row] for row in summary_rows(evaluation)]
-    lines = [
-        "| measured | base | trained | |",
-        "| --- | --- | --- | --- |",
-        *(f"| {' | '.join(row)} |" for row in cells),
-    ]
+    table = [("measured", "base", "trained", ""), ["---"] * 4, *summary_rows(evaluation)]
+    lines = [f"| {' | '.join(map(_cell, row))} |" for row in table]
     remarks = [f"> **Look closely.** {_cell(note)}" for note in alarms(evaluation)]
     sentence, alarming = judge_against_measurement(evaluation)
     if not alarming:
@@ -81,68 +80,35 @@ def _results(evaluation: Evaluation | None) -> list[str]:
     return ["## What it does", f"{_cell(headline(evaluation))}.", "\n".join(lines), about, *remarks]
 
 
-def _grid(run: RunFolder) -> list[str]:
-    if not (run.samples / GRID).exists():
-        return []
-    return [f"![Base and trained images, one above the other]({SAMPLES}/{GRID})"]
-
-
 def _usage(recipe: Recipe, prompt: str) -> str:
     if recipe.library != "diffusers":
         command = _fenced(f"dp generate path/to/this/folder {shlex.quote(prompt)}", "sh")
         return f"## Use it\n\n{command}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
+    inside, part = _shipped(recipe.model), f"pipe.{recipe.peft_module}"
+    model = f'str(files("dualproc") / {_quoted(inside)})' if inside else _quoted(recipe.model)
     settings = "".join(f", {name}={value!r}" for name, value in recipe.call.items())
-    pipeline = "DiffusionPipeline" + (f", {recipe.scheduler}" if recipe.scheduler else "")
-    source = _source(recipe.model)
     lines = [
-        *source.imports,
+        "from importlib.resources import files" if inside else "",
         "import torch",
-        f"from diffusers import {pipeline}",
-        "",
-        f"pipe = DiffusionPipeline.from_pretrained({source.code}, torch_dtype=torch.{recipe.dtype})",
+        "from diffusers import DiffusionPipeline" + (f", {recipe.scheduler}" if recipe.scheduler else ""),
+        "from peft import PeftModel" if recipe.peft_module else "",
+        f"\npipe = DiffusionPipeline.from_pretrained({model}, torch_dtype=torch.{recipe.dtype})",
+        f"pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config)" if recipe.scheduler else "",
+        f'{part} = PeftModel.from_pretrained({part}, "path/to/this/folder")  # at weight 1.0'
+        if recipe.peft_module
+        else 'pipe.load_lora_weights("path/to/this/folder")  # at weight 1.0: the trained strength is folded in',
+        f"image = pipe(prompt={_quoted(prompt)}{settings}).images[0]",
     ]
-    if recipe.scheduler:
-        lines.append(f"pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config)")
-    if recipe.peft_module:
-        lines.insert(lines.index(""), "from peft import PeftModel")
-        part = f"pipe.{recipe.peft_module}"
-        lines.append(f'{part} = PeftModel.from_pretrained({part}, "path/to/this/folder")  # at weight 1.0')
-    else:
-        lines.append(
-            'pipe.load_lora_weights("path/to/this/folder")  # at weight 1.0: the trained strength is folded in'
-        )
-    lines.append(f"image = pipe(prompt={_quoted(prompt)}{settings}).images[0]")
-    code = "\n".join(lines)
-    needed = (
-        "Plain diffusers; only the model files come from dualproc"
-        if source.imports
-        else "Plain diffusers, without dualproc"
-    )
-    return f"## Use it\n\n{_fenced(code, 'python')}\n\n{needed}. In ComfyUI: strength 1.0."
+    code = _fenced("\n".join(filter(None, lines)), "python")
+    needed = "; only the model files come from dualproc" if inside else ", without dualproc"
+    return f"## Use it\n\n{code}\n\nPlain diffusers{needed}. In ComfyUI: strength 1.0."
 
 
-class _Source(NamedTuple):
-    """Where a model is, for people and as Python code."""
-
-    name: str
-    code: str
-    imports: tuple[str, ...] = ()
-
-
-def _source(model: str) -> _Source:
-    """A model that dualproc ships is named by its place in the package, not by a path of this machine."""
+def _shipped(model: str) -> str:
+    """The place in the package of a model that dualproc ships: the card must not name a path of this machine."""
     package = Path(__file__).resolve().parents[1]
-    if not Path(model).is_absolute() or not Path(model).is_relative_to(package):
-        return _Source(model, _quoted(model))
-    inside = Path(model).relative_to(package).as_posix()
-    code = f'str(files("{package.name}") / {_quoted(inside)})'
-    return _Source(f"{package.name}/{inside}", code, ("from importlib.resources import files",))
-
-
-def _first_prompt(known: Task, evaluation: Evaluation | None) -> str:
-    if evaluation is not None and evaluation.prompts:
-        return evaluation.prompts[0].text
-    return known.name
+    inside = Path(model).is_absolute() and Path(model).is_relative_to(package)
+    return Path(model).relative_to(package).as_posix() if inside else ""
 
 
 def _fenced(text: str, language: str) -> str:
@@ -159,8 +125,4 @@ def _quoted(text: str) -> str:
 
 def _cell(text: str) -> str:
     """Text in one line, escaped for Markdown and HTML."""
-    return re.sub(r"([\\`*|\[\]<])", r"\\\1", _one_line(text))
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    return re.sub(r"([\\`*|\[\]<])", r"\\\1", " ".join(text.split()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 MISSING = "–"  # noqa: RUF001 (an en dash, as in printed tables)
@@ -16,13 +17,13 @@ def measured(values: Sequence[float]) -> list[float]:
 def mean(values: Sequence[float]) -> float:
     """Mean of the finite values; nan if there are none."""
     finite = measured(values)
-    return sum(finite) / len(finite) if finite else math.nan
+    return statistics.fmean(finite) if finite else math.nan
 
 
 def spread(values: Sequence[float]) -> float:
     """Population standard deviation of the finite values; nan if there are none."""
-    centre = mean(values)
-    return math.sqrt(mean([(value - centre) ** 2 for value in measured(values)]))
+    finite = measured(values)
+    return statistics.pstdev(finite) if finite else math.nan
 
 
 def share_above(values: Sequence[float], limit: float) -> float:

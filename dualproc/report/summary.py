@@ -28,6 +28,7 @@ KEPT = "subjects kept"
 HACK_METER = "hack meter"
 JUDGE = "judge's P(wanted answer)"
 REFEREE = "referee's P(wanted answer)"
+HOW_KEPT = f"share of images with the referee's P above {PRESERVED_ABOVE}"
 NO_PROOF = "No independent measurement: only the judge, which trained the LoRA, was asked. Add a scorer or a referee."
 
 
@@ -47,25 +48,21 @@ def summary_rows(evaluation: Evaluation) -> list[Row]:
     """The table of results: every scorer, judge, referee, subjects kept, hack meter, diversity."""
     base, trained = evaluation.base, evaluation.trained
     rows = [row for pair in zip(base.scores, trained.scores, strict=True) for row in _score_rows(*pair)]
-    rows.append(
-        Row(
-            JUDGE, mean_and_spread(base.judge), mean_and_spread(trained.judge), "it trained the LoRA, so it is no proof"
-        )
-    )
-    if base.referee is not None and trained.referee is not None:
-        rows.append(
-            Row(REFEREE, mean_and_spread(base.referee), mean_and_spread(trained.referee), "it took no part in training")
-        )
-    if base.preserved is not None and trained.preserved is not None:
-        note = f"share of images with the referee's P above {PRESERVED_ABOVE}"
-        rows.append(Row(KEPT, percent(kept(base)), percent(kept(trained)), note))
-    for label, before, after in (
+    for label, before, after, note in (
+        (JUDGE, base.judge, trained.judge, "it trained the LoRA, so it is no proof"),
+        (REFEREE, base.referee, trained.referee, "it took no part in training"),
+    ):
+        if before is not None and after is not None:
+            rows.append(Row(label, mean_and_spread(before), mean_and_spread(after), note))
+    if trained.preserved is not None:
+        rows.append(Row(KEPT, percent(kept(base)), percent(kept(trained)), HOW_KEPT))
+    for label, left, right in (
         (HACK_METER, base.hack_meter, trained.hack_meter),
         ("diversity", base.diversity, trained.diversity),
     ):
-        change = ratio(after, before)
+        change = ratio(right, left)
         note = f"{times(change)} the base's" if math.isfinite(change) else ""
-        rows.append(Row(label, number(before), number(after), note))
+        rows.append(Row(label, number(left), number(right), note))
     return rows
 
 
@@ -73,16 +70,15 @@ def image_rows(measurement: Measurement) -> list[tuple[str, str, str, str]]:
     """The table for images of any origin: what was measured, its mean, the share on target, how to read it."""
     rows = []
     for score in measurement.scores:
-        blind = len(score.values) - len(measured(score.values))
+        blind = _blind(score)
         notes = (_aim(score, unit=True), within(score), f"{blind} not measurable" if blind else "")
-        shown = "" if score.on_target is None else _share(score)
+        shown = "" if score.on_target is None else percent(score.on_target)
         rows.append((title(score), mean_and_spread(score.values), shown, ", ".join(filter(None, notes))))
     rows.append((JUDGE, mean_and_spread(measurement.judge), "", "it trains LoRAs, so it is no proof of its own task"))
     if measurement.referee is not None:
         rows.append((REFEREE, mean_and_spread(measurement.referee), "", "it takes no part in training"))
     if measurement.preserved is not None:
-        note = f"share of images with the referee's P above {PRESERVED_ABOVE}"
-        rows.append((KEPT, percent(kept(measurement)), "", note))
+        rows.append((KEPT, percent(kept(measurement)), "", HOW_KEPT))
     return rows
 
 
@@ -101,7 +97,7 @@ def headline(evaluation: Evaluation) -> str:
     base, trained = evaluation.base, evaluation.trained
     parts = [outcome(evaluation)]
     if _has_target(trained):
-        parts.append(f"images on target {_share(base.scores[0])} -> {_share(trained.scores[0])}")
+        parts.append(f"images on target {percent(_on_target(base))} -> {percent(_on_target(trained))}")
     if base.preserved is not None and trained.preserved is not None:
         parts.append(f"{KEPT} {percent(kept(base))} -> {percent(kept(trained))}")
     change = ratio(trained.hack_meter, base.hack_meter)
@@ -130,28 +126,22 @@ def judge_against_measurement(evaluation: Evaluation) -> tuple[str, bool]:
     """
     base, trained = evaluation.base, evaluation.trained
     judge = mean(trained.judge)
+    sentence = f"The judge's mean P(wanted answer) is {number(judge)}"
     before, other = _on_target(base), _on_target(trained)
     if _has_target(trained):
-        what = f"{_share(trained.scores[0])} of the images are on target"
+        sentence += f"; {percent(other)} of the images are on target."
     elif trained.referee is not None:
-        what = f"the referee's is {number(mean(trained.referee))}"
+        sentence += f"; the referee's is {number(other)}."
     elif trained.scores:
-        return (
-            f"The judge's mean P(wanted answer) is {number(judge)}; the scorer has no target to compare it with.",
-            False,
-        )
+        return f"{sentence}; the scorer has no target to compare it with.", False
     else:
         return NO_PROOF, True
-    sentence = f"The judge's mean P(wanted answer) is {number(judge)}; {what}."
     gap = judge - other
-    if gap > GAP_LIMIT and judge > CONFIDENT:
-        if gap - (mean(base.judge) - before) < GAP_LIMIT / 2:
-            return (
-                f"{sentence} The gap is as large on base images: the judge does not see what the scorer measures.",
-                True,
-            )
-        return f"{sentence} The judge is more confident than that: possible reward hacking.", True
-    return f"{sentence} The two agree.", False
+    if not (gap > GAP_LIMIT and judge > CONFIDENT):
+        return f"{sentence} The two agree.", False
+    if gap - (mean(base.judge) - before) < GAP_LIMIT / 2:
+        return f"{sentence} The gap is as large on base images: the judge does not see what the scorer measures.", True
+    return f"{sentence} The judge is more confident than that: possible reward hacking.", True
 
 
 def alarms(evaluation: Evaluation) -> list[str]:
@@ -191,14 +181,19 @@ def _has_target(measurement: Measurement) -> bool:
 
 def _on_target(measurement: Measurement) -> float:
     """The most independent number between 0 and 1: share on target, else the referee's, else the judge's mean P."""
-    if measurement.scores and measurement.scores[0].on_target is not None:
-        return measurement.scores[0].on_target
+    if _has_target(measurement):
+        return share_on_target(measurement.scores[0])
     return mean(measurement.judge if measurement.referee is None else measurement.referee)
 
 
 def kept(measurement: Measurement) -> float:
     """Share of the images whose subject the referee recognises; nan if the spec has no `preserve` question."""
     return math.nan if measurement.preserved is None else share_above(measurement.preserved, PRESERVED_ABOVE)
+
+
+def share_on_target(score: Score) -> float:
+    """Share of the images whose value is accepted; nan if the scorer has no accepted range."""
+    return math.nan if score.on_target is None else score.on_target
 
 
 def title(score: Score) -> str:
@@ -215,11 +210,16 @@ def _score_rows(base: Score, trained: Score) -> list[Row]:
     name = title(trained)
     rows = [Row(name, mean_and_spread(base.values), mean_and_spread(trained.values), _aim(trained, unit=True))]
     if base.on_target is not None and trained.on_target is not None:
-        rows.append(Row(f"{name} on target", _share(base), _share(trained), within(trained)))
-    blind = [len(score.values) - len(measured(score.values)) for score in (base, trained)]
-    if any(blind):
-        rows.append(Row(f"{name} not measurable", str(blind[0]), str(blind[1]), f"of {len(trained.values)} images"))
+        rows.append(Row(f"{name} on target", percent(base.on_target), percent(trained.on_target), within(trained)))
+    if _blind(base) or _blind(trained):
+        note = f"of {len(trained.values)} images"
+        rows.append(Row(f"{name} not measurable", str(_blind(base)), str(_blind(trained)), note))
     return rows
+
+
+def _blind(score: Score) -> int:
+    """How many images have no value."""
+    return len(score.values) - len(measured(score.values))
 
 
 def _aim(score: Score, *, unit: bool = False) -> str:
@@ -227,7 +227,3 @@ def _aim(score: Score, *, unit: bool = False) -> str:
     if not aim and score.better in ("higher", "lower"):
         aim = f"{score.better} is better"
     return ", ".join(part for part in (aim, score.unit if unit else "") if part)
-
-
-def _share(score: Score) -> str:
-    return percent(math.nan if score.on_target is None else score.on_target)
