@@ -10,8 +10,7 @@ from pathlib import Path
 from dualproc.errors import RunError
 from dualproc.run.files import make_folder, write_atomically
 from dualproc.run.folder import RESOLVED, RunFolder
-from dualproc.run.outcome import Outcome
-from dualproc.run.records import to_json
+from dualproc.run.records import Outcome, to_json
 from dualproc.types import Evaluation
 from dualproc.wording import plural
 

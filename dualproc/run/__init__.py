@@ -5,6 +5,6 @@ from .environment import environment, peak_memory
 from .folder import RunFolder
 from .images import write_images
 from .inputs import portable
-from .outcome import Outcome
+from .records import Outcome
 
 __all__ = ["Checkpoint", "Outcome", "RunFolder", "environment", "peak_memory", "portable", "write_images"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 PACKAGES = ("dualproc", "torch", "diffusers", "transformers", "peft", "safetensors", "pillow")
@@ -13,12 +13,7 @@ PACKAGES = ("dualproc", "torch", "diffusers", "transformers", "peft", "safetenso
 
 def environment() -> dict[str, str | int]:
     """Versions of Python and of the packages that affect a run's result, the platform and the number of CPUs."""
-    found: dict[str, str | int] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
+    found: dict[str, str | int] = {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
     return found | {"platform": f"{platform.system()} {platform.machine()}", "cpu_count": os.cpu_count() or 1}
 
 

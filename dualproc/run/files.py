@@ -15,10 +15,8 @@ ASIDE = ".aside-"
 """Prefix of files and folders that are being written or deleted; a crash may leave some behind."""
 
 _HINTS = {
-    errno.ENOSPC: "free some space on that disk, then continue with `--resume`",
-    errno.EDQUOT: "free some space on that disk, then continue with `--resume`",
-    errno.EACCES: "choose a folder that you may write to with `--out`",
-    errno.EPERM: "choose a folder that you may write to with `--out`",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space on that disk, then continue with `--resume`"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "choose a folder that you may write to with `--out`"),
     errno.EROFS: "choose a folder on a writable disk with `--out`",
 }
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import RunError
@@ -19,8 +18,7 @@ from .environment import environment
 from .files import ASIDE, as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
-from .outcome import Outcome
-from .records import from_json, to_json
+from .records import Outcome, from_json, to_json
 from .resolved import differing_keys, plain
 
 if TYPE_CHECKING:
@@ -128,7 +126,7 @@ class RunFolder:
         """
         folder = Path(path)
         if not (folder / RESOLVED).is_file():
-            raise RunError(_why_no_run(folder), hint=_where_runs_are(folder))
+            raise _not_a_run(folder)
         missing = [name for name in needs if not (folder / name).exists()]
         if missing:
             refuse_locked(folder)
@@ -170,9 +168,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     # --- what is written during a fit -------------------------------------------------------------------------
@@ -207,9 +203,7 @@ class RunFolder:
                     save(aside)
                 except SafetensorError as error:
                     raise _system_error(error) from error
-                for file in sorted(
-                    aside.iterdir(), key=lambda file: file.name == WEIGHTS
-                ):  # last: it completes the run
+                for file in sorted(aside.iterdir(), key=lambda file: file.name == WEIGHTS):  # it completes the run
                     sync(file)
                     file.replace(self.path / file.name)
                 sync(self.path)
@@ -244,13 +238,8 @@ class RunFolder:
     @property
     def environment(self) -> dict[str, str | int]:
         """Versions and machine; empty if not recorded."""
-        import json
-
         path = self.path / ENVIRONMENT
-        try:
-            return dict(json.loads(read_text(path))) if path.exists() else {}
-        except (ValueError, TypeError, RecursionError) as error:
-            raise RunError(f"{path} is damaged: {error}") from error
+        return from_json(dict[str, str | int], read_text(path), source=path) if path.exists() else {}
 
     def metrics(self) -> list[StepRecord]:
         """Every training step so far. Ignores a last line cut short by a crash; RunError if another line is damaged."""
@@ -294,7 +283,9 @@ class RunFolder:
         elif resume:
             for name in (OUTCOME, TRACEBACK):
                 remove(self.path / name)
-            self._drop_steps_to_be_repeated()
+            last = self.saved_step
+            kept = [record for record in self.metrics() if record.step <= last]  # later steps are repeated
+            self.write(METRICS, "".join(to_json(record) + "\n" for record in kept))
 
     def _refuse_run(self, resolved_text: str, *, resume: bool, overwrite: bool) -> None:
         if not (self.path / RESOLVED).exists() or overwrite:
@@ -304,21 +295,12 @@ class RunFolder:
                 f"{self.path} already has a run",
                 hint="continue it (`--resume`), replace it (`--overwrite`), or choose another folder (`--out`)",
             )
-        self._refuse_other_spec(resolved_text)
-
-    def _refuse_other_spec(self, resolved_text: str) -> None:
-        keys = differing_keys(self.resolved, plain(resolved_text, "the resolved spec"))
-        if keys:
+        if keys := differing_keys(self.resolved, plain(resolved_text, "the resolved spec")):
             raise RunError(
                 f"{self.path} has a run of another spec; different: {', '.join(keys)}",
                 hint=f"continue with the spec that it was started with ({self.path / RESOLVED}), "
                 "replace the run (`--overwrite`), or choose another folder (`--out`)",
             )
-
-    def _drop_steps_to_be_repeated(self) -> None:
-        last = self.saved_step
-        kept = [record for record in self.metrics() if record.step <= last]
-        self.write(METRICS, "".join(to_json(record) + "\n" for record in kept))
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -350,19 +332,15 @@ def _system_error(error: Exception) -> OSError:
     return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
 
 
-def _why_no_run(folder: Path) -> str:
-    if not folder.exists():
-        return f"no such folder: {folder}"
-    if not folder.is_dir():
-        return f"{folder} is a file, not the folder of a run"
-    return f"{folder} is not a run: it has no {RESOLVED}"
-
-
-def _where_runs_are(folder: Path) -> str:
-    inside = sorted(path.parent for path in folder.glob(f"*/{RESOLVED}"))
+def _not_a_run(folder: Path) -> RunError:
+    inside, beside = (sorted(path.parent for path in place.glob(f"*/{RESOLVED}")) for place in (folder, folder.parent))
+    hint = "name a folder that `dp run` wrote"
     if inside:
-        return "name one of the runs in it: " + ", ".join(map(str, inside))
-    beside = sorted(path.parent for path in folder.parent.glob(f"*/{RESOLVED}"))
-    if beside and not folder.exists():
-        return "runs beside it: " + ", ".join(map(str, beside))
-    return "name a folder that `dp run` wrote"
+        hint = f"name one of the runs in it: {', '.join(map(str, inside))}"
+    elif beside and not folder.exists():
+        hint = f"runs beside it: {', '.join(map(str, beside))}"
+    if not folder.exists():
+        return RunError(f"no such folder: {folder}", hint=hint)
+    if not folder.is_dir():
+        return RunError(f"{folder} is a file, not the folder of a run", hint=hint)
+    return RunError(f"{folder} is not a run: it has no {RESOLVED}", hint=hint)

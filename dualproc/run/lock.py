@@ -45,25 +45,16 @@ def refuse_locked(folder: Path) -> None:
     """Raise the RunError of `FolderLock` if another process holds the folder; a folder never locked is not touched."""
     if (folder / LOCK).is_file() and os.access(folder / LOCK, os.W_OK):
         lock = FileLock(folder / LOCK, thread_local=False)
-        try:
+        with suppress(OSError):  # it cannot be locked: what writes to the folder will say why
             _acquire(lock, folder)
-        except OSError:  # cannot be locked: what writes to the folder will say why
-            return
         lock.release()
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
     try:
-        lock.acquire(blocking=False)
+        with suppress(NotImplementedError):  # a network disk without locks
+            lock.acquire(blocking=False)
     except Timeout:
-        raise _in_use(folder) from None
-    except NotImplementedError:  # a network disk without locks
-        return
-
-
-def _in_use(folder: Path) -> RunError:
-    holder = read_text(folder / HOLDER) if (folder / HOLDER).is_file() else ""
-    return RunError(
-        f"{folder} is in use by another run" + (f" ({holder})" if holder else ""),
-        hint="wait until it is done, or choose another folder with `--out`",
-    )
+        holder = f" ({read_text(folder / HOLDER)})" if (folder / HOLDER).is_file() else ""
+        hint = "wait until it is done, or choose another folder with `--out`"
+        raise RunError(f"{folder} is in use by another run{holder}", hint=hint) from None
