@@ -110,7 +110,7 @@ def _within(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _table(model: type[BaseModel], *, sections: Collection[type[BaseModel]] = ()) -> str:
     """One row per field; a model with its own section is only referred to."""
-    from dualproc.cli.parameters import type_words
+    from dualproc.cli.plugins import type_words
 
     schema = model.model_json_schema()
     required = set(schema.get("required", ()))
@@ -133,7 +133,7 @@ def _default(field: Mapping[str, Any], nested: bool) -> str:
 
 
 def _plain(value: Any) -> str:
-    from dualproc.cli.parameters import value_words
+    from dualproc.cli.plugins import value_words
 
     words = value_words(dict(value) if isinstance(value, Mapping) else value)
     return words.replace(f"{DOCS.parent}{os.sep}", "")  # the folder of the shipped models depends on the installation

@@ -1,4 +1,4 @@
-"""The command line, `dp`. Every module in `COMMANDS` adds its commands with `register(app)`."""
+"""The command line, `dp`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -15,8 +15,6 @@ from dualproc.errors import DualprocError
 
 from . import ask, bench, plan, plugins, run, score, spec
 from .output import print_error
-
-COMMANDS = (run, plan, score, ask, bench, plugins, spec)
 
 
 def _version(requested: bool) -> None:
@@ -53,17 +51,14 @@ def _root(
     """
 
 
-def _app() -> typer.Typer:
-    app = typer.Typer(
-        name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
-    )
-    app.callback()(_root)
-    for module in COMMANDS:
-        module.register(app)
-    return app
-
-
-app = _app()
+app = typer.Typer(
+    name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
+)
+app.callback()(_root)
+for _command in (run.run, run.generate, plan.plan, score.score, ask.ask, bench.bench, spec.schema):
+    app.command()(_command)
+app.add_typer(plugins.group, name="plugins")
+app.add_typer(spec.group, name="spec")
 
 
 def main(arguments: Sequence[str] | None = None, *, error_file: str | None = None) -> None:
@@ -74,20 +69,16 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
     """
     try:
         app(arguments, prog_name="dp")
-    except DualprocError as error:
-        _end_with(error, error_file)
-    except Exception as error:  # raised by a plugin, for example
-        from dualproc.engine.failures import plugin_failure
+    except Exception as error:
+        failure: DualprocError | None = error if isinstance(error, DualprocError) else None
+        if failure is None:  # raised by a plugin, for example
+            from dualproc.engine.failures import plugin_failure
 
-        failure = plugin_failure(error)
+            failure = plugin_failure(error)
         if failure is None:
             raise
-        _end_with(failure, error_file)
-
-
-def _end_with(error: DualprocError, error_file: str | None) -> NoReturn:
-    print_error(error)
-    if error_file is not None:
-        with suppress(OSError):
-            Path(error_file).write_text(str(error), encoding="utf-8")
-    sys.exit(2)
+        print_error(failure)
+        if error_file is not None:
+            with suppress(OSError):
+                Path(error_file).write_text(str(failure), encoding="utf-8")
+        sys.exit(2)

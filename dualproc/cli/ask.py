@@ -30,11 +30,6 @@ BATCH = 8
 """Images in a batch, at most; they have the same size."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command()(ask)
-
-
 def ask(
     words: Annotated[
         list[str],

@@ -30,11 +30,6 @@ _GRACE = 10.0
 """If a bench fails, its fits have this many seconds to end before they are killed."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command()(bench)
-
-
 def bench(
     paths: Annotated[
         list[str] | None,

@@ -23,11 +23,6 @@ GB = 1e9
 """A GPU of 24 GB has 24 * 1024^3 bytes; the difference of 7 % is a margin for the driver and for fragmentation."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command()(plan)
-
-
 def plan(
     file: File,
     overrides: Overrides = None,

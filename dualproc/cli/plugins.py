@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,25 +14,16 @@ from dualproc.errors import PluginError
 from dualproc.protocols import KINDS
 
 from .output import print_table
-from .parameters import type_words, value_words
 
 if TYPE_CHECKING:
     from dualproc.registry import LoadedPlugin
 
+_BOUNDS = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    group = typer.Typer(rich_markup_mode=None)
-    group.callback(invoke_without_command=True)(all_kinds)
-    group.command("show")(show)
-    group.command("new")(new)
-    for kind in KINDS:
-        group.command(kind, help=f"List the installed {kind.replace('_', ' ')}.\n\n\b\ndp plugins {kind}")(
-            _lister(kind)
-        )
-    app.add_typer(group, name="plugins")
+group = typer.Typer(rich_markup_mode=None)
 
 
+@group.callback(invoke_without_command=True)
 def all_kinds(context: typer.Context) -> None:
     """List, show or create plugins.
 
@@ -47,6 +39,7 @@ def all_kinds(context: typer.Context) -> None:
         _print_entries(*KINDS)
 
 
+@group.command()
 def show(name: Annotated[str, typer.Argument(metavar="KIND/NAME", help="The plugin, such as judges/tiny.")]) -> None:
     """Show the parameters of a plugin: type, default, meaning.
 
@@ -72,6 +65,7 @@ def show(name: Annotated[str, typer.Argument(metavar="KIND/NAME", help="The plug
         typer.echo(line)
 
 
+@group.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the package, such as dualproc-redness.")],
     kind: Annotated[
@@ -106,8 +100,12 @@ def new(
         typer.echo(f"  {step}")
 
 
-def _lister(kind: str) -> Callable[[], None]:
-    return lambda: _print_entries(kind)
+def _list(context: typer.Context) -> None:
+    _print_entries(str(context.info_name))
+
+
+for _kind in KINDS:
+    group.command(_kind, help=f"List the installed {_kind.replace('_', ' ')}.\n\n\b\ndp plugins {_kind}")(_list)
 
 
 def _print_entries(*kinds: str) -> None:
@@ -138,3 +136,28 @@ def _parameters(loaded: LoadedPlugin) -> list[str]:
         lines.append(f"  {typer.style(name, bold=True)}  {type_words(field, schema)}  ({default})")
         lines.append(f"      {field.get('description', '')}")
     return lines
+
+
+def value_words(value: Any) -> str:
+    """A value as it is written in a spec."""
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def type_words(field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """The type and bounds of a field, such as `number > 0 and <= 1`; `schema` has the `$defs` that it may refer to."""
+    if "$ref" in field:
+        return type_words(schema["$defs"][field["$ref"].rsplit("/", 1)[-1]], schema)
+    if "x-plugin" in field:
+        return "a plugin, {type: NAME, ...}"
+    if options := field.get("anyOf") or field.get("oneOf"):
+        return " or ".join(dict.fromkeys(type_words(option, schema) for option in options))
+    if "enum" in field or "const" in field:
+        return " | ".join(value_words(value) for value in field.get("enum", [field.get("const")]))
+    if "prefixItems" in field:
+        return f"[{', '.join(type_words(item, schema) for item in field['prefixItems'])}]"
+    if field.get("type") == "array":
+        return f"list of {type_words(field.get('items', {}), schema)}"
+    if field.get("properties"):
+        return f"{{{', '.join(f'{name}: {type_words(of, schema)}' for name, of in field['properties'].items())}}}"
+    bounds = " and ".join(f"{sign} {field[key]:g}" for key, sign in _BOUNDS.items() if key in field)
+    return f"{'none' if field.get('type') == 'null' else field.get('type', 'anything')} {bounds}".strip()

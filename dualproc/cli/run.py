@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from dualproc.types import Evaluation
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command()(run)
-    app.command()(generate)
-
-
 def run(
     file: File,
     overrides: Overrides = None,

@@ -26,11 +26,6 @@ a run:       dp score runs/horizon/high
   any images:  dp score IMAGES --spec specs/horizon.yaml --variant high"""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command of this file."""
-    app.command()(score)
-
-
 def score(
     places: Annotated[
         list[str],

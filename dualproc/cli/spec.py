@@ -14,23 +14,20 @@ if TYPE_CHECKING:
     from dualproc.spec import LoadedSpec, TaskSpec
 
 
-GROUP_HELP = """Check a spec, or show all its values.
-
-\b
-dp spec check specs/line_weight.yaml
-dp spec show specs/line_weight.yaml --variant thin
-"""
+group = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    group = typer.Typer(rich_markup_mode=None, no_args_is_help=True, help=GROUP_HELP)
-    group.command()(check)
-    group.command()(show)
-    app.add_typer(group, name="spec")
-    app.command()(schema)
+@group.callback()
+def _group() -> None:
+    """Check a spec, or show all its values.
+
+    \b
+    dp spec check specs/line_weight.yaml
+    dp spec show specs/line_weight.yaml --variant thin
+    """
 
 
+@group.command()
 def check(file: File, overrides: Overrides = None, variant: EveryVariant = None) -> None:
     """Check a spec, and report every mistake with file, line and column.
 
@@ -50,6 +47,7 @@ def check(file: File, overrides: Overrides = None, variant: EveryVariant = None)
     typer.echo(f"ok: {spec.name}{variants}; plugins {', '.join(names)}")
 
 
+@group.command()
 def show(file: File, overrides: Overrides = None, variant: Variant = None) -> None:
     """Print all values of a spec, with defaults.
 
