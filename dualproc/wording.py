@@ -1,11 +1,14 @@
-"""Wording that messages share: plurals, lists, durations, and suggestions for misspelt names."""
+"""Wording that messages share: plurals, lists, numbers, durations, and suggestions for misspelt names."""
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
+MISSING = "–"  # noqa: RUF001 (an en dash, as in printed tables)
+"""Written in place of a number that was not measured, which is nan."""
 _COMPARED, _LISTED, _LONGEST_NAME = 1000, 20, 100
 """Limits: known names compared with a word, names listed in a hint, characters shown of each name."""
 _CUTOFF = 0.66
@@ -31,6 +34,27 @@ def duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def number(value: float, *, digits: int = 3) -> str:
+    """`value` with this many significant digits: 0.0243, 1.20, 43.8, 12,040."""
+    if not math.isfinite(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    if abs(float(f"{value:.{digits}g}")) >= 10**digits:
+        return f"{value:,.0f}"
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def percent(share: float) -> str:
+    """A share in [0, 1] as `91%`."""
+    return f"{100 * share:.0f}%" if math.isfinite(share) else MISSING
+
+
+def times(value: float) -> str:
+    """A ratio as `1.1x`."""
+    return f"{value:.{1 if value < 10 else 0}f}x" if math.isfinite(value) else MISSING
 
 
 def suggestion(word: str, known: Iterable[str]) -> str | None:

@@ -15,7 +15,7 @@ from bench_examples import outcome
 from run_examples import evaluation
 from test_cli_run import SPEC, dp
 
-from dualproc.cli import bench
+from dualproc.cli import bench_jobs
 from dualproc.cli.processes import Job, TrainingProcess, interrupts, threads_each
 from dualproc.resolve import load_spec
 from dualproc.run import RunFolder, portable
@@ -229,7 +229,7 @@ time.sleep(300)
 
 
 def test_all_fits_are_ended_when_a_bench_fails(specs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "_GRACE", 1.0)
+    monkeypatch.setattr(bench_jobs, "_GRACE", 1.0)
     spec = load_spec(specs / "short.yaml", variant="high")
     fits = [
         TrainingProcess(Script("short.yaml", None, (), spec, tmp_path / "runs" / name, code), threads=1)
@@ -237,7 +237,7 @@ def test_all_fits_are_ended_when_a_bench_fails(specs: Path, tmp_path: Path, monk
     ]
     while not fits[1].job.log.read_text():
         time.sleep(0.05)
-    bench._end_all(fits)
+    bench_jobs._end_all(fits)
     assert [fit.poll() for fit in fits] == [-signal.SIGTERM, -signal.SIGKILL]
 
 

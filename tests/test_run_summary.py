@@ -9,8 +9,9 @@ import pytest
 from run_examples import evaluation, measurement, score
 
 from dualproc.report import alarms, headline, summary_rows
-from dualproc.report.numeric import mean_and_spread, number, percent, share_above, spread, times
+from dualproc.report.numeric import mean_and_spread, share_above, spread
 from dualproc.report.summary import NO_PROOF, judge_against_measurement
+from dualproc.wording import number, percent, times
 
 
 def test_the_rows_have_every_number_once() -> None:

@@ -19,7 +19,7 @@ from dualproc.report.bench import (
     read_result,
 )
 from dualproc.report.gallery import write_gallery
-from dualproc.report.numeric import MISSING
+from dualproc.wording import MISSING
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_TABLE = ("<!-- results: make table -->", "<!-- end of results -->")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualproc.errors import DualprocError, SpecError
+from dualproc.wording import number
 
 from .arguments import AsJson, Fields, SpecFile, Variant, field_options, named_values
 from .output import print_table, print_warning
@@ -223,8 +224,6 @@ def _as_data(files: Sequence[Path], questions: Sequence[Question], replies: Sequ
 
 def _print(files: Sequence[Path], questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> None:
     """Print one table per question, one row per image."""
-    from dualproc.report.numeric import number
-
     for index, question in enumerate(questions):
         typer.echo(("\n" if index else "") + question.text)
         rows = [

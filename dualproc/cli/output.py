@@ -29,20 +29,3 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     typer.secho(line(headings), bold=True)
     for row in rows:
         typer.echo(line(row))
-
-
-def print_folded_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in columns; on a terminal, long cells wrap to its width. Elsewhere, no cell wraps."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    if not console.is_terminal:
-        console.width = console.measure(table, options=console.options.update(width=1000)).maximum
-    console.print(table)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualproc.errors import DualprocError
-from dualproc.wording import plural
+from dualproc.wording import number, percent, plural
 
 from .arguments import AsJson, File, FirstVariant, Overrides
 from .output import print_table, print_warning
@@ -104,14 +104,10 @@ def _bytes(text: str) -> float:
 
 
 def _size(count: float) -> str:
-    from dualproc.report.numeric import number
-
     return f"{number(count / GB)} GB" if abs(count) >= 1e8 else f"{number(count / 1e6)} MB"
 
 
 def _count(count: float) -> str:
-    from dualproc.report.numeric import number
-
     return f"{number(count / 1e9)} B" if count >= 1e9 else f"{number(count / 1e6)} M"
 
 
@@ -150,7 +146,6 @@ def _memory_rows(memory: Memory) -> list[tuple[str, str]]:
 
 def _print_time(found: Plan, estimate: float | None, basis: str) -> None:
     from dualproc.plan.hardware import SHARE
-    from dualproc.report.numeric import number, percent
 
     total = f"\none training step: {number(sum(found.operations.values()) / 1e12)} x 10^12 operations"
     if estimate is None:

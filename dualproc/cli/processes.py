@@ -6,16 +6,16 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from dualproc.spec import TaskSpec
-
+from dualproc.run import RunFolder
+from dualproc.run.files import as_run_error, make_folder, remove
+from dualproc.run.folder import METRICS, WEIGHTS
+from dualproc.spec import TaskSpec
 
 _DP = "import sys; sys.path.remove(''); from dualproc.cli import main; main(error_file=sys.argv.pop(1))"
 """Runs `dp`. `python -m dualproc` would also import modules from the current folder, which may hold third-party files
@@ -33,11 +33,6 @@ class Job:
     spec: TaskSpec
     folder: Path
     """The run folder."""
-
-    @property
-    def label(self) -> str:
-        """`line_weight/thin`."""
-        return self.spec.label
 
     @property
     def log(self) -> Path:
@@ -59,7 +54,7 @@ class Job:
         ]  # fmt: skip
 
 
-class TrainingProcess:
+class TrainingProcess(subprocess.Popen[bytes]):
     """A job in a subprocess: it has its own memory, and its failure does not affect other jobs."""
 
     def __init__(self, job: Job, *, threads: int | None) -> None:
@@ -67,21 +62,15 @@ class TrainingProcess:
 
         Raises RunError if the log cannot be written.
         """
-        from dualproc.run.files import as_run_error, make_folder, remove
-        from dualproc.run.folder import METRICS, WEIGHTS
-
-        self.job, self.started = job, time.monotonic()
+        self.job = job
         self._metrics, self._weights = job.folder / METRICS, job.folder / WEIGHTS
         self._weights_before = _stamp(self._weights)
         self._asked_to_end = False
         environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         make_folder(job.log.parent)
         remove(job.error_file)
-        with (
-            as_run_error("write", job.log),
-            job.log.open("wb") as log,
-        ):
-            self._process = subprocess.Popen(
+        with as_run_error("write", job.log), job.log.open("wb") as log:
+            super().__init__(
                 job.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -89,10 +78,6 @@ class TrainingProcess:
                 env=environment,
                 start_new_session=True,  # Ctrl+C in the terminal must reach only the bench, which then calls `end`
             )
-
-    def poll(self) -> int | None:
-        """The exit code, negative for a signal; None while the process runs."""
-        return self._process.poll()
 
     def steps_done(self) -> int:
         """Training steps so far: the metrics have one line per step."""
@@ -107,10 +92,6 @@ class TrainingProcess:
             return "evaluating"
         return "training" if self.steps_done() else "loading"
 
-    def kill(self) -> None:
-        """Kill the process; its checkpoints stay intact."""
-        self._process.kill()
-
     def end(self, *, at_once: bool) -> None:
         """Ask the process to end; call this repeatedly until `poll` returns an exit code.
 
@@ -118,24 +99,21 @@ class TrainingProcess:
         call terminates it as soon as the checkpoint contains all steps, because an unfinished run needs no evaluation.
         With `at_once`, it is terminated immediately, and the steps after its last checkpoint are lost.
         """
-        from dualproc.run import RunFolder
-
         if at_once or RunFolder(self.job.folder).saved_step == self.steps_done():
-            self._process.terminate()
+            self.terminate()
         elif not self._asked_to_end:
             self._asked_to_end = True
-            self._process.send_signal(signal.SIGINT)
+            self.send_signal(signal.SIGINT)
 
     def failure(self) -> str:
         """Why the process failed; waits for its end.
 
         The message of the error file if there is one, otherwise a signal or the last line of the log.
         """
-        code = self._process.wait()
+        code = self.wait()
         if code < 0:
-            return f"ended by signal {signal.Signals(-code).name}" + (
-                " (out of memory?)" if code == -signal.SIGKILL else ""
-            )
+            cause = " (out of memory?)" if code == -signal.SIGKILL else ""
+            return f"ended by signal {signal.Signals(-code).name}{cause}"
         if code == 130:
             return "interrupted from outside; the next `dp bench` resumes it"
         if code == 2 and self.job.error_file.is_file():

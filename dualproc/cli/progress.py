@@ -1,19 +1,25 @@
-"""Progress bars, and suppression of the libraries' own output."""
+"""Progress bars, and suppression of the libraries' own output. Imported on use: `dp --help` must not load rich."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
-from types import TracebackType
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich import get_console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
 from dualproc.errors import DualprocWarning
+from dualproc.run import RunFolder
 
 from .output import print_warning
 
 if TYPE_CHECKING:
     from dualproc.types import StepRecord
+
+    from .processes import Job, TrainingProcess
 
 
 def quiet() -> None:
@@ -33,28 +39,25 @@ def quiet() -> None:
     transformers_logging.disable_progress_bar()
 
 
-class Bars:
+class Bars(Progress):
+    """Bars with a count, the time left and a note."""
+
+    def __init__(self, *, disable: bool = False) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=16), MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True), TextColumn("left  {task.fields[note]}", markup=False),
+        )  # fmt: skip
+        super().__init__(*columns, disable=disable, speed_estimate_period=3600)
+
+
+class FitBars(Bars):
     """One bar for training steps and one for evaluated images; implements `dualproc.engine.fit.Progress`."""
 
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=16), MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True), TextColumn("left  {task.fields[note]}"),
-        )  # fmt: skip
-        self._steps = self._progress.add_task("training ", total=None, note="", visible=False)
-        self._images = self._progress.add_task("evaluating", total=None, note="", visible=False)
+    def __init__(self, *, disable: bool = False) -> None:
+        super().__init__(disable=disable)
+        self._training = self.add_task("training ", total=None, note="", visible=False)
+        self._evaluating = self.add_task("evaluating", total=None, note="", visible=False)
         self._referee = ""
-
-    def __enter__(self) -> Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def step(self, record: StepRecord, total: int) -> None:
         """Show loss, reward and the referee's latest P(wanted answer)."""
@@ -63,14 +66,50 @@ class Bars:
         note = f"loss {record.loss:.2f} reward {record.reward:.2f}{self._referee}"
         if record.skipped:
             note += " (not finite: skipped)"
-        self._progress.update(self._steps, completed=record.step, total=total, note=note, visible=True)
+        self.update(self._training, completed=record.step, total=total, note=note, visible=True)
 
     def ending(self) -> None:
         """Confirm Ctrl+C."""
-        self._progress.console.print(
-            "Training stopped. Saving and evaluating the LoRA; press Ctrl+C again to exit at once."
-        )
+        self.console.print("Training stopped. Saving and evaluating the LoRA; press Ctrl+C again to exit at once.")
 
     def images(self, done: int, total: int) -> None:
         """Show how many images are done."""
-        self._progress.update(self._images, completed=done, total=total, visible=True)
+        self.update(self._evaluating, completed=done, total=total, visible=True)
+
+
+class BenchBars(Bars):
+    """One bar for the training steps of all variants, one for each running fit.
+
+    Without a terminal, it only prints one line when a fit ends.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        super().__init__(disable=not (jobs and get_console().is_terminal))
+        self._steps = {job: RunFolder(job.folder).saved_step for job in jobs}
+        self._running: dict[Job, TaskID] = {}
+        self._done = 0
+        total, before = sum(job.spec.train.steps for job in jobs), sum(self._steps.values())
+        self._all = self.add_task("all variants", total=total, completed=before, note="")
+
+    def show(self, process: TrainingProcess, *, ending: bool) -> None:
+        """Update the bar of a running fit; `ending` if it was asked to end."""
+        job, steps = process.job, process.steps_done()
+        if job not in self._running:
+            self._running[job] = self.add_task(job.spec.label, total=job.spec.train.steps, completed=steps, note="")
+        note = "stopping after this step (press Ctrl+C again to stop at once)" if ending else process.stage()
+        self.update(self._running[job], completed=steps, note=note)
+        self._show_all(job, steps)
+
+    def done(self, job: Job, sentence: str | None) -> None:
+        """Remove the bar of a fit that ended, and print `sentence`; None if the fit was interrupted."""
+        if job in self._running:
+            self.remove_task(self._running.pop(job))
+        if sentence is not None:
+            self._done += 1
+            self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            self._show_all(job, job.spec.train.steps)
+
+    def _show_all(self, job: Job, steps: int) -> None:
+        self._steps[job] = steps
+        note = f"{self._done} of {len(self._steps)} variants done"
+        self.update(self._all, completed=sum(self._steps.values()), note=note)

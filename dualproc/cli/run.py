@@ -80,7 +80,7 @@ def _target(spec: TaskSpec, out: str | None, *, several: bool) -> Path:
 def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: bool) -> FitResult:
     from dualproc.run.folder import METRICS
 
-    from .progress import Bars, quiet
+    from .progress import FitBars, quiet
 
     quiet()
     if resume and not (out / METRICS).exists():
@@ -92,7 +92,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 
     try:
         engine = Engine(spec)
-        with Bars() as bars:
+        with FitBars() as bars:
             result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
     except KeyboardInterrupt:
         trained = (out / METRICS).exists()

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dualproc.errors import DualprocError, RunError
-from dualproc.wording import plural
+from dualproc.wording import number, plural
 
 from .arguments import AsJson, Fields, Overrides, SpecFile, Variant, field_options, named_values
 from .output import print_table, print_warning
@@ -72,14 +72,14 @@ def _score_run(places: Sequence[str]) -> None:
     except RunError as error:
         raise RunError(error.message, hint="\n  ".join(filter(None, (error.hint, FORMS)))) from error
     refuse_locked(Path(places[0]))  # before the models are loaded
-    from .progress import Bars, quiet
+    from .progress import FitBars, quiet
 
     quiet()
     from dualproc.engine.fit import finish
     from dualproc.engine.reload import load_engine
 
     folder, engine = load_engine(places[0])
-    with Bars() as bars:
+    with FitBars() as bars:
         evaluation = finish(engine, folder, bars)
     print_evaluation(evaluation)
     typer.echo(f"  report    {folder.path / 'report.html'}")
@@ -110,16 +110,11 @@ def _score_images(
     from dualproc.engine.evaluate import measure_batches
     from dualproc.engine.evaluators import Evaluators
 
-    evaluators, done = Evaluators(spec), 0
-    with nullcontext() if as_json else Bars() as bars:
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            if bars is not None:
-                bars.images(done, len(files))
-
-        measured = measure_batches(evaluators, batches(files, spec.evaluation.batch), prompt, advance)
+    evaluators = Evaluators(spec)
+    with Bars(disable=as_json) as bars:
+        task = bars.add_task("evaluating", total=len(files), note="")
+        images = batches(files, spec.evaluation.batch)
+        measured = measure_batches(evaluators, images, prompt, lambda count: bars.advance(task, count))
     if as_json:
         typer.echo(_as_json(spec, files, measured))
     else:
@@ -147,12 +142,13 @@ def _without_unanswerable(spec: TaskSpec, prompt: Prompt) -> TaskSpec:
 
 def _print_images(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> None:
     from dualproc.report import image_columns, image_rows
-    from dualproc.report.numeric import number
 
     typer.echo(f"\n{plural(len(files), 'image')}, measured with {spec.label}:")
     print_table(("", "mean", "on target", "note"), image_rows(measured))
     columns = image_columns(measured)
-    rows = [(str(path), *(number(values[index]) for _, values in columns)) for index, path in enumerate(files)]
+    rows = [
+        (str(path), *map(number, row)) for path, *row in zip(files, *(values for _, values in columns), strict=True)
+    ]
     typer.echo()
     print_table(("image", *(heading.replace("_", " ") for heading, _ in columns)), rows)
 
@@ -178,16 +174,12 @@ def _as_json(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> st
 def _write_csv(target: Path, files: Sequence[Path], columns: Sequence[tuple[str, Sequence[float]]]) -> None:
     """Write one row per image; the cell of a value that could not be measured is empty."""
     import csv
-    import io
-    import math
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *(heading for heading, _ in columns)])
-    for index, path in enumerate(files):
-        numbers = (values[index] for _, values in columns)
-        writer.writerow([str(path), *(value if math.isfinite(value) else "" for value in numbers)])
+    rows = zip(files, *(values for _, values in columns), strict=True)
     try:
-        target.write_text(text.getvalue(), encoding="utf-8")
+        with target.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["image", *(heading for heading, _ in columns)])
+            writer.writerows([path, *(value if math.isfinite(value) else "" for value in row)] for path, *row in rows)
     except OSError as error:
         raise DualprocError(f"cannot write {target}: {error.strerror or error}") from error

@@ -12,9 +12,9 @@ from dualproc.run.files import make_folder, write_atomically
 from dualproc.run.folder import RESOLVED, RunFolder
 from dualproc.run.records import Outcome, to_json
 from dualproc.types import Evaluation
-from dualproc.wording import plural
+from dualproc.wording import MISSING, number, percent, plural, times
 
-from .numeric import MISSING, mean, number, percent, ratio, times
+from .numeric import mean, ratio
 from .summary import kept, share_on_target, title
 
 TABLE_JSON, TABLE_MARKDOWN, GALLERY = "bench.json", "bench.md", "gallery.png"

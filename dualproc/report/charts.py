@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dualproc.types import Score
+from dualproc.wording import number
 
-from .numeric import mean, measured, number
+from .numeric import mean, measured
 from .summary import title as score_title
 from .summary import within
 

@@ -13,11 +13,10 @@ from dualproc.run.folder import REPORT, WEIGHTS
 from dualproc.run.images import BASE, JUDGE_VIEW, TRAINED, png
 from dualproc.run.resolved import Task, task
 from dualproc.types import Evaluation, StepRecord
-from dualproc.wording import duration, plural
+from dualproc.wording import duration, number, plural
 
 from . import summary
 from .charts import WIDTH, Series, dot_plot, line_chart
-from .numeric import number
 from .samples import sample_files
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"

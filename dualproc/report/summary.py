@@ -6,8 +6,9 @@ import math
 from typing import NamedTuple
 
 from dualproc.types import Evaluation, Measurement, Score
+from dualproc.wording import number, percent, times
 
-from .numeric import mean, mean_and_spread, measured, number, percent, ratio, share_above, times
+from .numeric import mean, mean_and_spread, measured, ratio, share_above
 
 PRESERVED_ABOVE = 0.5
 """An image's subject counts as kept if the referee's P(wanted answer) to the `preserve` question is above this."""

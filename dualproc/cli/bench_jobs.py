@@ -1,0 +1,218 @@
+"""The work of `dp bench`: plan its jobs, run them, and keep the table of their results. Imported on use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dualproc.errors import DualprocError, Problem, RunError, SpecError
+from dualproc.report import bench
+from dualproc.report.gallery import write_gallery
+from dualproc.resolve import read_checked
+from dualproc.run import RunFolder, portable
+from dualproc.run.files import as_run_error
+from dualproc.run.lock import refuse_locked
+from dualproc.wording import plural
+
+from .output import print_warning
+from .processes import Job, TrainingProcess, interrupts, threads_each
+from .progress import BenchBars
+
+SUFFIXES = (".yaml", ".yml", ".json")
+_POLL = 0.2
+"""Seconds between two checks of the running fits."""
+_GRACE = 10.0
+"""If a bench fails, its fits have this many seconds to end before they are killed."""
+
+
+def plan_jobs(paths: Sequence[str], overrides: tuple[str, ...], variant: str | None, out: Path) -> list[Job]:
+    """One job per spec and variant. Raises SpecError with the mistakes of all files."""
+    problems: list[Problem] = []
+    planned, names = [], []
+    for file in _files(paths):
+        try:
+            loaded = read_checked(file, overrides=overrides)
+        except SpecError as error:
+            problems += error.problems
+            continue
+        for one in loaded.each():
+            spec = one.require()
+            names.append(spec.variant or "")
+            if variant in (None, spec.variant):
+                chosen = one.variant if loaded.variant is None else None
+                folder = out / spec.name / (spec.variant or "")
+                planned.append(Job(str(file), chosen, overrides, spec, folder))
+    if problems:
+        raise SpecError(list(dict.fromkeys(problems)))
+    if not planned:
+        known = ", ".join(dict.fromkeys(filter(None, names)))
+        raise DualprocError(f"no spec has a variant `{variant}`", hint=f"known: {known}" if known else None)
+    _refuse_duplicates(planned)
+    return planned
+
+
+def _files(paths: Sequence[str]) -> list[Path]:
+    """The spec files, each once; those of a folder in alphabetical order."""
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)  # if it does not exist, reading it raises the error
+            continue
+        with as_run_error("read", path):
+            files = sorted(path.iterdir())
+        inside = [file for file in files if file.suffix in SUFFIXES and not file.name.startswith(".")]
+        if not inside:
+            raise DualprocError(f"no spec in the folder {path}", hint=f"names of specs end in {', '.join(SUFFIXES)}")
+        found += inside
+    return list({file.resolve(): file for file in reversed(found)}.values())[::-1]
+
+
+def _refuse_duplicates(planned: Sequence[Job]) -> None:
+    """Raise DualprocError if two jobs have the same run folder."""
+    taken: dict[Path, Job] = {}
+    for job in planned:
+        other = taken.setdefault(job.folder, job)
+        if other is not job:
+            raise DualprocError(
+                f"{other.file} and {job.file} have the same name, {job.spec.label}: their runs would share a folder",
+                hint="change `name` in one of them, or run them separately with different `--out`",
+            )
+
+
+def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
+    """With `overwrite`, delete the earlier runs of these jobs.
+
+    Raises RunError with all runs that can neither be started nor resumed.
+    """
+    for job in planned:
+        refuse_locked(job.folder)  # raised first: its hint is to wait, not to overwrite
+    errors: list[RunError] = []
+    for job in planned:
+        try:
+            RunFolder.refuse(job.folder, portable(job.spec).text, resume=not overwrite, overwrite=overwrite)
+        except RunError as error:
+            errors.append(error)
+    if errors:
+        restart = "" if overwrite else "start these runs again with `--overwrite`, or "
+        raise RunError(
+            "\n".join(error.message for error in errors), hint=f"{restart}choose another folder with `--out`"
+        )
+    for job in planned if overwrite else ():  # all before the first fit: after Ctrl+C, any run left is from this bench
+        RunFolder.delete(job.folder)
+
+
+def run_jobs(table: Results, at_a_time: int) -> bool:
+    """Run all unfinished jobs; True if Ctrl+C, SIGTERM or a closed terminal interrupted them."""
+    for job in table.planned:
+        if bench.is_finished(job.folder):
+            table.add(job)
+    if table.rows:
+        typer.echo(f"already finished: {len(table.rows)} of {plural(len(table.planned), 'variant')}")
+    waiting = [job for job in table.planned if job not in table.rows]
+    table.write()
+    running: list[TrainingProcess] = []
+    try:
+        with interrupts() as interrupted, BenchBars(waiting) as bars:
+            while running or (waiting and not interrupted()):
+                while waiting and len(running) < at_a_time and not interrupted():
+                    running.append(TrainingProcess(waiting.pop(0), threads=threads_each(at_a_time)))
+                for process in [each for each in running if each.poll() is not None]:
+                    running.remove(process)
+                    table.take(process, interrupted=interrupted() > 0)
+                    table.write()
+                    bars.done(process.job, table.sentence(process.job) if process.job in table.rows else None)
+                for process in running:
+                    bars.show(process, ending=interrupted() > 0)
+                    if interrupted():
+                        process.end(at_once=interrupted() > 1)
+                time.sleep(_POLL)
+            return interrupted() > 0
+    finally:  # after an error too, such as a full disk: no fit may outlive its bench
+        _end_all(running)
+
+
+def _end_all(processes: Sequence[TrainingProcess]) -> None:
+    """End all processes and wait for them; those that do not end within `_GRACE` seconds are killed."""
+    deadline = time.monotonic() + _GRACE
+    while alive := [each for each in processes if each.poll() is None]:
+        for process in alive:
+            if time.monotonic() < deadline:
+                process.end(at_once=True)
+            else:
+                process.kill()
+        time.sleep(_POLL)
+
+
+@dataclass
+class Results:
+    """The results so far, and the files that they are written to."""
+
+    out: Path
+    planned: Sequence[Job]
+    command: str
+    rows: dict[Job, bench.BenchRow] = field(default_factory=dict)
+
+    def add(self, job: Job, error: str | None = None) -> None:
+        """Add the row of a finished run, or of a failed one. Raises RunError if the run's files are damaged."""
+        result = None if error else bench.read_result(job.folder)
+        folder = job.folder.relative_to(self.out).as_posix()
+        self.rows[job] = bench.BenchRow(job.spec.name, job.spec.variant, folder, result, error)
+
+    def take(self, process: TrainingProcess, *, interrupted: bool) -> None:
+        """Add the row of a fit that ended: its results, or why it failed. An interrupted fit gets no row."""
+        try:
+            if process.poll() == 0 and bench.is_finished(process.job.folder):
+                self.add(process.job)
+            elif not interrupted:
+                self.add(process.job, process.failure())
+        except RunError as error:
+            self.add(process.job, str(error))
+
+    def sorted_rows(self) -> list[bench.BenchRow]:
+        """The rows in the order of the plan."""
+        return [self.rows[job] for job in self.planned if job in self.rows]
+
+    def write(self) -> None:
+        """Write the table and the gallery of the rows so far."""
+        rows = self.sorted_rows()
+        bench.write_table(self.out, rows, planned=len(self.planned), command=self.command)
+        write_gallery(self.out / bench.GALLERY, self.out, rows)
+
+    def sentence(self, job: Job) -> str:
+        """The result of a job in one line."""
+        cell = dict(zip(bench.HEADINGS, bench.cells(self.rows[job]), strict=True))
+        numbers = f", on target {cell['on target']}, trained in {cell['seconds']} s"
+        return f"{job.spec.label}: {cell['measured']}{'' if self.rows[job].error else numbers}"
+
+    def show(self) -> None:
+        """Print the table, the errors, and the paths of the files."""
+        rows = self.sorted_rows()
+        typer.echo()
+        if rows:
+            _print_folded(bench.HEADINGS, map(bench.cells, rows))
+        for line in bench.footer(rows, planned=len(self.planned), command=self.command):
+            typer.echo(f"\n{line}")
+        for job, row in self.rows.items():
+            if row.error:
+                print_warning(f"{job.spec.label} failed: {row.error}\n  full output: {job.log}")
+        written = [self.out / name for name in (bench.TABLE_MARKDOWN, bench.TABLE_JSON, bench.GALLERY)]
+        typer.echo("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
+
+
+def _print_folded(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print rows in columns; on a terminal, long cells wrap to its width. Elsewhere, no cell wraps."""
+    console, table = Console(), Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    if not console.is_terminal:
+        console.width = console.measure(table, options=console.options.update(width=1000)).maximum
+    console.print(table)
