@@ -98,15 +98,25 @@ def ask(
     if spec is None:
         asked: PluginRef | TaskSpec = _judge(judge or DEFAULT_JUDGE, overrides or ())
     else:
-        asked = _spec(spec, variant, judge, overrides or ())
+        from dualproc.resolve import load_spec
+
+        other = [f"judge={{type: {json.dumps(judge)}}}"] if judge else []
+        asked = load_spec(spec, variant=variant, overrides=[*other, *(overrides or ())])
         questions = questions or _questions(asked, named_values(fields or ()))
     files = image_files(places)
     replies = _replies(asked, files, questions, tokens)
     _warn_about_other_answers(questions, replies)
+    data = _as_data(files, questions, replies)
     if as_json:
-        typer.echo(json.dumps(_as_data(files, questions, replies), indent=1, ensure_ascii=False))
-    else:
-        _print(files, questions, replies)
+        typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+        return
+    for index, question in enumerate(questions):
+        typer.echo(("\n" if index else "") + question.text)
+        headings = ("image", "answer", *(f"P({answer})" for answer in question.candidates))
+        of_question = data[index :: len(questions)]
+        print_table(
+            headings, [(d["image"], d["answer"], *map(number, d["probabilities"].values())) for d in of_question]
+        )
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], str | None]:
@@ -147,14 +157,6 @@ def _judge(name: str, overrides: Sequence[str]) -> PluginRef:
     if problems:
         raise SpecError(problems)
     return PluginRef.model_validate(document.plain())
-
-
-def _spec(file: str, variant: str | None, judge: str | None, overrides: Sequence[str]) -> TaskSpec:
-    """The spec, with `judge` as its judge if given."""
-    from dualproc.resolve import load_spec
-
-    other = [f"judge={{type: {json.dumps(judge)}}}"] if judge else []
-    return load_spec(file, variant=variant, overrides=[*other, *overrides])
 
 
 def _questions(spec: TaskSpec, fields: dict[str, str]) -> list[Question]:
@@ -208,7 +210,9 @@ def _warn_about_other_answers(questions: Sequence[Question], replies: Sequence[S
             )
 
 
-def _as_data(files: Sequence[Path], questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> list[Any]:
+def _as_data(
+    files: Sequence[Path], questions: Sequence[Question], replies: Sequence[Sequence[Reply]]
+) -> list[dict[str, Any]]:
     """One mapping per image and question."""
     return [
         {
@@ -220,14 +224,3 @@ def _as_data(files: Sequence[Path], questions: Sequence[Question], replies: Sequ
         for file, row in zip(files, replies, strict=True)
         for question, reply in zip(questions, row, strict=True)
     ]
-
-
-def _print(files: Sequence[Path], questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> None:
-    """Print one table per question, one row per image."""
-    for index, question in enumerate(questions):
-        typer.echo(("\n" if index else "") + question.text)
-        rows = [
-            (str(file), row[index].words, *map(number, row[index].probabilities))
-            for file, row in zip(files, replies, strict=True)
-        ]
-        print_table(("image", "answer", *(f"P({answer})" for answer in question.candidates)), rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -165,10 +164,8 @@ def print_evaluation(evaluation: Evaluation) -> None:
     """Print the table of results and, to stderr, warnings about them."""
     from dualproc.report import alarms, summary_rows
 
-    typer.echo(
-        f"\nEvaluation on {plural(len(evaluation.seeds), 'held-out image')} (prompts and seeds never trained on):"
-    )
-    rows: Sequence[Sequence[str]] = [tuple(row) for row in summary_rows(evaluation)]
-    print_table(("", "base", "trained", "note"), rows)
+    images = plural(len(evaluation.seeds), "held-out image")
+    typer.echo(f"\nEvaluation on {images} (prompts and seeds never trained on):")
+    print_table(("", "base", "trained", "note"), summary_rows(evaluation))
     for alarm in alarms(evaluation):
         print_warning(alarm)

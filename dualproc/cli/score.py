@@ -146,9 +146,8 @@ def _print_images(spec: TaskSpec, files: Sequence[Path], measured: Measurement) 
     typer.echo(f"\n{plural(len(files), 'image')}, measured with {spec.label}:")
     print_table(("", "mean", "on target", "note"), image_rows(measured))
     columns = image_columns(measured)
-    rows = [
-        (str(path), *map(number, row)) for path, *row in zip(files, *(values for _, values in columns), strict=True)
-    ]
+    numbers = zip(*(values for _, values in columns), strict=True)
+    rows = [(str(path), *map(number, row)) for path, row in zip(files, numbers, strict=True)]
     typer.echo()
     print_table(("image", *(heading.replace("_", " ") for heading, _ in columns)), rows)
 

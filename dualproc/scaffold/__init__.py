@@ -6,9 +6,8 @@ import importlib.util
 import keyword
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
+from typing import NamedTuple
 
 from dualproc import __version__
 from dualproc.errors import DualprocError, PluginError
@@ -30,30 +29,13 @@ LONGEST = 32
 """The most characters of a package name; with more, lines of the templates would exceed 120 characters."""
 
 
-@dataclass(frozen=True)
-class NewPackage:
+class NewPackage(NamedTuple):
     """A package that has been written."""
 
     folder: Path
     plugins: tuple[str, ...]
     """`kind/name` of each plugin, the argument of `dp plugins show`."""
     files: tuple[Path, ...]
-
-
-@dataclass(frozen=True)
-class _Names:
-    """The names of a package `dualproc-soft-light` and its plugins."""
-
-    distribution: str
-    """`dualproc-soft-light`"""
-    module: str
-    """`dualproc_soft_light`"""
-    plugin: str
-    """`soft_light`, the same for all kinds"""
-
-    def cls(self, kind: str) -> str:
-        """`SoftLightScorer`."""
-        return "".join(word.capitalize() for word in f"{self.plugin}_{_one(kind)}".split("_"))
 
 
 def new_package(name: str, kinds: Sequence[str] = ("scorers",), *, out: Path | None = None) -> NewPackage:
@@ -68,23 +50,20 @@ def new_package(name: str, kinds: Sequence[str] = ("scorers",), *, out: Path | N
         PluginError: the name is not valid, or a kind is unknown.
         DualprocError: the folder is not empty, or cannot be written.
     """
-    names = _named(name)
+    module, plugin = _names(name)
     wanted = list(dict.fromkeys(_kind(kind) for kind in kinds))
     folder = out or Path(name)
-    texts = _texts(names, wanted)
+    texts = {folder / file: text for file, text in _texts(name, module, plugin, wanted).items()}
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise DualprocError(f"{folder} exists already", hint="choose another folder with --out, or remove this one")
         for file, text in texts.items():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_text(text, encoding="utf-8")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise DualprocError(
-            f"{folder} cannot be written: {error.strerror}", hint="choose another with --out"
-        ) from error
-    return NewPackage(
-        folder, tuple(f"{kind}/{names.plugin}" for kind in wanted), tuple(folder / file for file in texts)
-    )
+        hint = "choose another with --out"
+        raise DualprocError(f"{folder} cannot be written: {error.strerror}", hint=hint) from error
+    return NewPackage(folder, tuple(f"{kind}/{plugin}" for kind in wanted), tuple(texts))
 
 
 def _one(kind: str) -> str:
@@ -94,17 +73,16 @@ def _one(kind: str) -> str:
 
 def _kind(text: str) -> str:
     """The kind that a user names: `scorer`, `scorers`, `visual-prompt`."""
+    known = {_one(kind): kind for kind in KINDS}
     plain = text.strip().lower().replace("-", "_")
-    for kind in KINDS:
-        if plain in (kind, _one(kind)):
-            return kind
-    singular = [_one(kind) for kind in KINDS]
-    guess = suggestion(plain, [*singular, *KINDS])
-    kinds = f"kinds: {', '.join(singular)}"
+    if plain in KINDS or plain in known:
+        return known.get(plain, plain)
+    guess, kinds = suggestion(plain, [*known, *KINDS]), f"kinds: {', '.join(known)}"
     raise PluginError(f"unknown kind of plugin: '{text}'", hint=f"{guess} {kinds}" if guess else kinds)
 
 
-def _named(name: str) -> _Names:
+def _names(name: str) -> tuple[str, str]:
+    """The module of a package and the name of its plugins: `dualproc_soft_light`, `soft_light`."""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*([-_.][A-Za-z0-9]+)*", name):
         raise PluginError(
             f"invalid package name '{name}'",
@@ -120,44 +98,32 @@ def _named(name: str) -> _Names:
             hint="choose another name, such as dualproc-redness",
         )
     plugin = module.removeprefix("dualproc_")
-    return _Names(name, module, plugin if plugin.isidentifier() and not keyword.iskeyword(plugin) else module)
+    return module, plugin if plugin.isidentifier() and not keyword.iskeyword(plugin) else module
 
 
-def _texts(names: _Names, kinds: Sequence[str]) -> dict[Path, str]:
+def _texts(distribution: str, module: str, plugin: str, kinds: Sequence[str]) -> dict[str, str]:
     """The text of each file, by its path in the package."""
-    common = {"distribution": names.distribution, "module": names.module, "name": names.plugin}
-    source, tests = Path("src", names.module), Path("tests")
-    texts = {
-        Path("pyproject.toml"): _filled(
-            "pyproject.toml",
-            common,
-            kinds=", ".join(singular(kind) for kind in kinds),
-            version=__version__,
-            entry_points="\n\n".join(
-                f'[project.entry-points."dualproc.{kind}"]\n'
-                f'{names.plugin} = "{names.module}.{_one(kind)}:{names.cls(kind)}"'
-                for kind in kinds
-            ),
+    from jinja2 import Environment, PackageLoader
+
+    templates = Environment(loader=PackageLoader(__name__), keep_trailing_newline=True)
+    classes = {kind: "".join(word.capitalize() for word in f"{plugin}_{_one(kind)}".split("_")) for kind in kinds}
+    templates.globals.update(
+        distribution=distribution,
+        module=module,
+        name=plugin,
+        version=__version__,
+        kinds=", ".join(map(singular, kinds)),
+        plugins="\n".join(f"* the {singular(kind)} `{plugin}`" for kind in kinds),
+        show="\n".join(f"dp plugins show {kind}/{plugin}" for kind in kinds),
+        uses="\n".join(USES[kind].replace("{{name}}", plugin) for kind in kinds),
+        entry_points="\n\n".join(
+            f'[project.entry-points."dualproc.{kind}"]\n{plugin} = "{module}.{_one(kind)}:{classes[kind]}"'
+            for kind in kinds
         ),
-        Path("README.md"): _filled(
-            "README.md",
-            common,
-            plugins="\n".join(f"* the {singular(kind)} `{names.plugin}`" for kind in kinds),
-            show="\n".join(f"dp plugins show {kind}/{names.plugin}" for kind in kinds),
-            uses="\n".join(USES[kind].replace("{{name}}", names.plugin) for kind in kinds),
-        ),
-        source / "__init__.py": f'"""Plugins for dualproc: {names.distribution}."""\n',
-    }
+    )
+    texts = {name: templates.get_template(f"{name}.txt").render() for name in ("pyproject.toml", "README.md")}
+    texts[f"src/{module}/__init__.py"] = f'"""Plugins for dualproc: {distribution}."""\n'
     for kind in kinds:
-        of_kind = {**common, "class": names.cls(kind)}
-        texts[source / f"{_one(kind)}.py"] = _filled(f"{_one(kind)}.py", of_kind)
-        texts[tests / f"test_{_one(kind)}.py"] = _filled(f"test_{_one(kind)}.py", of_kind)
+        for folder, file in ((f"src/{module}", f"{_one(kind)}.py"), ("tests", f"test_{_one(kind)}.py")):
+            texts[f"{folder}/{file}"] = templates.get_template(f"{file}.txt").render({"class": classes[kind]})
     return texts
-
-
-def _filled(template: str, values: Mapping[str, str], **more: str) -> str:
-    """A template with its `{{placeholders}}` filled in."""
-    text = (resources.files(__name__) / "templates" / f"{template}.txt").read_text(encoding="utf-8")
-    for key, value in {**values, **more}.items():
-        text = text.replace("{{" + key + "}}", value)
-    return text
