@@ -70,6 +70,4 @@ def nearest(word: str, known: Collection[str]) -> str:
         return found
     if not known:
         return "no names are defined here"
-    names = [name[:_LONGEST_NAME] for name in islice(known, _LISTED)]
-    more = f" and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-    return f"known: {', '.join(names)}{more}"
+    return f"known: {listed([name[:_LONGEST_NAME] for name in known], most=_LISTED)}"

@@ -82,9 +82,8 @@ def plan(
         typer.echo(json.dumps(_as_data(spec, found, estimate, limit, search), indent=1))
         return
     _print_parts(spec, found)
-    _print_time(
-        found, estimate, f"in the data sheet of {device}" if card else "of matrix products, measured on this machine"
-    )
+    basis = f"in the data sheet of {device}" if card else "of matrix products, measured on this machine"
+    _print_time(found, estimate, basis)
     for note in found.notes:
         print_warning(note)
     if limit is not None:
@@ -124,9 +123,8 @@ def _print_parts(spec: TaskSpec, found: Plan) -> None:
         for part in found.parts
     ]  # fmt: skip
     home, lora = next((place, memory.lora) for place, memory in found.memory.items() if memory.lora)
-    rows.append(
-        ("generator", "LoRA", "with optimiser state", _count(found.lora_parameters), "float32", _size(lora), home)
-    )
+    numbers = (_count(found.lora_parameters), "float32", _size(lora), home)
+    rows.append(("generator", "LoRA", "with optimiser state", *numbers))
     print_table(("role", "part", "class", "parameters", "precision", "memory", "device"), rows)
     for place, memory in found.memory.items():
         typer.echo()
@@ -184,9 +182,7 @@ def _as_data(spec: TaskSpec, found: Plan, estimate: float | None, limit: float |
     from dataclasses import asdict
 
     def memory(plan: Plan) -> dict[str, dict[str, int]]:
-        return {
-            place: {**asdict(each), "training": each.training, "peak": each.peak} for place, each in plan.memory.items()
-        }
+        return {name: {**asdict(m), "training": m.training, "peak": m.peak} for name, m in plan.memory.items()}
 
     def trial(one: Trial) -> dict[str, Any]:
         values = {key: value for switch in one.switches for key, value in switch.values.items()}

@@ -53,12 +53,37 @@ def score(
     dp score images/ --spec specs/horizon.yaml --variant high --csv numbers.csv
     dp score cat.png --spec specs/horizon.yaml --variant high --field subject="a cat" --json
     """
-    if spec is not None:
-        _score_images(places, spec, variant, overrides or (), fields or (), as_json=as_json, csv=csv)
+    if spec is None:
+        if variant or overrides or fields or as_json or csv:
+            raise DualprocError("--variant, --set, --field, --json and --csv need images and --spec", hint=FORMS)
+        _score_run(places)
         return
-    if variant or overrides or fields or as_json or csv:
-        raise DualprocError("--variant, --set, --field, --json and --csv need images and --spec", hint=FORMS)
-    _score_run(places)
+    from dualproc.engine.ask import prompt_for
+    from dualproc.kit.image_files import batches, image_files
+    from dualproc.report import image_columns
+    from dualproc.resolve import load_spec
+
+    loaded = load_spec(spec, overrides=overrides or (), variant=variant)
+    prompt = prompt_for(loaded, named_values(fields or ()))
+    task = _without_unanswerable(loaded, prompt)
+    files = image_files(places)
+    from .progress import Bars, quiet
+
+    quiet()
+    from dualproc.engine.evaluate import measure_batches
+    from dualproc.engine.evaluators import Evaluators
+
+    evaluators = Evaluators(task)
+    with Bars(disable=as_json) as bars:
+        bar = bars.add_task("evaluating", total=len(files), note="")
+        images = batches(files, task.evaluation.batch)
+        measured = measure_batches(evaluators, images, prompt, lambda count: bars.advance(bar, count))
+    if as_json:
+        typer.echo(_as_json(task, files, measured))
+    else:
+        _print_images(task, files, measured)
+    if csv is not None:
+        _write_csv(Path(csv), files, image_columns(measured))
 
 
 def _score_run(places: Sequence[str]) -> None:
@@ -83,44 +108,6 @@ def _score_run(places: Sequence[str]) -> None:
         evaluation = finish(engine, folder, bars)
     print_evaluation(evaluation)
     typer.echo(f"  report    {folder.path / 'report.html'}")
-
-
-def _score_images(
-    places: Sequence[str],
-    file: str,
-    variant: str | None,
-    overrides: Sequence[str],
-    fields: Sequence[str],
-    *,
-    as_json: bool,
-    csv: str | None,
-) -> None:
-    from dualproc.engine.ask import prompt_for
-    from dualproc.kit.image_files import batches, image_files
-    from dualproc.report import image_columns
-    from dualproc.resolve import load_spec
-
-    spec = load_spec(file, overrides=overrides, variant=variant)
-    prompt = prompt_for(spec, named_values(fields))
-    spec = _without_unanswerable(spec, prompt)
-    files = image_files(places)
-    from .progress import Bars, quiet
-
-    quiet()
-    from dualproc.engine.evaluate import measure_batches
-    from dualproc.engine.evaluators import Evaluators
-
-    evaluators = Evaluators(spec)
-    with Bars(disable=as_json) as bars:
-        task = bars.add_task("evaluating", total=len(files), note="")
-        images = batches(files, spec.evaluation.batch)
-        measured = measure_batches(evaluators, images, prompt, lambda count: bars.advance(task, count))
-    if as_json:
-        typer.echo(_as_json(spec, files, measured))
-    else:
-        _print_images(spec, files, measured)
-    if csv is not None:
-        _write_csv(Path(csv), files, image_columns(measured))
 
 
 def _without_unanswerable(spec: TaskSpec, prompt: Prompt) -> TaskSpec:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,12 +41,8 @@ def write_images(folder: Path, images: Tensor, names: Sequence[str]) -> list[Pat
 
 def spread_out(prompts: Sequence[str], most: int) -> list[int]:
     """Indices of at most `most` of the images, in order: one of each prompt first, then a second of each."""
-    turns: Counter[str] = Counter()
-    ranked = []
-    for index, prompt in enumerate(prompts):
-        ranked.append((turns[prompt], index))
-        turns[prompt] += 1
-    return sorted(index for _, index in sorted(ranked)[:most])
+    turns = [prompts[:index].count(prompt) for index, prompt in enumerate(prompts)]
+    return sorted(sorted(range(len(prompts)), key=turns.__getitem__)[:most])
 
 
 def to_pillow(images: Tensor) -> list[Image]:
