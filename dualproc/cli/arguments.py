@@ -49,9 +49,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tabl
 def given_folder(text: str) -> Path:
     """The folder that `--out` names. Raises DualprocError if it is empty, for example from an unset shell variable."""
     if not text.strip():
-        raise DualprocError(
-            "`--out` is empty", hint="give a folder (`--out .` is the current folder), or omit the option"
-        )
+        hint = "give a folder (`--out .` is the current folder), or omit the option"
+        raise DualprocError("`--out` is empty", hint=hint)
     return Path(text)
 
 
@@ -61,9 +60,8 @@ def named_values(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not (equals and name.strip() and value.strip()):
-            raise DualprocError(
-                f"expected --field NAME=VALUE, got `--field {text}`", hint="for example --field subject='a cat'"
-            )
+            hint = "for example --field subject='a cat'"
+            raise DualprocError(f"expected --field NAME=VALUE, got `--field {text}`", hint=hint)
         values[name.strip()] = value.strip()
     return values
 

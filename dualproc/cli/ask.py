@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dualproc.errors import DualprocError, SpecError
+from dualproc.kit.image_files import batches, image_files, is_image_name
+from dualproc.types import Question
 from dualproc.wording import number
 
 from .arguments import AsJson, Fields, SpecFile, Variant, field_options, named_values
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from dualproc.engine.ask import Reply
     from dualproc.spec import PluginRef, TaskSpec
-    from dualproc.types import Question
 
 FORMS = """\
 dp ask cat.png "Is this a drawing of a cat?"
@@ -87,8 +88,6 @@ def ask(
     dp ask cat.png "What is in the image?" --suffix "" --tokens 30 --judge qwen2.5-vl
     dp ask images/ --spec specs/horizon.yaml --variant high --field subject="a cat"
     """
-    from dualproc.kit.image_files import image_files
-
     places, text = _split(words)
     if text is None and spec is None:
         raise DualprocError("the question is missing: write it last, in quotes", hint=FORMS)
@@ -112,11 +111,9 @@ def ask(
         return
     for index, question in enumerate(questions):
         typer.echo(("\n" if index else "") + question.text)
-        headings = ("image", "answer", *(f"P({answer})" for answer in question.candidates))
-        of_question = data[index :: len(questions)]
-        print_table(
-            headings, [(d["image"], d["answer"], *map(number, d["probabilities"].values())) for d in of_question]
-        )
+        replied = data[index :: len(questions)]
+        rows = [(one["image"], one["answer"], *map(number, one["probabilities"].values())) for one in replied]
+        print_table(("image", "answer", *(f"P({answer})" for answer in question.candidates)), rows)
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], str | None]:
@@ -124,8 +121,6 @@ def _split(words: Sequence[str]) -> tuple[list[str], str | None]:
 
     A question contains a space or ends with `?`, and is neither an existing file nor the name of an image file.
     """
-    from dualproc.kit.image_files import is_image_name
-
     last = words[-1].strip()
     if not (" " in last or last.endswith("?")) or Path(words[-1]).exists() or is_image_name(last):
         return list(words), None
@@ -135,14 +130,10 @@ def _split(words: Sequence[str]) -> tuple[list[str], str | None]:
 
 
 def _question(text: str, candidates: str, suffix: str | None) -> Question:
-    from dualproc.types import Question
-
     answers = tuple(answer.strip() for answer in candidates.split(","))
     if not all(answers) or len(set(answers)) < len(answers):
-        raise DualprocError(
-            f"expected different answers, separated by commas, got `--candidates {candidates}`",
-            hint="for example --candidates Yes,No",
-        )
+        message = f"expected different answers, separated by commas, got `--candidates {candidates}`"
+        raise DualprocError(message, hint="for example --candidates Yes,No")
     ending = f"Answer with {' or '.join(answers)}." if suffix is None else suffix
     return Question(f"{text} {ending}".rstrip(), answers)
 
@@ -188,7 +179,6 @@ def _replies(
     from dualproc.engine.ask import ask as ask_judge
     from dualproc.engine.ensemble import build_judge
     from dualproc.engine.evaluators import Evaluators
-    from dualproc.kit.image_files import batches
     from dualproc.spec import PluginRef
 
     images = batches(files, BATCH)

@@ -101,9 +101,8 @@ def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
             errors.append(error)
     if errors:
         restart = "" if overwrite else "start these runs again with `--overwrite`, or "
-        raise RunError(
-            "\n".join(error.message for error in errors), hint=f"{restart}choose another folder with `--out`"
-        )
+        message = "\n".join(error.message for error in errors)
+        raise RunError(message, hint=f"{restart}choose another folder with `--out`")
     for job in planned if overwrite else ():  # all before the first fit: after Ctrl+C, any run left is from this bench
         RunFolder.delete(job.folder)
 

@@ -81,10 +81,7 @@ class TrainingProcess(subprocess.Popen[bytes]):
 
     def steps_done(self) -> int:
         """Training steps so far: the metrics have one line per step."""
-        try:
-            return self._metrics.read_bytes().count(b"\n")
-        except OSError:  # no metrics yet
-            return 0
+        return self._metrics.read_bytes().count(b"\n") if self._metrics.exists() else 0
 
     def stage(self) -> str:
         """`loading`, `training` or `evaluating`."""
@@ -151,7 +148,4 @@ def interrupts() -> Iterator[Callable[[], int]]:
 
 def _stamp(path: Path) -> int:
     """When a file was last written, in nanoseconds; 0 if it does not exist."""
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+    return path.stat().st_mtime_ns if path.exists() else 0

@@ -6,20 +6,16 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dualproc.errors import DualprocWarning
 from dualproc.run import RunFolder
+from dualproc.types import StepRecord
 
 from .output import print_warning
-
-if TYPE_CHECKING:
-    from dualproc.types import StepRecord
-
-    from .processes import Job, TrainingProcess
+from .processes import Job, TrainingProcess
 
 
 def quiet() -> None:

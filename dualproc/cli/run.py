@@ -72,8 +72,7 @@ def _target(spec: TaskSpec, out: str | None, *, several: bool) -> Path:
 
     if out is None:
         return default_folder(spec.name, spec.variant)
-    folder = given_folder(out)
-    return folder / (spec.variant or "") if several else folder
+    return given_folder(out) / (spec.variant or "") if several else given_folder(out)
 
 
 def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: bool) -> FitResult:
@@ -138,9 +137,8 @@ def generate(
     if not prompt.strip():
         raise DualprocError("the prompt is empty", hint='for example "a cartoon of an owl"')
     if not math.isfinite(strength):
-        raise DualprocError(
-            f"expected a finite number, got `--strength {strength}`", hint="1 is as trained, 0 is the base generator"
-        )
+        hint = "1 is as trained, 0 is the base generator"
+        raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
     from .progress import quiet
 
     quiet()

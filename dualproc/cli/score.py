@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dualproc.errors import DualprocError, RunError
+from dualproc.kit.image_files import batches, image_files
 from dualproc.wording import number, plural
 
 from .arguments import AsJson, Fields, Overrides, SpecFile, Variant, field_options, named_values
@@ -59,7 +60,6 @@ def score(
         _score_run(places)
         return
     from dualproc.engine.ask import prompt_for
-    from dualproc.kit.image_files import batches, image_files
     from dualproc.report import image_columns
     from dualproc.resolve import load_spec
 
@@ -143,18 +143,9 @@ def _as_json(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> st
     """The output of `--json`. As in evaluation.json of a run, every list has one number per image."""
     from dualproc.run.records import to_json
 
-    return to_json(
-        {
-            "spec": spec.name,
-            "variant": spec.variant,
-            "images": [str(path) for path in files],
-            "scores": measured.scores,
-            "judge": measured.judge,
-            "referee": measured.referee,
-            "preserved": measured.preserved,
-        },
-        indent=1,
-    )
+    numbers = {key: getattr(measured, key) for key in ("scores", "judge", "referee", "preserved")}
+    about = {"spec": spec.name, "variant": spec.variant, "images": list(map(str, files))}
+    return to_json(about | numbers, indent=1)
 
 
 def _write_csv(target: Path, files: Sequence[Path], columns: Sequence[tuple[str, Sequence[float]]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +159,7 @@ def cells(row: BenchRow) -> tuple[str, ...]:
     """A row of the table: one text for each of `HEADINGS`."""
     head = (row.name, row.variant or "")
     if row.result is None:
-        error = " ".join((row.error or "not run").split())
-        shown = error if len(error) <= _ERROR_LENGTH else error[:_ERROR_LENGTH].rstrip() + "..."
+        shown = textwrap.shorten(row.error or "not run", _ERROR_LENGTH, placeholder="...")
         return (*head, f"failed: {shown}", *[MISSING] * (len(HEADINGS) - 3))
     result, outcome = row.result, row.result.outcome
     return (

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -57,13 +56,9 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
 
 
 def _front_matter(recipe: Recipe) -> str:
-    matter: dict[str, Any] = {
-        "library_name": recipe.library,
-        "pipeline_tag": "text-to-image",
-        "tags": ["lora", "text-to-image", recipe.library, "dualproc"],
-    }
-    if _HUB_ID.fullmatch(recipe.model):
-        matter = {"base_model": recipe.model, "base_model_relation": "adapter"} | matter
+    hub = {"base_model": recipe.model, "base_model_relation": "adapter"} if _HUB_ID.fullmatch(recipe.model) else {}
+    tags = ["lora", "text-to-image", recipe.library, "dualproc"]
+    matter = {**hub, "library_name": recipe.library, "pipeline_tag": "text-to-image", "tags": tags}
     return f"---\n{yaml.safe_dump(matter, sort_keys=False)}---"
 
 

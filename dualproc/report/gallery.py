@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from PIL import Image, ImageDraw, ImageOps
 
 from dualproc.run import RunFolder
 from dualproc.run.files import as_run_error, write_atomically
@@ -13,9 +14,6 @@ from dualproc.run.images import BASE, JUDGE_VIEW, TRAINED, png
 from .bench import BenchRow, on_target_change
 from .grids import FAINT, GAP, INK, LABELS, LINE, MARGIN, compose, font, wrap
 from .samples import sample_files
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 COLUMNS = 6
 """Images of each run: the first seed of each of the first prompts, then second seeds. Nobody selects them."""
@@ -30,8 +28,6 @@ def write_gallery(path: Path, out: Path, rows: Sequence[BenchRow]) -> Path | Non
 
     Raises RunError if a run's files are damaged, or the gallery cannot be written.
     """
-    from PIL import Image
-
     strips = [strip for row in rows if row.result and (strip := _strip(row, out / row.folder)) is not None]
     if not strips:
         return None
@@ -44,13 +40,11 @@ def write_gallery(path: Path, out: Path, rows: Sequence[BenchRow]) -> Path | Non
     return path
 
 
-def _strip(row: BenchRow, folder: Path) -> Image | None:
+def _strip(row: BenchRow, folder: Path) -> Image.Image | None:
     """Base above trained images of a run, beside its name and the first image as the judge sees it.
 
     None if the images were deleted.
     """
-    from PIL import ImageDraw, ImageOps
-
     run = RunFolder.open(folder)
     evaluation = run.read_evaluation()
     files = sample_files(run.samples, evaluation, COLUMNS) if evaluation is not None else {}
@@ -72,12 +66,9 @@ def _strip(row: BenchRow, folder: Path) -> Image | None:
     return canvas
 
 
-def _open(path: Path) -> Image:
-    from PIL import Image, ImageOps
-    from PIL.Image import Resampling
-
+def _open(path: Path) -> Image.Image:
     with as_run_error("read", path), Image.open(path) as image:
         shown = image.convert("RGB")
     if shown.height <= HEIGHT:
-        return ImageOps.scale(shown, HEIGHT // shown.height, Resampling.NEAREST)
-    return ImageOps.scale(shown, HEIGHT / shown.height, Resampling.LANCZOS)
+        return ImageOps.scale(shown, HEIGHT // shown.height, Image.Resampling.NEAREST)
+    return ImageOps.scale(shown, HEIGHT / shown.height, Image.Resampling.LANCZOS)

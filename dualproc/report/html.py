@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader
+from PIL import Image
+
 from dualproc.run import RunFolder
 from dualproc.run.folder import REPORT, WEIGHTS
 from dualproc.run.images import BASE, JUDGE_VIEW, TRAINED, png
@@ -61,8 +64,6 @@ def render_report(run: RunFolder) -> str:
 
 def page(values: Mapping[str, Any]) -> str:
     """The template filled with these values. Everything is escaped: nothing from a spec can become markup."""
-    from jinja2 import Environment, PackageLoader
-
     loader = PackageLoader("dualproc.report")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return environment.get_template("report.html.jinja").render(width=WIDTH, policy=POLICY, **values).strip() + "\n"
@@ -122,8 +123,6 @@ def _cards(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _data_url(path: Path) -> str:
-    from PIL import Image
-
     with Image.open(path) as image:
         image.thumbnail((image.width, THUMBNAIL), Image.Resampling.LANCZOS)
         return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")

@@ -37,12 +37,8 @@ def write_samples(
     for folder, images in sets.items():
         write_images(samples / folder, images, names)
     chosen = spread_out(prompts, GRID_IMAGES)
-    grid = before_after_grid(
-        base[chosen],
-        trained[chosen],
-        judge_view=None if judge_view is None else judge_view[chosen],
-        captions=[prompts[index] for index in chosen],
-    )
+    seen = None if judge_view is None else judge_view[chosen]
+    grid = before_after_grid(base[chosen], trained[chosen], judge_view=seen, captions=[prompts[i] for i in chosen])
     write_atomically(samples / GRID, png(grid), durable=False)
     return samples / GRID
 

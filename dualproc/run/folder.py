@@ -130,10 +130,8 @@ class RunFolder:
         missing = [name for name in needs if not (folder / name).exists()]
         if missing:
             refuse_locked(folder)
-            raise RunError(
-                f"the run {folder} is not finished: it has no {' and no '.join(missing)}",
-                hint="continue it with `dp run ... --resume`",
-            )
+            message = f"the run {folder} is not finished: it has no {' and no '.join(missing)}"
+            raise RunError(message, hint="continue it with `dp run ... --resume`")
         return cls(folder)
 
     @classmethod
@@ -160,10 +158,8 @@ class RunFolder:
             yield
             return
         self._lock = FolderLock(self.path)
-        try:
+        with self:
             yield
-        finally:
-            self.close()
 
     def __enter__(self) -> RunFolder:
         return self
@@ -291,10 +287,8 @@ class RunFolder:
         if not (self.path / RESOLVED).exists() or overwrite:
             return
         if not resume:
-            raise RunError(
-                f"{self.path} already has a run",
-                hint="continue it (`--resume`), replace it (`--overwrite`), or choose another folder (`--out`)",
-            )
+            hint = "continue it (`--resume`), replace it (`--overwrite`), or choose another folder (`--out`)"
+            raise RunError(f"{self.path} already has a run", hint=hint)
         if keys := differing_keys(self.resolved, plain(resolved_text, "the resolved spec")):
             raise RunError(
                 f"{self.path} has a run of another spec; different: {', '.join(keys)}",
@@ -309,10 +303,8 @@ def _refuse_foreign(folder: Path) -> None:
         raise RunError(f"{folder} is a file; a run needs a folder", hint="choose another folder with `--out`")
     taken = [name for name in _OURS if (folder / name).exists()]
     if taken and RESOLVED not in taken:
-        raise RunError(
-            f"{folder} is not a run, but has files that a run would overwrite: {', '.join(taken)}",
-            hint="choose another folder with `--out`",
-        )
+        message = f"{folder} is not a run, but has files that a run would overwrite: {', '.join(taken)}"
+        raise RunError(message, hint="choose another folder with `--out`")
 
 
 def _refuse_unwritable(folder: Path) -> None:

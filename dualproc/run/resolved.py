@@ -37,16 +37,13 @@ def plain(resolved_text: str, source: Path | str) -> dict[str, Any]:
 
 def task(spec: Mapping[str, Any]) -> Task:
     """The task, from what `plain` returned."""
-    given = spec.get("question")
-    questions = given if isinstance(given, list) else [given]
-    steps = _mapping(spec.get("train")).get("steps")
+    given, steps = spec.get("question"), _mapping(spec.get("train")).get("steps")
+    questions = [_mapping(one) for one in (given if isinstance(given, list) else [given])]
     return Task(
         name=", ".join(str(spec[key]) for key in ("name", "variant") if spec.get(key)),
         description=str(spec.get("description") or ""),
-        questions=tuple(
-            (_template(one), str(_mapping(one).get("answer", "Yes"))) for one in questions if _template(one)
-        ),
-        preserve=_template(spec.get("preserve")),
+        questions=tuple((_template(one), str(one.get("answer", "Yes"))) for one in questions if _template(one)),
+        preserve=_template(_mapping(spec.get("preserve"))),
         steps=steps if isinstance(steps, int) else 0,
     )
 
@@ -69,5 +66,5 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _template(question: Any) -> str:
-    return str(_mapping(question).get("template") or "")
+def _template(question: Mapping[str, Any]) -> str:
+    return str(question.get("template") or "")

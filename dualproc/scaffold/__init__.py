@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jinja2 import Environment, PackageLoader
+
 from dualproc import __version__
 from dualproc.errors import DualprocError, PluginError
 from dualproc.protocols import KINDS
@@ -103,8 +105,6 @@ def _names(name: str) -> tuple[str, str]:
 
 def _texts(distribution: str, module: str, plugin: str, kinds: Sequence[str]) -> dict[str, str]:
     """The text of each file, by its path in the package."""
-    from jinja2 import Environment, PackageLoader
-
     templates = Environment(loader=PackageLoader(__name__), keep_trailing_newline=True)
     classes = {kind: "".join(word.capitalize() for word in f"{plugin}_{_one(kind)}".split("_")) for kind in kinds}
     templates.globals.update(
