@@ -49,8 +49,8 @@ class Bars(Progress):
 class FitBars(Bars):
     """One bar for training steps and one for evaluated images; implements `dualproc.engine.fit.Progress`."""
 
-    def __init__(self, *, disable: bool = False) -> None:
-        super().__init__(disable=disable)
+    def __init__(self) -> None:
+        super().__init__()
         self._training = self.add_task("training ", total=None, note="", visible=False)
         self._evaluating = self.add_task("evaluating", total=None, note="", visible=False)
         self._referee = ""
