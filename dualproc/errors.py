@@ -38,8 +38,7 @@ class Problem:
 
     def __str__(self) -> str:
         place = ":".join(str(part) for part in (self.source, self.line, self.column) if part is not None)
-        head = ": ".join(part for part in (place, self.path, self.message) if part)
-        lines = [head]
+        lines = [": ".join(filter(None, (place, self.path, self.message)))]
         if self.text is not None:
             lines.append(f"    {self.text.rstrip()}")
             if self.column is not None:
@@ -58,8 +57,8 @@ class SpecError(DualprocError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
-        head = f"{plural(len(self.problems), 'mistake')} in the spec"
-        super().__init__(head + ":\n" + "\n".join(str(problem) for problem in self.problems))
+        head = f"{plural(len(self.problems), 'mistake')} in the spec:"
+        super().__init__("\n".join([head, *map(str, self.problems)]))
 
 
 class PluginError(DualprocError):

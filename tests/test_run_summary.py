@@ -9,8 +9,8 @@ import pytest
 from run_examples import evaluation, measurement, score
 
 from dualproc.report import alarms, headline, summary_rows
-from dualproc.report.numeric import mean_and_spread, share_above, spread
-from dualproc.report.summary import NO_PROOF, judge_against_measurement
+from dualproc.report.numeric import mean_and_spread, spread
+from dualproc.report.summary import NO_PROOF, judge_against_measurement, kept
 from dualproc.wording import number, percent, times
 
 
@@ -115,6 +115,12 @@ def test_missing_measurements_are_shown_as_a_dash() -> None:
     assert "hack meter" not in headline(found)
 
 
+def test_a_subject_counts_as_kept_above_one_half_and_as_lost_without_an_answer() -> None:
+    assert kept(measurement(preserved=(0.9, math.nan, 0.5, 0.6))) == 0.5
+    assert math.isnan(kept(measurement(preserved=())))
+    assert math.isnan(kept(measurement(preserved=None)))
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.02431, "0.0243"), (1.2, "1.20"), (43.77, "43.8"), (999.6, "1,000"), (12040.0, "12,040"), (0.0, "0"),
@@ -127,6 +133,4 @@ def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
 def test_statistics_ignore_missing_values() -> None:
     assert mean_and_spread((1.0, 3.0, math.nan)) == "2.00 ± 1.0"
     assert spread((5.0,)) == 0
-    assert share_above((0.9, math.nan, 0.5, 0.6), 0.5) == 0.5
-    assert math.isnan(share_above((), 0.5))
     assert (percent(0.914), times(1.08), times(31.2)) == ("91%", "1.1x", "31x")

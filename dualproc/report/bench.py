@@ -124,10 +124,13 @@ def is_finished(folder: Path) -> bool:
 def read_result(folder: Path) -> Result:
     """The numbers of a finished run; RunError if it is not finished, or its files are damaged."""
     run = RunFolder.open(folder)
-    evaluation, outcome = run.read_evaluation(), run.read_outcome()
+    evaluation, outcome, environment = run.read_evaluation(), run.read_outcome(), run.environment
     if evaluation is None or outcome is None:
         raise RunError(f"the run {folder} is not finished")
-    return result_of(evaluation, outcome, _machine(run.environment))
+    facts = {"cpu_count": "{} CPU cores", "platform": "{}", "python": "Python {}"}
+    facts |= {"torch": "torch {}", "dualproc": "dualproc {}"}
+    machine = ", ".join(text.format(environment[key]) for key, text in facts.items() if key in environment)
+    return result_of(evaluation, outcome, machine)
 
 
 def result_of(evaluation: Evaluation, outcome: Outcome, machine: str) -> Result:
@@ -233,9 +236,3 @@ def _change(change: Change, shown: Callable[[float], str]) -> str:
     if not math.isfinite(change.before) and not math.isfinite(change.after):
         return MISSING
     return f"{shown(change.before)} -> {shown(change.after)}"
-
-
-def _machine(environment: Mapping[str, str | int]) -> str:
-    facts = {"cpu_count": "{} CPU cores", "platform": "{}", "python": "Python {}"}
-    facts |= {"torch": "torch {}", "dualproc": "dualproc {}"}
-    return ", ".join(text.format(environment[key]) for key, text in facts.items() if key in environment)

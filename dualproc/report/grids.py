@@ -8,11 +8,11 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
-
 from dualproc.run.images import to_pillow
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont, ImageFont
     from torch import Tensor
 
 LABELS = ("base", "trained", "what the judge sees")
@@ -31,7 +31,7 @@ def before_after_grid(
     captions: Sequence[str] = (),
     columns: int = 6,
     height: int | None = None,
-) -> Image.Image:
+) -> Image:
     """Base above trained (above trained with its visual prompt), a column per image, in blocks of `columns`.
 
     All tensors are [B, 3, H, W] in [0, 1] and of the same B. `captions` has one text per image, or none. `height` is
@@ -41,15 +41,17 @@ def before_after_grid(
     return compose([_shown(images, height) for images in tensors], captions, columns, LABELS)
 
 
-def sheet(images: Tensor, *, captions: Sequence[str] = (), columns: int = 6, height: int | None = None) -> Image.Image:
+def sheet(images: Tensor, *, captions: Sequence[str] = (), columns: int = 6, height: int | None = None) -> Image:
     """Images [B, 3, H, W] in [0, 1] in rows of `columns`, each under its caption."""
     return compose([_shown(images, height)], captions, columns)
 
 
 def compose(
-    rows: Sequence[Sequence[Image.Image]], captions: Sequence[str], columns: int, labels: Sequence[str] = ()
-) -> Image.Image:
+    rows: Sequence[Sequence[Image]], captions: Sequence[str], columns: int, labels: Sequence[str] = ()
+) -> Image:
     """Rows of images of one size, in blocks of `columns`; `captions` above each block, `labels` beside each row."""
+    from PIL import Image, ImageDraw
+
     width, height = rows[0][0].size
     columns = min(columns, len(rows[0]))
     texts = [wrap(text, width) for text in captions]
@@ -72,8 +74,10 @@ def compose(
 
 
 @functools.cache
-def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font() -> FreeTypeFont | ImageFont:
     """The font of labels and captions."""
+    from PIL import ImageFont
+
     return ImageFont.load_default(size=13)
 
 
@@ -87,6 +91,8 @@ def wrap(text: str, width: int, *, most: int = 3) -> str:
     return "..."
 
 
-def _shown(images: Tensor, height: int | None) -> list[Image.Image]:
+def _shown(images: Tensor, height: int | None) -> list[Image]:
+    from PIL import Image, ImageOps
+
     height = height or min(max(images.shape[-2], SMALLEST), LARGEST)
     return [ImageOps.scale(image, height / image.height, Image.Resampling.LANCZOS) for image in to_pillow(images)]

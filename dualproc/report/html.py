@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader
-from PIL import Image
 
 from dualproc.run import RunFolder
 from dualproc.run.folder import REPORT, WEIGHTS
@@ -123,6 +122,8 @@ def _cards(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _data_url(path: Path) -> str:
+    from PIL import Image
+
     with Image.open(path) as image:
         image.thumbnail((image.width, THUMBNAIL), Image.Resampling.LANCZOS)
         return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")

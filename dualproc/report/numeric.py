@@ -26,11 +26,6 @@ def spread(values: Sequence[float]) -> float:
     return statistics.pstdev(finite) if finite else math.nan
 
 
-def share_above(values: Sequence[float], limit: float) -> float:
-    """Share of all values above `limit`; nan counts as below. nan if there are no values."""
-    return sum(value > limit for value in values) / len(values) if values else math.nan
-
-
 def ratio(value: float, base: float) -> float:
     """`value / base`; nan if the base is not positive."""
     return value / base if base > 0 else math.nan

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dualproc.types import Evaluation, Measurement, Score
 from dualproc.wording import number, percent, times
 
-from .numeric import mean, mean_and_spread, measured, ratio, share_above
+from .numeric import mean, mean_and_spread, measured, ratio
 
 PRESERVED_ABOVE = 0.5
 """An image's subject counts as kept if the referee's P(wanted answer) to the `preserve` question is above this."""
@@ -189,7 +189,8 @@ def _on_target(measurement: Measurement) -> float:
 
 def kept(measurement: Measurement) -> float:
     """Share of the images whose subject the referee recognises; nan if the spec has no `preserve` question."""
-    return math.nan if measurement.preserved is None else share_above(measurement.preserved, PRESERVED_ABOVE)
+    answers = measurement.preserved or ()
+    return sum(p > PRESERVED_ABOVE for p in answers) / len(answers) if answers else math.nan
 
 
 def share_on_target(score: Score) -> float:

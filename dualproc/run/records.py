@@ -50,6 +50,5 @@ def from_json(kind: type[T], text: str, *, source: Path | str, hint: str | None 
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        cause = f"{place}: {first['msg']}" if place else first["msg"]
+        cause = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         raise RunError(f"{source} is damaged, or from another version of dualproc: {cause}", hint=hint) from error
