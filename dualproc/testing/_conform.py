@@ -267,9 +267,7 @@ def _missing_file(cls: Any, given: Mapping[str, Any]) -> Iterator[str]:
 
 def _signatures(live: Any, protocol: type) -> Iterator[str]:
     """Each method can be called as in the protocol: with all arguments, and with the required ones only."""
-    for name, declared in vars(protocol).items():
-        if not inspect.isfunction(declared) or (name.startswith("_") and name != "__call__"):
-            continue
+    for name, declared in registry.methods(protocol).items():
         parameters = [p.replace(annotation=p.empty) for p in inspect.signature(declared).parameters.values()][1:]
         own = inspect.signature(getattr(live, name))
         for every in (True, False):
