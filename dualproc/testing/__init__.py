@@ -13,7 +13,6 @@ uses it as the engine does, and raises one `ConformanceError` with a sentence fo
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,4 +34,6 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Import on first use, so that loading the fixtures does not import torch."""
-    return getattr(import_module("._checks", __name__), name)
+    import dualproc.testing._checks as checks
+
+    return getattr(checks, name)
