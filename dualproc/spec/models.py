@@ -10,9 +10,7 @@ from pydantic import (
     AliasChoices,
     BaseModel,
     BeforeValidator,
-    Discriminator,
     Field,
-    Tag,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -29,13 +27,13 @@ from .refs import (
     AnchorRef,
     GeneratorRef,
     LayerRef,
+    OneOrMore,
     OneOrMoreAnchors,
     OneOrMoreJudges,
     PluginPlace,
     PluginRef,
     RewardRef,
     ScorerRef,
-    one_or_list,
     plugin_places,
     weighted,
 )
@@ -160,11 +158,7 @@ class EvaluationSpec(SpecModel):
     )
 
 
-OneOrMoreQuestions = Annotated[
-    Annotated[QuestionSpec, Tag("<one>")]
-    | Annotated[tuple[QuestionSpec, ...], Field(min_length=1, max_length=100), Tag("<list>")],
-    Discriminator(one_or_list),
-]
+Questions = Annotated[tuple[QuestionSpec, ...], Field(min_length=1, max_length=100)]
 
 
 def _check_variant_value(value: Any) -> Any:
@@ -199,7 +193,7 @@ class TaskSpec(SpecModel):
         default="", max_length=2000, description="What the task trains, in one or two sentences; shown in reports."
     )
     prompts: Prompts = Field(description="The generator's prompts for training and evaluation.")
-    question: OneOrMoreQuestions = Field(
+    question: OneOrMore[QuestionSpec, Questions] = Field(
         description="What the judge is asked about each image: one question, or a list of 1 to 100."
     )
     preserve: QuestionSpec | None = Field(
