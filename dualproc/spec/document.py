@@ -32,6 +32,10 @@ class Place:
     def __str__(self) -> str:
         return ":".join(str(part) for part in (self.source, self.line) if part is not None)
 
+    def problem(self, message: str, path: str = "", hint: str | None = None) -> Problem:
+        """A problem at this place; `path` is the dotted path of the value."""
+        return Problem(message, path, self.source, self.line, self.column, self.text, hint)
+
 
 @dataclass(frozen=True)
 class Node:
@@ -124,4 +128,4 @@ def problem_at(node: Node, path: str | KeyPath, message: str, *, hint: str | Non
     path = split(path)
     target, found = node.nearest(path)
     place = target.key if target.key is not None and (at == "key" or not found) else target.place
-    return Problem(message, dotted(path), place.source, place.line, place.column, place.text, hint)
+    return place.problem(message, dotted(path), hint)

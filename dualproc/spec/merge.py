@@ -38,22 +38,18 @@ def override(document: Node, texts: Sequence[str]) -> tuple[Node, list[Problem]]
         path: KeyPath = tuple(name.strip().split("."))
         place = Place(f"{SET}{dotted(path)}", text=text)
         if not equals or "" in path:
-            problems.append(_problem(place, f"expected KEY=VALUE, got `{text}`", hint="for example train.steps=50"))
+            problems.append(place.problem(f"expected KEY=VALUE, got `{text}`", hint="for example train.steps=50"))
             continue
         if path == ("extends",):
-            problems.append(_problem(place, "`extends` cannot be set with `--set`", hint="write it in the spec file"))
+            problems.append(place.problem("`extends` cannot be set with `--set`", hint="write it in the spec file"))
             continue
         value, mistakes = _parse_value(written.strip(), place)
         problems += mistakes
         try:
             document = document if mistakes else _set_value(document, path, value)
         except DualprocError as error:
-            problems.append(_problem(place, error.message, path=dotted(path)))
+            problems.append(place.problem(error.message, path=dotted(path)))
     return document, problems
-
-
-def _problem(place: Place, message: str, *, path: str = "", hint: str | None = None) -> Problem:
-    return Problem(message, path, place.source, text=place.text, hint=hint)
 
 
 def _parse_value(written: str, place: Place) -> tuple[Node, list[Problem]]:
@@ -65,7 +61,7 @@ def _parse_value(written: str, place: Place) -> tuple[Node, list[Problem]]:
         return Node(scalar(written), place, place), []
     wrapped, problems = read_text("value: " + written, place.source or "")
     value = wrapped.child("value") if wrapped else None
-    problems = [_problem(place, problem.message, hint=problem.hint) for problem in problems]
+    problems = [place.problem(problem.message, hint=problem.hint) for problem in problems]
     return from_data(value.plain() if value else None, place), problems
 
 
