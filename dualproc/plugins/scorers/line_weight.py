@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from dualproc.kit.ink import ink_map
 from dualproc.kit.structure import downscaled
@@ -38,10 +38,8 @@ class LineWeight:
     unit: ClassVar[str] = "of the height"
     better: ClassVar[Literal["higher", "lower", "target"]] = "target"
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """The target, and which values are on target."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         target: float | None = Field(
             None, gt=0, lt=1, description="Target line weight, as a fraction of the image height."
@@ -53,12 +51,8 @@ class LineWeight:
 
     def __init__(self, params: Params) -> None:
         self.params = params
-
-    @property
-    def accepted(self) -> tuple[float, float] | None:
-        """The line weights within `tolerance` of the target; None without a target."""
-        target, share = self.params.target, self.params.tolerance
-        return None if target is None else (target * (1 - share), target * (1 + share))
+        target, share = params.target, params.tolerance
+        self.accepted = None if target is None else (target * (1 - share), target * (1 + share))
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] line weights of `images` [B, 3, H, W] in [0, 1]; nan for images without outlines."""

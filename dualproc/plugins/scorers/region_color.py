@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from dualproc.errors import PluginError
 from dualproc.kit.canvas import Box
@@ -37,10 +37,8 @@ class RegionColor:
     unit: ClassVar[str] = "CIEDE2000"
     better: ClassVar[Literal["higher", "lower", "target"]] = "lower"
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """The region, its target colour, and which values are on target."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         region: Literal["sky", "ground"] | Box = Field(
             description="sky, ground, or a box [left, top, right, bottom], as fractions of the image."
