@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby, islice
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,15 +51,9 @@ def batches(files: Iterable[Path], size: int) -> Iterator[Tensor]:
     """The images of files, in order, as batches [B, 3, H, W] of at most `size` neighbours of the same size."""
     import torch
 
-    waiting: list[Tensor] = []
-    for file in files:
-        image = read_image(file)
-        if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
-            yield torch.stack(waiting)
-            waiting = []
-        waiting.append(image)
-    if waiting:
-        yield torch.stack(waiting)
+    for _, alike in groupby(map(read_image, files), key=lambda image: image.shape):
+        while batch := list(islice(alike, size)):
+            yield torch.stack(batch)
 
 
 def is_image_name(name: str | PathLike[str]) -> bool:
