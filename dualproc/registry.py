@@ -74,9 +74,8 @@ class LoadedPlugin:
     def params(self, given: Mapping[str, Any]) -> Any:
         """Build the plugin's `Params`; values in `given` override those of the preset.
 
-        Raises:
-            pydantic.ValidationError: the parameters are not valid.
-            PluginError: the plugin's own validation code raised another error.
+        Raises pydantic.ValidationError if the parameters are not valid, and PluginError if the plugin's own validation
+        code raised another error.
         """
         try:
             return validated(self.cls.Params, {**self.preset, **given})
@@ -98,10 +97,8 @@ def validated(params: type[BaseModel], given: Mapping[str, Any]) -> Any:
     """Validate parameters from a spec with a plugin's `Params`, in pydantic's strict mode.
 
     Types are not converted: `true` and `"5"` are not numbers, and `2.5` is not an integer. The values are passed as
-    JSON, because only for JSON does strict mode accept a list for a tuple and a string for a path.
-
-    Raises:
-        pydantic.ValidationError: the parameters are not valid. Validators of a plugin may raise other errors.
+    JSON, because only for JSON does strict mode accept a list for a tuple and a string for a path. Raises
+    pydantic.ValidationError if the parameters are not valid. Validators of a plugin may raise other errors.
     """
     return params.model_validate_json(to_json(dict(given), inf_nan_mode="constants"), strict=True)
 
@@ -149,8 +146,7 @@ def entries(kind: str) -> tuple[Entry, ...]:
 def find(kind: str, name: str) -> Entry:
     """Find the plugin with this `name`, or `distribution/name`.
 
-    Raises:
-        PluginError: no plugin has this name, or several distributions have a plugin of this name.
+    Raises PluginError if no plugin has this name, or several distributions have a plugin of this name.
     """
     known = discover(kind)
     distribution, _, bare = name.rpartition("/")
@@ -170,10 +166,8 @@ def find(kind: str, name: str) -> Entry:
 def load(kind: str, name: str) -> LoadedPlugin:
     """Import the plugin called `name`, follow presets to the plugin class, and check the class.
 
-    A preset's parameters override, key by key, those of the preset that it builds on.
-
-    Raises:
-        PluginError: the plugin cannot be found or imported, or does not match the protocol of its kind.
+    A preset's parameters override, key by key, those of the preset that it builds on. Raises PluginError if the plugin
+    cannot be found or imported, or does not match the protocol of its kind.
     """
     named = entry = find(kind, name)
     chain: list[Entry] = []

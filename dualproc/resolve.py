@@ -29,8 +29,7 @@ TRUST = "trust_remote_code"
 def load_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> TaskSpec:
     """Read and check a spec file, including the parameters of every plugin that it names.
 
-    Raises:
-        SpecError: the spec has mistakes (it lists each with its place), or it has variants and none is chosen.
+    Raises SpecError if the spec has mistakes (it lists each with its place), or it has variants and none is chosen.
     """
     return read_checked(path, overrides=overrides, variant=variant).require()
 
@@ -40,8 +39,7 @@ def read_checked(
 ) -> LoadedSpec:
     """Like `load_spec`, but also returns the origin of every value, and without a chosen variant checks all of them.
 
-    Raises:
-        SpecError: the spec has mistakes; it lists each with its place.
+    Raises SpecError if the spec has mistakes; it lists each with its place.
     """
     loaded = read_spec(path, overrides=overrides, variant=variant)
     load = functools.cache(registry.load)
@@ -57,8 +55,7 @@ def read_checked(
 def check_plugins(spec: TaskSpec) -> None:
     """Check every plugin that a spec names and its parameters, without building any of them.
 
-    Raises:
-        SpecError: there are mistakes; it lists each with its path.
+    Raises SpecError if there are mistakes; it lists each with its path.
     """
     _raise_problems(_plugin_problems(spec.plugins(), from_data(spec), functools.cache(registry.load)))
 
@@ -66,9 +63,7 @@ def check_plugins(spec: TaskSpec) -> None:
 def build(kind: str, ref: PluginRef) -> Any:
     """Build a live plugin of a kind.
 
-    Raises:
-        PluginError: the plugin cannot be found, loaded or built.
-        SpecError: its parameters are not valid.
+    Raises PluginError if the plugin cannot be found, loaded or built, and SpecError if its parameters are not valid.
     """
     plugin = registry.load(kind, ref.type)
     place, document = PluginPlace(kind, kind, ref.type, ref.params), from_data({kind: ref})

@@ -127,8 +127,7 @@ def write(
         anchor: the point of the text that is put `at` this place: (0, 0) is its top left, (1, 1) its bottom right. The
             first number, which also aligns the lines, is 0, 0.5 or 1.
 
-    Raises:
-        PluginError: the text is larger than the canvas.
+    Raises PluginError if the text is larger than the canvas.
     """
     from PIL import Image, ImageDraw
 

@@ -99,8 +99,7 @@ class Node:
 def from_data(data: Any, place: Place = Place(), depth: int = 0) -> Node:
     """Convert Python values to a tree; all its nodes have one place.
 
-    Raises:
-        SpecError: the values are nested more than `MAX_DEPTH` levels deep.
+    Raises SpecError if the values are nested more than `MAX_DEPTH` levels deep.
     """
     if depth > MAX_DEPTH:
         raise SpecError([Problem(f"values are nested more than {MAX_DEPTH} levels deep")])

@@ -21,10 +21,8 @@ SUFFIXES = (".yaml", ".yml", ".json")
 def read_chain(path: Path) -> tuple[Node | None, list[Problem]]:
     """The document of a file, merged over the files that it extends, and the problems of all of them.
 
-    The document is None if one of the files cannot be read.
-
-    Raises:
-        SpecError: the file itself is missing, not a regular file, too large or not readable.
+    The document is None if one of the files cannot be read. Raises SpecError if the file itself is missing, not a
+    regular file, too large or not readable.
     """
     try:
         document, problems = _read(path)
@@ -47,8 +45,7 @@ def read_chain(path: Path) -> tuple[Node | None, list[Problem]]:
 def _parent_path(link: Node, chain: list[Path]) -> Path:
     """The path of the file that the last file of `chain` extends.
 
-    Raises:
-        DualprocError: the path is absolute, leaves the folder of the spec, or is already in `chain`.
+    Raises DualprocError if the path is absolute, leaves the folder of the spec, or is already in `chain`.
     """
     name = link.value
     if not isinstance(name, str):
@@ -73,8 +70,7 @@ def _parent_path(link: Node, chain: list[Path]) -> Path:
 def _read(path: Path) -> tuple[Node | None, list[Problem]]:
     """The tree of one file and its problems; the tree is None if the text cannot be parsed.
 
-    Raises:
-        DualprocError: the file is missing, not a regular file, too large or not readable.
+    Raises DualprocError if the file is missing, not a regular file, too large or not readable.
     """
     data = _read_bytes(path)
     try:

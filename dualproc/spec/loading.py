@@ -45,8 +45,7 @@ class LoadedSpec:
     def require(self) -> TaskSpec:
         """Return the spec.
 
-        Raises:
-            SpecError: the spec has problems, or it has variants and none is chosen.
+        Raises SpecError if the spec has problems, or it has variants and none is chosen.
         """
         if self.spec is not None:
             return self.spec
@@ -78,10 +77,8 @@ def read_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), va
     """Read and check a spec file (`.yaml`, `.yml`, `.json`).
 
     Precedence, from low to high: defaults, the file named by `extends`, the file itself, `overrides` (`a.b=c`) from
-    left to right. The variant's values are filled in last. Mistakes in the contents are returned in `problems`.
-
-    Raises:
-        SpecError: the file is missing, not a regular file, larger than 1 MB, or not readable.
+    left to right. The variant's values are filled in last. Mistakes in the contents are returned in `problems`. Raises
+    SpecError if the file is missing, not a regular file, larger than 1 MB, or not readable.
     """
     document, problems = read_chain(Path(path))
     if document is None:
@@ -94,8 +91,7 @@ def read_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), va
 def spec_from_dict(data: Mapping[str, Any], *, variant: str | None = None) -> TaskSpec:
     """A checked TaskSpec from plain data with the structure of a spec file.
 
-    Raises:
-        SpecError: the data have mistakes (it lists all of them), or have variants and none is chosen.
+    Raises SpecError if the data have mistakes (it lists all of them), or have variants and none is chosen.
     """
     return _load(from_data(data), (), variant).require()
 

@@ -68,8 +68,7 @@ def _parse_value(written: str, place: Place) -> tuple[Node, list[Problem]]:
 def _set_value(node: Node, path: KeyPath, new: Node) -> Node:
     """The tree with `new` at `path`; a changed `type` drops the file's parameters and keeps those set with `--set`.
 
-    Raises:
-        DualprocError: the path passes through a value that cannot have such a key or item.
+    Raises DualprocError if the path passes through a value that cannot have such a key or item.
     """
     if not path:
         return new

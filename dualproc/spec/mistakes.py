@@ -28,8 +28,7 @@ class Mistake(NamedTuple):
 def raise_mistakes(mistakes: Sequence[Mistake], value: Any) -> None:
     """Raise all mistakes of a value as one ValidationError; pydantic prepends the location of the value.
 
-    Raises:
-        ValidationError: there is at least one mistake.
+    Raises ValidationError if there is at least one mistake.
     """
     if not mistakes:
         return
@@ -64,8 +63,7 @@ def show(value: Any) -> str:
 def plain_data(data: Any) -> Any:
     """A copy of `data` with only values that YAML can represent: dicts, lists, strings, numbers, booleans and None.
 
-    Raises:
-        ValidationError: a value has another type, is not finite or not valid Unicode, or is nested too deeply.
+    Raises ValidationError if a value has another type, is not finite or not valid Unicode, or is nested too deeply.
     """
     mistakes: list[Mistake] = []
     copy = _plain(data, (), mistakes)

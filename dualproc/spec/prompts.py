@@ -176,8 +176,7 @@ class QuestionSpec(SpecModel):
     def for_prompt(self, prompt: Prompt) -> Question:
         """The question about an image of `prompt`.
 
-        Raises:
-            SpecError: the template uses a field that the prompt does not have.
+        Raises SpecError if the template uses a field that the prompt does not have.
         """
         fields = {"prompt": prompt.text, **prompt.fields}
         missing = [name for name in placeholders(self.template) if name not in fields]

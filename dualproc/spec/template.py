@@ -61,10 +61,8 @@ def fill_text(text: str, values: Mapping[str, Any]) -> str:
 def fill(document: Node, values: Mapping[str, Node]) -> Node:
     """Fill a variant's values into the SECTIONS of a document.
 
-    A text that is exactly one placeholder becomes the value itself, with its type and place.
-
-    Raises:
-        SpecError: the values would add more than MAX_FILLED characters.
+    A text that is exactly one placeholder becomes the value itself, with its type and place. Raises SpecError if the
+    values would add more than MAX_FILLED characters.
     """
     plain = {name: value.plain() for name, value in values.items()}
     sizes = {name: len(repr(value)) for name, value in plain.items()}

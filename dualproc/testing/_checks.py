@@ -28,9 +28,8 @@ CHECKS: Mapping[str, Callable[..., None]] = {
 def check_plugin(kind: str, plugin: type[Any] | str, params: Mapping[str, Any] | None = None, /, **extras: Any) -> None:
     """Run the check for a kind, one of `dualproc.protocols.KINDS`; `extras` are further arguments of that check.
 
-    Raises:
-        ConformanceError: the plugin does not follow its protocol.
-        PluginError: the kind is unknown, or no plugin of that name can be loaded.
+    Raises ConformanceError if the plugin does not follow its protocol, and PluginError if the kind is unknown, or no
+    plugin of that name can be loaded.
     """
     require_kind(kind)
     CHECKS[kind](plugin, params, **extras)

@@ -45,11 +45,8 @@ def conform(
     """Check what all kinds have in common, build the plugin, and run the checks of its kind.
 
     `checks` returns generators of sentences. The first one checks the types and shapes of results, and that they are
-    reproducible. If it finds a problem, the others are skipped, because they would report its consequences.
-
-    Raises:
-        ConformanceError: there are findings; it has all of them.
-        PluginError: no plugin of that name can be loaded.
+    reproducible. If it finds a problem, the others are skipped, because they would report its consequences. Raises
+    ConformanceError if there are findings, and PluginError if no plugin of that name can be loaded.
     """
     registry.require_kind(kind)
     given = dict(params or {})
@@ -74,8 +71,7 @@ def conform(
 def call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What a plugin's method returns.
 
-    Raises:
-        Finding: it raised an exception, or changed the global gradient mode.
+    Raises Finding if it raised an exception, or changed the global gradient mode.
     """
     before = torch.is_grad_enabled()
     try:
@@ -96,8 +92,7 @@ def call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
 def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     """The gradients of a scalar with respect to each input, 0 where it does not depend on it; keeps the graph.
 
-    Raises:
-        Finding: the backward pass raised an exception.
+    Raises Finding if the backward pass raised an exception.
     """
     given: tuple[Tensor, ...] = call(
         "the backward pass", torch.autograd.grad, value, inputs, retain_graph=True, materialize_grads=True
@@ -108,8 +103,7 @@ def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
 def touched(value: Tensor, weights: Mapping[str, Tensor]) -> list[str]:
     """The names of the weights that the gradient of a scalar reaches; other leaves keep the gradient.
 
-    Raises:
-        Finding: the backward pass raised an exception.
+    Raises Finding if the backward pass raised an exception.
     """
     call("the backward pass", torch.autograd.backward, value)
     names = [name for name, weight in weights.items() if weight.grad is not None]

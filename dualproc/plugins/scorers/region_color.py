@@ -66,8 +66,7 @@ class RegionColor:
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] distances of `images` [B, 3, H, W] in [0, 1]; nan where the region has no dominant colour.
 
-        Raises:
-            PluginError: a prompt lacks the field `field`, or the field is not a colour.
+        Raises PluginError if a prompt lacks the field `field`, or the field is not a colour.
         """
         wanted = [self._shades(context.prompts[index] if self.params.field else None) for index in range(len(images))]
         values = [
