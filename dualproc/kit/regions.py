@@ -148,9 +148,8 @@ def _fit(colours: Array, basis: Array, inside: Array, stiff: float) -> Array:
 def _basis(height: int, width: int) -> Array:
     """[H * W, 4]: 1, column, row and squared row of each pixel, with columns and rows scaled to [-1, 1]."""
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    return (
-        np.stack([np.ones_like(rows), columns, rows, rows**2], axis=-1).reshape(height * width, -1).astype(np.float32)
-    )
+    basis = np.stack([np.ones_like(rows), columns, rows, rows**2], axis=-1)
+    return basis.reshape(height * width, -1).astype(np.float32)
 
 
 def _unexplained(lab: Array, plain: Array) -> Array:
@@ -207,11 +206,9 @@ def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float) -
         most: Mask = (what & where).sum(0) > 0.6 * where.sum(0)
         return most
 
-    sky_like, ground_like = explained & (ground_share < 0.35), explained & (ground_share > 0.65)
-    seen = mostly(sky_like, over) & mostly(ground_like, under)
-    denied = (mostly(sky_like, over) & mostly(sky_like, under)) | (
-        mostly(ground_like, over) & mostly(ground_like, under)
-    )
+    sky_over, sky_under = (mostly(explained & (ground_share < 0.35), where) for where in (over, under))
+    ground_over, ground_under = (mostly(explained & (ground_share > 0.65), where) for where in (over, under))
+    seen, denied = sky_over & ground_under, (sky_over & sky_under) | (ground_over & ground_under)
     if seen.mean() < LEAST_SEEN or seen.sum() <= denied.sum():
         return None
     step = np.linalg.norm((ground - sky)[np.clip(line.astype(int), 0, height - 1), np.arange(width)], axis=-1)

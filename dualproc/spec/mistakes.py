@@ -30,17 +30,12 @@ def raise_mistakes(mistakes: Sequence[Mistake], value: Any) -> None:
 
     Raises ValidationError if there is at least one mistake.
     """
-    if not mistakes:
-        return
-    details = [
-        InitErrorDetails(
-            type=PydanticCustomError("mistake", "{message}", {"message": mistake.message, "hint": mistake.hint}),
-            loc=mistake.path,
-            input=value,
-        )
-        for mistake in mistakes
-    ]
-    raise ValidationError.from_exception_data("spec", details)
+    details = []
+    for path, message, hint in mistakes:
+        error = PydanticCustomError("mistake", "{message}", {"message": message, "hint": hint})
+        details.append(InitErrorDetails(type=error, loc=path, input=value))
+    if details:
+        raise ValidationError.from_exception_data("spec", details)
 
 
 def show(value: Any) -> str:

@@ -271,16 +271,14 @@ class TaskSpec(SpecModel):
     @classmethod
     def _check_questions(cls, value: Any, info: ValidationInfo) -> Any:
         mistakes: list[Mistake] = []
-        prompts = info.data.get("prompts")
+        prompts, names = info.data.get("prompts"), variant_names(info)
         several = isinstance(value, tuple)
         for index, question in enumerate(value if several else [value] if value else []):
             path: KeyPath = (index,) if several else ()
             mistakes += _unfilled(question.model_dump(exclude={"template"}), info, path)
             if prompts:
-                names = variant_names(info)
-                mistakes += prompts.placeholder_mistakes(
-                    question.template, (*path, "template"), also=("prompt",), suggested=names
-                )
+                place = (*path, "template")
+                mistakes += prompts.placeholder_mistakes(question.template, place, also=("prompt",), suggested=names)
             if len(mistakes) > MAX_PROBLEMS:
                 break
         if several and len({len(question.candidates) for question in value}) > 1:

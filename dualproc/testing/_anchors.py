@@ -12,7 +12,7 @@ from dualproc import registry
 from dualproc.protocols import Generator
 from dualproc.types import Sample
 
-from ._conform import apart, call, conform, described, differ, gradients, has_form, touched
+from ._conform import apart, call, conform, differ, gradients, one_per_image, touched
 from ._probes import PROMPTS, SEEDS, attach_lora, weights_of
 
 TEXTS = tuple(prompt.text for prompt in PROMPTS[:2])
@@ -53,9 +53,10 @@ def _shipped() -> Generator:
     return built
 
 
-def _penalty(anchor: Any, generator: Generator, sample: Sample, prompts: Sequence[str]) -> Any:
-    rng = torch.Generator().manual_seed(0)
-    return call("penalty", anchor.penalty, sample, generator, list(prompts), list(SEEDS[: len(prompts)]), rng)
+def _penalty(anchor: Any, generator: Generator, sample: Sample, prompts: Sequence[str]) -> Tensor:
+    rng, count = torch.Generator().manual_seed(0), len(prompts)
+    value = call("penalty", anchor.penalty, sample, generator, list(prompts), list(SEEDS[:count]), rng)
+    return one_per_image(value, count, "penalty returns", f" for a sample of {count} images")
 
 
 def _moved(sample: Sample) -> Sample:
@@ -72,12 +73,6 @@ def _moved(sample: Sample) -> Sample:
 def _form(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[str], tolerance: float) -> Iterator[str]:
     given = Sample(drawn.images.clone(), drawn.latents.clone())
     value = _penalty(anchor, generator, given, prompts)
-    if not has_form(value, [len(prompts)]):
-        yield (
-            f"penalty returns {described(value)} for a sample of {len(prompts)} images; expected float"
-            f" [{len(prompts)}], one number per image"
-        )
-        return
     for penalty in (value, _penalty(anchor, generator, _moved(drawn), prompts)):
         if not (penalty.isfinite() & (penalty >= 0)).all():
             yield f"penalty returns {penalty.tolist()}; expected finite numbers >= 0"

@@ -6,7 +6,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ RESERVED = dict.fromkeys(KINDS, ("type",)) | {"anchors": ("type", "weight"), "ju
 """Keys that a spec reads itself: a spec could not set a parameter of such a name."""
 MEMORY_KINDS = ("generators", "judges")
 """The kinds whose parameters `MemoryOptions` describes."""
+
+Result = TypeVar("Result")
 
 
 class ConformanceError(AssertionError):
@@ -68,7 +70,7 @@ def conform(
         raise ConformanceError(label, list(dict.fromkeys(findings)))
 
 
-def call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call(name: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
     """What a plugin's method returns.
 
     Raises Finding if it raised an exception, or changed the global gradient mode.
@@ -94,10 +96,7 @@ def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
 
     Raises Finding if the backward pass raised an exception.
     """
-    given: tuple[Tensor, ...] = call(
-        "the backward pass", torch.autograd.grad, value, inputs, retain_graph=True, materialize_grads=True
-    )
-    return given
+    return call("the backward pass", torch.autograd.grad, value, inputs, retain_graph=True, materialize_grads=True)
 
 
 def touched(value: Tensor, weights: Mapping[str, Tensor]) -> list[str]:
@@ -124,6 +123,14 @@ def has_form(value: Any, shape: Sequence[int | None]) -> bool:
     if not (isinstance(value, Tensor) and value.is_floating_point() and value.ndim == len(shape)):
         return False
     return all(expected in (None, length) for expected, length in zip(shape, value.shape, strict=True))
+
+
+def one_per_image(value: Any, count: int, start: str, end: str = "") -> Tensor:
+    """The value, if it is float [count]. Raises Finding for any other; the sentence describes it after `start`."""
+    if not has_form(value, [count]):
+        raise Finding(f"{start} {described(value)}{end}; expected float [{count}], one number per image")
+    numbers: Tensor = value
+    return numbers
 
 
 def apart(a: Tensor, b: Tensor) -> float:

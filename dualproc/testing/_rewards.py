@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dualproc.types import Answers
 
-from ._conform import call, conform, described, differ, gradients, has_form
+from ._conform import call, conform, described, differ, gradients, one_per_image
 
 Case = tuple[Sequence[int], int]
 """The wanted answer of each question, and the number of candidates of all questions."""
@@ -48,20 +48,15 @@ def _scores(wanted: Sequence[int], candidates: int) -> Tensor:
     return torch.randn(3, len(wanted), candidates + 1, generator=rng).log_softmax(-1)[..., :-1].contiguous()
 
 
-def _rewarded(reward: Any, scores: Tensor, wanted: Sequence[int], name: str = "the reward") -> Any:
-    return call(name, reward, Answers(scores, torch.ones(scores.shape[1:], dtype=torch.long)), list(wanted))
+def _rewarded(reward: Any, scores: Tensor, wanted: Sequence[int], name: str = "the reward") -> Tensor:
+    value = call(name, reward, Answers(scores, torch.ones(scores.shape[1:], dtype=torch.long)), list(wanted))
+    return one_per_image(value, len(scores), f"{name} of log-likelihoods {described(scores)} is")
 
 
 def _form(reward: Any, cases: Sequence[Case], tolerance: float) -> Iterator[str]:
     for wanted, candidates in cases:
         scores, same = _scores(wanted, candidates), _scores(wanted, candidates)
         value = _rewarded(reward, scores, wanted)
-        if not has_form(value, [3]):
-            yield (
-                f"the reward of log-likelihoods {described(scores)} is {described(value)}; expected float [3], one"
-                " number per image"
-            )
-            return
         if not same.equal(scores):
             yield "the reward changes the log-likelihoods in place"
         again = _rewarded(reward, same, wanted)

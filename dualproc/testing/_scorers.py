@@ -12,7 +12,7 @@ from torch import Tensor
 from dualproc.types import Prompt, ScoreContext
 from dualproc.wording import plural
 
-from ._conform import Finding, apart, call, conform, described, differ, has_form
+from ._conform import apart, call, conform, described, differ, has_form, one_per_image
 from ._probes import PROMPTS, scenes
 
 SCENES = ((3, (64, 64)), (2, (96, 128)))
@@ -79,12 +79,7 @@ def _form(scorer: Any, images: Tensor, context: ScoreContext, tolerance: float) 
 
 def _scored(scorer: Any, images: Tensor, context: ScoreContext) -> Tensor:
     values = call(f"score of images {list(images.shape)}", scorer.score, images, context)
-    count = len(images)
-    if not has_form(values, [count]):
-        given = plural(count, "image")
-        raise Finding(f"score returns {described(values)} for {given}; expected float [{count}], one number per image")
-    scores: Tensor = values
-    return scores
+    return one_per_image(values, len(images), "score returns", f" for {plural(len(images), 'image')}")
 
 
 def _declared(scorer: Any) -> Iterator[str]:

@@ -110,9 +110,8 @@ def _feet_of_touching(mask: Mask, a: float, b: float) -> tuple[float, float]:
     from dualproc.kit.regions import connected_parts
 
     for depth in range(1, DEEPEST + 1):
-        cores = [
-            part for part in connected_parts(binary_erosion(mask, iterations=depth)) if part.sum() > CORE * mask.sum()
-        ]
+        parts = connected_parts(binary_erosion(mask, iterations=depth))
+        cores = [part for part in parts if part.sum() > CORE * mask.sum()]
         if not cores:
             break
         at_a, at_b = (min(cores, key=lambda core: _aside(core, here)) for here in (a, b))

@@ -85,14 +85,11 @@ def features(ink: Tensor) -> Tensor:
     dy = F.pad(ink, (0, 0, 0, 1), mode="replicate").diff(dim=-2)
     variation = (dx.square() + dy.square() + 1e-8).sqrt().flatten(1).sum(1)
     by_edges = 2 * area / variation
-    smooth = F.avg_pool2d(F.pad(ink, (1, 1, 1, 1)), 3, 1)
-    smooth = F.avg_pool2d(F.pad(smooth, (1, 1, 1, 1)), 3, 1)
-    across = [smooth.roll(1, d) for d in (-1, -2)], [smooth.roll(-1, d) for d in (-1, -2)]
+    smooth = F.avg_pool2d(F.avg_pool2d(ink, 3, stride=1, padding=1), 3, stride=1, padding=1)
     ridge = torch.zeros_like(ink, dtype=torch.bool)
-    for before, after in zip(*across, strict=True):
-        ridge |= (smooth >= before) & (smooth > after)
+    for axis in (-1, -2):
+        ridge |= (smooth >= smooth.roll(1, axis)) & (smooth > smooth.roll(-1, axis))
     by_ridges = area / (ridge & (smooth > 0.1)).float().flatten(1).sum(1).clamp(min=1)
     contrast = ink.square().flatten(1).sum(1) / area
-    return torch.stack(
-        [torch.ones_like(area), by_edges, by_ridges, contrast, by_edges**2, by_ridges**2, by_edges * by_ridges], dim=1
-    )
+    ones, both = torch.ones_like(area), by_edges * by_ridges
+    return torch.stack([ones, by_edges, by_ridges, contrast, by_edges**2, by_ridges**2, both], dim=1)

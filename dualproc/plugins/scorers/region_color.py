@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -69,11 +70,8 @@ class RegionColor:
         Raises PluginError if a prompt lacks the field `field`, or the field is not a colour.
         """
         wanted = [self._shades(context.prompts[index] if self.params.field else None) for index in range(len(images))]
-        values = [
-            distances(colour[None], names)[0] if colour is not None else float("nan")
-            for colour, names in zip(self.found(images), wanted, strict=True)
-        ]
-        return images.new_tensor(values)
+        pairs = zip(self.found(images), wanted, strict=True)
+        return images.new_tensor([math.nan if one is None else distances(one[None], names)[0] for one, names in pairs])
 
     def found(self, images: Tensor) -> list[npt.NDArray[np.float64] | None]:
         """The region's colour [3] in each image, in CIELAB; None if it has no dominant colour."""
@@ -95,10 +93,10 @@ class RegionColor:
                 f"region_color: the prompt {prompt.text!r} has no field `{self.params.field}`",
                 hint=f"its fields are {', '.join(prompt.fields)}; set `field` to the one that names the colour",
             )
+        name = prompt.fields[self.params.field]
         try:
-            return shades(prompt.fields[self.params.field])
+            return shades(name)
         except ValueError:
-            name = prompt.fields[self.params.field]
             message = f"region_color: unknown colour {name!r} in the field `{self.params.field}` of {prompt.text!r}"
             raise PluginError(message, hint=COLOR_HINT) from None
 
