@@ -206,18 +206,17 @@ def _read_each_file(group: str, unreadable: list[str]) -> Iterator[tuple[str, st
 
     Lines that cannot be parsed are returned unchanged; such a plugin fails when it is loaded.
     """
-    for folder in sys.path:
-        for pattern in ("*.dist-info/entry_points.txt", "*.egg-info/entry_points.txt"):
-            for file in sorted(Path(folder).glob(pattern)):
-                parser = entrypoints.CaseSensitiveConfigParser(delimiters=("=",))
-                try:
-                    parser.read(file, encoding="utf-8")
-                    lines = parser.items(group) if parser.has_section(group) else []
-                except (configparser.Error, UnicodeError, OSError) as error:
-                    unreadable.append(f"{file} cannot be read: {' '.join(str(error).split())}")
-                    continue
-                distro = entrypoints.Distribution.from_name_version(file.parent.stem)
-                yield from ((name, target, distro) for name, target in lines)
+    patterns = ("*.dist-info/entry_points.txt", "*.egg-info/entry_points.txt")
+    for file in [file for folder in sys.path for pattern in patterns for file in sorted(Path(folder).glob(pattern))]:
+        parser = entrypoints.CaseSensitiveConfigParser(delimiters=("=",))
+        try:
+            parser.read(file, encoding="utf-8")
+            lines = parser.items(group) if parser.has_section(group) else []
+        except (configparser.Error, UnicodeError, OSError) as error:
+            unreadable.append(f"{file} cannot be read: {' '.join(str(error).split())}")
+            continue
+        distro = entrypoints.Distribution.from_name_version(file.parent.stem)
+        yield from ((name, target, distro) for name, target in lines)
 
 
 def _unknown_name(kind: str, name: str, known: Discovery) -> PluginError:

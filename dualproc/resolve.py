@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
 
-from dualproc.spec.document import Node, from_data, problem_at
+from dualproc.spec.document import Node, from_data, problem_at, split
 from dualproc.spec.messages import for_report
 from dualproc.spec.mistakes import MAX_PROBLEMS
 
@@ -136,19 +136,8 @@ def _remote_code_problems(place: PluginPlace, document: Node) -> list[Problem]:
     """One problem for each key `trust_remote_code` in a plugin's parameters, at any depth."""
     message = f"`{TRUST}` cannot be set: dualproc never runs code that comes with a model"
     hint = "use a model whose classes are part of the installed diffusers or transformers, see SECURITY.md"
-    return [problem_at(document, path, message, hint=hint) for path in _keys_named(TRUST, place.params, place.path)]
-
-
-def _keys_named(name: str, value: Any, path: str) -> Iterator[str]:
-    """The dotted paths of all keys with a name, at any depth."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if key == name:
-                yield f"{path}.{key}"
-            yield from _keys_named(name, item, f"{path}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _keys_named(name, item, f"{path}.{index}")
+    keys = [path for path, _ in from_data(place.params).walk() if path[-1] == TRUST]
+    return [problem_at(document, split(place.path) + key, message, hint=hint) for key in keys]
 
 
 def _raise_problems(problems: Iterable[Problem]) -> None:

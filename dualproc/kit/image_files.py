@@ -84,8 +84,6 @@ def _opened(file: Path) -> Iterator[Image]:
     try:
         with Image.open(file) as image:
             yield image
-    except DualprocError:
-        raise
     except Exception as error:  # Pillow's readers raise anything on a damaged file
         reason = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else error
         raise DualprocError(f"{file} cannot be read as an image: {reason}") from error
@@ -93,11 +91,13 @@ def _opened(file: Path) -> Iterator[Image]:
 
 def _rgb(image: Image) -> Image:
     """The first frame, upright, in 8-bit RGB."""
+    import numpy as np
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):
-        return _eight_bits(upright)
+    if upright.mode.startswith("I"):  # 16 bits; Pillow's own `convert` would clip all but the darkest values
+        grey = (np.asarray(upright).astype(np.float64) / 257).round().clip(0, 255)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if upright.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if not upright.has_transparency_data:
@@ -105,12 +105,3 @@ def _rgb(image: Image) -> Image:
     shown = upright.convert("RGBA")
     white = Image.new("RGBA", shown.size, "white")
     return Image.alpha_composite(white, shown).convert("RGB")
-
-
-def _eight_bits(grey: Image) -> Image:
-    """A 16-bit grey image in 8 bits; Pillow's own `convert` would clip all but the darkest values."""
-    import numpy as np
-    from PIL import Image
-
-    values = (np.asarray(grey).astype(np.float64) / 257).round().clip(0, 255)
-    return Image.fromarray(values.astype(np.uint8)).convert("RGB")

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from dualproc.errors import Problem
+from dualproc.errors import Problem, SpecError
 
 from .document import MAX_DEPTH, Node, Place, Scalar
 
@@ -53,7 +53,7 @@ def read_text(text: str, source: str, *, is_json: bool = False) -> tuple[Node | 
     reader = _Reader(text, source)
     try:
         return reader.document(), reader.problems
-    except _UnreadableError:
+    except SpecError:
         pass
     except yaml.MarkedYAMLError as error:
         reader.report_syntax(error)
@@ -64,10 +64,6 @@ def read_text(text: str, source: str, *, is_json: bool = False) -> tuple[Node | 
     except (ValueError, OverflowError):  # PyYAML hands a `\U` escape beyond Unicode to chr()
         reader.report("an escape sequence in a quoted string is not a Unicode character", Place(source))
     return None, reader.problems
-
-
-class _UnreadableError(Exception):
-    """Reading cannot continue; the reason is the last of the reader's `problems`."""
 
 
 class _Reader:
@@ -164,4 +160,4 @@ class _Reader:
 
     def fail(self, message: str, place: Place, hint: str | None = None) -> NoReturn:
         self.report(message, place, hint)
-        raise _UnreadableError
+        raise SpecError(self.problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,8 @@ class _Check:
         if isinstance(targets, str) or not targets or not all(isinstance(target, str) for target in targets):
             raise Finding(f"lora_targets are {targets!r}; expected name endings of linear layers")
         linear = [name for name, part in module.named_modules() if isinstance(part, nn.Linear)]
-        if lost := [target for target in targets if not any(_ends_in(name, target) for name in linear)]:
+        endings = {target: r"(.+\.)?" + re.escape(target).replace(r"\*", r"[^.]+") for target in targets}
+        if lost := [target for target in targets if not any(re.fullmatch(endings[target], name) for name in linear)]:
             yield (
                 f"lora_targets that match no linear layer of {type(module).__name__}: {', '.join(lost)}; its linear"
                 f" layers are {listed(linear)}"
@@ -262,9 +264,3 @@ class _Check:
         off = max(apart(value, after[name]) for name, value in before.items())
         if off > 1e-2 * max(value.abs().max().item() for value in before.values()):
             yield f"save_lora writes weights that differ from its `layers` by up to {off:.3g}"
-
-
-def _ends_in(name: str, target: str) -> bool:
-    parts, ending = name.split("."), target.split(".")
-    pairs = zip(reversed(parts), reversed(ending), strict=False)
-    return len(ending) <= len(parts) and all(target_part in ("*", part) for part, target_part in pairs)
