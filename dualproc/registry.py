@@ -11,20 +11,20 @@ import inspect
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import entrypoints
+from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 
 from . import protocols
 from .errors import PluginError
 from .protocols import API_VERSION, KINDS, Preset
 from .wording import suggestion
-
-if TYPE_CHECKING:
-    from pydantic import BaseModel
 
 PROTOCOLS: Mapping[str, type] = {
     "generators": protocols.Generator,
@@ -74,12 +74,9 @@ class LoadedPlugin:
     def params(self, given: Mapping[str, Any]) -> Any:
         """Build the plugin's `Params`; values in `given` override those of the preset.
 
-        Raises:
-            pydantic.ValidationError: the parameters are not valid.
-            PluginError: the plugin's own validation code raised another error.
+        Raises pydantic.ValidationError if the parameters are not valid, and PluginError if the plugin's own validation
+        code raised another error.
         """
-        from pydantic import ValidationError
-
         try:
             return validated(self.cls.Params, {**self.preset, **given})
         except ValidationError:
@@ -100,13 +97,9 @@ def validated(params: type[BaseModel], given: Mapping[str, Any]) -> Any:
     """Validate parameters from a spec with a plugin's `Params`, in pydantic's strict mode.
 
     Types are not converted: `true` and `"5"` are not numbers, and `2.5` is not an integer. The values are passed as
-    JSON, because only for JSON does strict mode accept a list for a tuple and a string for a path.
-
-    Raises:
-        pydantic.ValidationError: the parameters are not valid. Validators of a plugin may raise other errors.
+    JSON, because only for JSON does strict mode accept a list for a tuple and a string for a path. Raises
+    pydantic.ValidationError if the parameters are not valid. Validators of a plugin may raise other errors.
     """
-    from pydantic_core import to_json
-
     return params.model_validate_json(to_json(dict(given), inf_nan_mode="constants"), strict=True)
 
 
@@ -140,7 +133,7 @@ def discover(kind: str) -> Discovery:
         found = list(_read_each_file(group, unreadable))
     unique: dict[tuple[str, str], Entry] = {}
     for name, target, distro in found:
-        entry = _entry(kind, name, target, distro)
+        entry = Entry(kind, name, _normalised(distro.name), distro.version or _version(distro.name), target)
         unique.setdefault((entry.name, entry.distribution), entry)
     return Discovery(tuple(sorted(unique.values(), key=lambda e: (e.name, e.distribution))), tuple(unreadable))
 
@@ -153,8 +146,7 @@ def entries(kind: str) -> tuple[Entry, ...]:
 def find(kind: str, name: str) -> Entry:
     """Find the plugin with this `name`, or `distribution/name`.
 
-    Raises:
-        PluginError: no plugin has this name, or several distributions have a plugin of this name.
+    Raises PluginError if no plugin has this name, or several distributions have a plugin of this name.
     """
     known = discover(kind)
     distribution, _, bare = name.rpartition("/")
@@ -174,10 +166,8 @@ def find(kind: str, name: str) -> Entry:
 def load(kind: str, name: str) -> LoadedPlugin:
     """Import the plugin called `name`, follow presets to the plugin class, and check the class.
 
-    A preset's parameters override, key by key, those of the preset that it builds on.
-
-    Raises:
-        PluginError: the plugin cannot be found or imported, or does not match the protocol of its kind.
+    A preset's parameters override, key by key, those of the preset that it builds on. Raises PluginError if the plugin
+    cannot be found or imported, or does not match the protocol of its kind.
     """
     named = entry = find(kind, name)
     chain: list[Entry] = []
@@ -185,35 +175,30 @@ def load(kind: str, name: str) -> LoadedPlugin:
     params: dict[str, Any] = {}
     while isinstance(thing := _import(entry), Preset):
         _check_api_version(entry, thing)
-        _check_preset(entry, thing)
+        if not (isinstance(thing.of, str) and isinstance(thing.summary, str) and isinstance(thing.params, Mapping)):
+            raise _unusable(entry, "its Preset needs strings for `of` and `summary`, and a mapping for `params`")
         chain.append(entry)
         summary = summary or thing.summary
         params = {**thing.params, **params}
         entry = _find_base(entry, thing)
         if entry in chain:
             cycle = " -> ".join(f"'{link.name}'" for link in [*chain, entry])
-            raise _unusable(named, f"its presets form a cycle: {cycle}", _TELL_AUTHOR)
+            raise _unusable(named, f"its presets form a cycle: {cycle}")
     _check_api_version(entry, thing)
     if faults := class_faults(kind, thing):
-        raise _unusable(entry, "; ".join(faults), _TELL_AUTHOR)
-    return LoadedPlugin(named, thing, summary or _first_line(thing), params)
-
-
-_TELL_AUTHOR = "report this to the plugin's author"
+        raise _unusable(entry, "; ".join(faults))
+    return LoadedPlugin(named, thing, summary or (thing.__doc__ or "").strip().partition("\n")[0], params)
 
 
 def _normalised(distribution: str) -> str:
     return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
-def _entry(kind: str, name: str, target: str, distro: Any) -> Entry:
-    version = distro.version
-    if version is None:  # entrypoints finds no version in the egg-info folder of an editable install
-        try:
-            version = importlib.metadata.version(distro.name)
-        except importlib.metadata.PackageNotFoundError:
-            version = None
-    return Entry(kind, name, _normalised(distro.name), version, target)
+def _version(distribution: str) -> str | None:
+    """The version from the metadata: entrypoints finds none in the egg-info folder of an editable install."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(distribution)
+    return None
 
 
 def _read_each_file(group: str, unreadable: list[str]) -> Iterator[tuple[str, str, Any]]:
@@ -221,18 +206,17 @@ def _read_each_file(group: str, unreadable: list[str]) -> Iterator[tuple[str, st
 
     Lines that cannot be parsed are returned unchanged; such a plugin fails when it is loaded.
     """
-    for folder in sys.path:
-        for pattern in ("*.dist-info/entry_points.txt", "*.egg-info/entry_points.txt"):
-            for file in sorted(Path(folder).glob(pattern)):
-                parser = entrypoints.CaseSensitiveConfigParser(delimiters=("=",))
-                try:
-                    parser.read(file, encoding="utf-8")
-                    lines = parser.items(group) if parser.has_section(group) else []
-                except (configparser.Error, UnicodeError, OSError) as error:
-                    unreadable.append(f"{file} cannot be read: {' '.join(str(error).split())}")
-                    continue
-                distro = entrypoints.Distribution.from_name_version(file.parent.stem)
-                yield from ((name, target, distro) for name, target in lines)
+    patterns = ("*.dist-info/entry_points.txt", "*.egg-info/entry_points.txt")
+    for file in [file for folder in sys.path for pattern in patterns for file in sorted(Path(folder).glob(pattern))]:
+        parser = entrypoints.CaseSensitiveConfigParser(delimiters=("=",))
+        try:
+            parser.read(file, encoding="utf-8")
+            lines = parser.items(group) if parser.has_section(group) else []
+        except (configparser.Error, UnicodeError, OSError) as error:
+            unreadable.append(f"{file} cannot be read: {' '.join(str(error).split())}")
+            continue
+        distro = entrypoints.Distribution.from_name_version(file.parent.stem)
+        yield from ((name, target, distro) for name, target in lines)
 
 
 def _unknown_name(kind: str, name: str, known: Discovery) -> PluginError:
@@ -255,7 +239,7 @@ def failure(entry: Entry, error: BaseException) -> PluginError:
     return _unusable(entry, cause, remedy)
 
 
-def _unusable(entry: Entry, cause: str, remedy: str) -> PluginError:
+def _unusable(entry: Entry, cause: str, remedy: str = "report this to the plugin's author") -> PluginError:
     return PluginError(f"{entry} cannot be used: {cause}", hint=remedy)
 
 
@@ -264,9 +248,8 @@ def _import(entry: Entry) -> Any:
     try:
         return entrypoints.EntryPoint.from_string(entry.target, entry.name).load()
     except entrypoints.BadEntryPoint as error:
-        raise _unusable(
-            entry, f"expected an entry point of the form module:object, got '{entry.target}'", _TELL_AUTHOR
-        ) from error
+        cause = f"expected an entry point of the form module:object, got '{entry.target}'"
+        raise _unusable(entry, cause) from error
     except (Exception, SystemExit) as error:  # a third-party module may raise anything, or end the process
         raise failure(entry, error) from error
 
@@ -305,14 +288,13 @@ def class_faults(kind: str, thing: Any) -> list[str]:
     if not isinstance(thing, type):
         return ["it is neither a class nor a dualproc.protocols.Preset"]
     members = {name for base in thing.__mro__ for name in vars(base)}
-    missing = [name for name in _required(PROTOCOLS[kind]) if name not in members]
+    required = [*methods(PROTOCOLS[kind]), *inspect.get_annotations(PROTOCOLS[kind])]  # properties may be set later
+    missing = [name for name in required if name not in members]
     lacks = [f"{thing.__name__} lacks {', '.join(missing)}"] if missing else []
     return [*_params_faults(thing), *lacks]
 
 
 def _params_faults(cls: type) -> list[str]:
-    from pydantic import BaseModel
-
     params = getattr(cls, "Params", None)
     if not (isinstance(params, type) and issubclass(params, BaseModel)):
         return [f"{cls.__name__} has no nested pydantic model Params"]
@@ -327,20 +309,7 @@ def _params_faults(cls: type) -> list[str]:
     return faults
 
 
-def _check_preset(entry: Entry, preset: Preset) -> None:
-    """Raise PluginError if a preset's fields have wrong types; the dataclass does not check them."""
-    if not (isinstance(preset.of, str) and isinstance(preset.summary, str) and isinstance(preset.params, Mapping)):
-        raise _unusable(
-            entry, "its Preset needs strings for `of` and `summary`, and a mapping for `params`", _TELL_AUTHOR
-        )
-
-
-def _required(protocol: type) -> list[str]:
-    """The methods and class variables that a class must define. Properties may be set in the constructor."""
-    methods = [name for name, value in vars(protocol).items() if inspect.isfunction(value)]
-    public = [name for name in methods if name == "__call__" or not name.startswith("_")]
-    return [*public, *inspect.get_annotations(protocol)]
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().partition("\n")[0]
+def methods(protocol: type) -> dict[str, Callable[..., Any]]:
+    """The methods that a protocol declares, by name."""
+    found = {name: value for name, value in vars(protocol).items() if inspect.isfunction(value)}
+    return {name: value for name, value in found.items() if name == "__call__" or not name.startswith("_")}

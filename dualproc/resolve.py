@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from dualproc.spec.document import Node, from_data, problem_at, split
 from dualproc.spec.messages import for_report
@@ -30,8 +29,7 @@ TRUST = "trust_remote_code"
 def load_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> TaskSpec:
     """Read and check a spec file, including the parameters of every plugin that it names.
 
-    Raises:
-        SpecError: the spec has mistakes (it lists each with its place), or it has variants and none is chosen.
+    Raises SpecError if the spec has mistakes (it lists each with its place), or it has variants and none is chosen.
     """
     return read_checked(path, overrides=overrides, variant=variant).require()
 
@@ -41,8 +39,7 @@ def read_checked(
 ) -> LoadedSpec:
     """Like `load_spec`, but also returns the origin of every value, and without a chosen variant checks all of them.
 
-    Raises:
-        SpecError: the spec has mistakes; it lists each with its place.
+    Raises SpecError if the spec has mistakes; it lists each with its place.
     """
     loaded = read_spec(path, overrides=overrides, variant=variant)
     load = functools.cache(registry.load)
@@ -50,7 +47,7 @@ def read_checked(
     for one in loaded.each():
         if len(problems) > MAX_PROBLEMS:
             break
-        problems += _plugin_problems(one.plugins(), one, load)
+        problems += _plugin_problems(one.plugins(), one.document, load)
     _raise_problems(problems)
     return loaded
 
@@ -58,26 +55,23 @@ def read_checked(
 def check_plugins(spec: TaskSpec) -> None:
     """Check every plugin that a spec names and its parameters, without building any of them.
 
-    Raises:
-        SpecError: there are mistakes; it lists each with its path.
+    Raises SpecError if there are mistakes; it lists each with its path.
     """
-    _raise_problems(_plugin_problems(spec.plugins(), _PathLocator(from_data(spec)), functools.cache(registry.load)))
+    _raise_problems(_plugin_problems(spec.plugins(), from_data(spec), functools.cache(registry.load)))
 
 
 def build(kind: str, ref: PluginRef) -> Any:
     """Build a live plugin of a kind.
 
-    Raises:
-        PluginError: the plugin cannot be found, loaded or built.
-        SpecError: its parameters are not valid.
+    Raises PluginError if the plugin cannot be found, loaded or built, and SpecError if its parameters are not valid.
     """
     plugin = registry.load(kind, ref.type)
-    place, locator = PluginPlace(kind, kind, ref.type, ref.params), _PathLocator(from_data({kind: ref}))
-    _raise_problems(_remote_code_problems(place, locator))
+    place, document = PluginPlace(kind, kind, ref.type, ref.params), from_data({kind: ref})
+    _raise_problems(_remote_code_problems(place, document))
     try:
         params = plugin.params(ref.params)
     except ValidationError as error:
-        raise SpecError(_params_problems(error, plugin, place, locator)) from error
+        raise SpecError(_params_problems(error, plugin, place, document)) from error
     try:
         return plugin.cls(params)
     except DualprocError:
@@ -106,79 +100,44 @@ def installed_schema() -> tuple[dict[str, Any], list[PluginError]]:
     return json_schema(params), broken
 
 
-class _Locator(Protocol):
-    """Converts mistakes to problems with the place of the value in the spec."""
-
-    def problem(self, path: str, message: str, *, hint: str | None = None) -> Problem: ...
-
-    def problems_from(self, error: ValidationError, model: type[BaseModel], path: str) -> list[Problem]: ...
-
-
-@dataclass(frozen=True)
-class _PathLocator:
-    """The locator of a spec that was not read from a file: its problems have only paths."""
-
-    document: Node
-
-    def problem(self, path: str, message: str, *, hint: str | None = None) -> Problem:
-        return problem_at(self.document, split(path), message, hint=hint)
-
-    def problems_from(self, error: ValidationError, model: type[BaseModel], path: str) -> list[Problem]:
-        return problems_from(error, model, self.document, path=split(path))
-
-
 def _plugin_problems(
-    places: Iterable[PluginPlace], locator: _Locator, load: Callable[[str, str], LoadedPlugin]
+    places: Iterable[PluginPlace], document: Node, load: Callable[[str, str], LoadedPlugin]
 ) -> list[Problem]:
     problems: list[Problem] = []
     for place in places:
         if len(problems) > MAX_PROBLEMS:
             break
-        if forbidden := _remote_code_problems(place, locator):
+        if forbidden := _remote_code_problems(place, document):
             problems += forbidden
             continue
         try:
             plugin = load(place.kind, place.type)
             plugin.params(place.params)
         except PluginError as error:
-            problems.append(locator.problem(f"{place.path}.type", error.message, hint=error.hint))
+            problems.append(problem_at(document, f"{place.path}.type", error.message, hint=error.hint))
         except ValidationError as error:
-            problems += _params_problems(error, plugin, place, locator)
+            problems += _params_problems(error, plugin, place, document)
     return problems
 
 
-def _params_problems(
-    error: ValidationError, plugin: LoadedPlugin, place: PluginPlace, locator: _Locator
-) -> list[Problem]:
+def _params_problems(error: ValidationError, plugin: LoadedPlugin, place: PluginPlace, document: Node) -> list[Problem]:
     """The problems of a plugin's parameters; those filled in by a preset are reported as the preset's mistake."""
     filled_in = set(plugin.preset) - set(place.params)
     faults = [details for details in error.errors() if details["loc"] and details["loc"][0] in filled_in]
     if not faults:
-        return locator.problems_from(error, plugin.cls.Params, place.path)
+        return problems_from(error, plugin.cls.Params, document, place.path)
     causes = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
     message = f"{plugin.entry} is a preset with invalid parameters: {causes}"
-    return [
-        locator.problem(f"{place.path}.type", message, hint=f"run `pip install --upgrade {plugin.entry.distribution}`")
-    ]
+    hint = f"run `pip install --upgrade {plugin.entry.distribution}`"
+    return [problem_at(document, f"{place.path}.type", message, hint=hint)]
 
 
-def _remote_code_problems(place: PluginPlace, locator: _Locator) -> list[Problem]:
+def _remote_code_problems(place: PluginPlace, document: Node) -> list[Problem]:
     """One problem for each key `trust_remote_code` in a plugin's parameters, at any depth."""
     message = f"`{TRUST}` cannot be set: dualproc never runs code that comes with a model"
     hint = "use a model whose classes are part of the installed diffusers or transformers, see SECURITY.md"
-    return [locator.problem(path, message, hint=hint) for path in _keys_named(TRUST, place.params, place.path)]
-
-
-def _keys_named(name: str, value: Any, path: str) -> Iterator[str]:
-    """The dotted paths of all keys with a name, at any depth."""
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if key == name:
-                yield f"{path}.{key}"
-            yield from _keys_named(name, item, f"{path}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _keys_named(name, item, f"{path}.{index}")
+    keys = [path for path, _ in from_data(place.params).walk() if path[-1] == TRUST]
+    return [problem_at(document, split(place.path) + key, message, hint=hint) for key in keys]
 
 
 def _raise_problems(problems: Iterable[Problem]) -> None:

@@ -19,6 +19,7 @@ from dualproc.spec import (
     Prompts,
     QuestionSpec,
     TaskSpec,
+    problems_from,
     read_spec,
     spec_from_dict,
     to_yaml,
@@ -205,7 +206,7 @@ def test_mistakes_in_plugin_parameters_have_the_same_messages(tmp_path: Path) ->
     place = next(place for place in loaded.plugins() if place.kind == "visual_prompts")
     with pytest.raises(ValidationError) as caught:
         Params.model_validate(place.params)
-    problems = loaded.problems_from(caught.value, Params, place.path)
+    problems = problems_from(caught.value, Params, loaded.document, place.path)
     assert [(p.path, p.message, p.hint, p.line) for p in problems] == [
         ("visual_prompt.layers.0.to", "`to` is missing", None, 16),
         ("visual_prompt.layers.0.width", "expected a number or a list, found the string 'wide'", None, 16),

@@ -12,6 +12,7 @@ from spec_texts import PLAIN, SPEC, load, only, write
 
 from dualproc.errors import SpecError
 from dualproc.spec import read_spec
+from dualproc.spec.document import problem_at
 from dualproc.spec.reading import read_text, scalar
 
 
@@ -45,8 +46,8 @@ def test_the_answer_yes_and_small_numbers_in_a_spec(tmp_path: Path) -> None:
 
 def test_every_value_and_key_has_its_place(tmp_path: Path) -> None:
     loaded = load(tmp_path, SPEC)
-    value = loaded.problem("visual_prompt.layers.0.color", "ugly")
-    key = loaded.problem("visual_prompt.layers.0.color", "ugly", at="key")
+    value = problem_at(loaded.document, "visual_prompt.layers.0.color", "ugly")
+    key = problem_at(loaded.document, "visual_prompt.layers.0.color", "ugly", at="key")
     line = 16
     assert (value.source, value.line, value.column) == (str(tmp_path / "spec.yaml"), line, 59)
     assert (key.line, key.column) == (line, 52)
@@ -57,7 +58,7 @@ def test_every_value_and_key_has_its_place(tmp_path: Path) -> None:
 
 
 def test_a_missing_path_points_at_the_enclosing_mapping(tmp_path: Path) -> None:
-    problem = load(tmp_path, SPEC).problem("train.lora.rank.x", "?", hint="!")
+    problem = problem_at(load(tmp_path, SPEC).document, "train.lora.rank.x", "?", hint="!")
     assert (problem.path, problem.line, problem.column, problem.hint) == ("train.lora.rank.x", 23, 19, "!")
 
 

@@ -81,15 +81,12 @@ def fill_polygon(canvas: Image, corners: Sequence[tuple[float, float]], color: s
     import numpy as np
 
     xs, ys = (np.array(values, dtype=float) for values in zip(*corners, strict=True))
-    left, right = max(0, floor(xs.min())), min(canvas.width, ceil(xs.max()))
-    top, bottom = max(0, floor(ys.min())), min(canvas.height, ceil(ys.max()))
-    grid_x, grid_y = np.arange(left, right)[None, :] + 0.5, np.arange(top, bottom)[:, None] + 0.5
-    edges_x, edges_y = np.roll(xs, -1) - xs, np.roll(ys, -1) - ys
-    uncovered = np.zeros((grid_y.size, grid_x.size))
-    for x, y, dx, dy in zip(xs, ys, edges_x, edges_y, strict=True):
-        inside = (dx * (grid_y - y) - dy * (grid_x - x)) / hypot(dx, dy)
+    corner, columns, rows = _centres(canvas, xs.min(), ys.min(), xs.max(), ys.max())
+    uncovered = np.zeros((rows.size, columns.size))
+    for x, y, dx, dy in zip(xs, ys, np.roll(xs, -1) - xs, np.roll(ys, -1) - ys, strict=True):
+        inside = (dx * (rows - y) - dy * (columns - x)) / hypot(dx, dy)
         uncovered += 1 - np.clip(inside + 0.5, 0, 1)
-    _paint(canvas, 1 - uncovered, (left, top), color)
+    _paint(canvas, 1 - uncovered, corner, color)
 
 
 def fill_disc(canvas: Image, center: tuple[float, float], radius: float, color: str) -> None:
@@ -97,10 +94,8 @@ def fill_disc(canvas: Image, center: tuple[float, float], radius: float, color: 
     import numpy as np
 
     x, y = center
-    left, right = max(0, floor(x - radius)), min(canvas.width, ceil(x + radius))
-    top, bottom = max(0, floor(y - radius)), min(canvas.height, ceil(y + radius))
-    grid_x, grid_y = np.arange(left, right)[None, :] + 0.5, np.arange(top, bottom)[:, None] + 0.5
-    _paint(canvas, radius + 0.5 - np.hypot(grid_x - x, grid_y - y), (left, top), color)
+    corner, columns, rows = _centres(canvas, x - radius, y - radius, x + radius, y + radius)
+    _paint(canvas, radius + 0.5 - np.hypot(columns - x, rows - y), corner, color)
 
 
 def fill_rectangle(canvas: Image, corner: tuple[float, float], opposite: tuple[float, float], color: str) -> None:
@@ -112,13 +107,12 @@ def fill_rectangle(canvas: Image, corner: tuple[float, float], opposite: tuple[f
 
     left, top, right, bottom = (round(value) for value in (*corner, *opposite))
     if left < right and top < bottom:
-        block = Image.new("RGBA", (right - left, bottom - top), _rgba(color))
-        canvas.alpha_composite(block, (left, top))
+        canvas.alpha_composite(Image.new("RGBA", (right - left, bottom - top), color), (left, top))
 
 
 def text_size(text: str, size: float) -> tuple[float, float]:
     """(width, height) in pixels of `text` as drawn at a font size in pixels; `text` may have several lines."""
-    left, top, right, bottom = _ink_box(text, _font(size))
+    _, (left, top, right, bottom) = _inked(text, size)
     return right - left, bottom - top
 
 
@@ -133,8 +127,7 @@ def write(
         anchor: the point of the text that is put `at` this place: (0, 0) is its top left, (1, 1) its bottom right. The
             first number, which also aligns the lines, is 0, 0.5 or 1.
 
-    Raises:
-        PluginError: the text is larger than the canvas.
+    Raises PluginError if the text is larger than the canvas.
     """
     from PIL import Image, ImageDraw
 
@@ -145,8 +138,7 @@ def write(
             f"the text '{text}' is {share:.2f} times as large as the image",
             hint=f"use a size of at most {size / share / canvas.height:.3f}, or break the text into lines",
         )
-    font = _font(size)
-    left, top, _, _ = _ink_box(text, font)
+    font, (left, top, _, _) = _inked(text, size)
     layer = Image.new("RGBA", (width, height))
     align = {0: "left", 0.5: "center", 1: "right"}[anchor[0]]
     ImageDraw.Draw(layer).multiline_text((-left, -top), text, fill=color, font=font, align=align)
@@ -155,31 +147,31 @@ def write(
     canvas.alpha_composite(layer, corner)
 
 
+def _centres(
+    canvas: Image, left: float, top: float, right: float, bottom: float
+) -> tuple[tuple[int, int], ndarray, ndarray]:
+    """The pixels of the canvas that touch a box: the first (x, y), and the centres of columns and of rows."""
+    import numpy as np
+
+    x, y = max(0, floor(left)), max(0, floor(top))
+    columns, rows = np.arange(x, min(canvas.width, ceil(right))), np.arange(y, min(canvas.height, ceil(bottom)))
+    return (x, y), columns[None, :] + 0.5, rows[:, None] + 0.5
+
+
 def _paint(canvas: Image, coverage: ndarray, corner: tuple[int, int], color: str) -> None:
     """Composite a colour over the canvas; `coverage` [rows, columns] is the share of each pixel, clipped to [0, 1]."""
+    import numpy as np
     from PIL import Image
 
-    *rgb, opacity = _rgba(color)
-    alpha = Image.fromarray((coverage.clip(0, 1) * opacity).round().astype("uint8"))
-    layer = Image.new("RGBA", alpha.size, tuple(rgb))
-    layer.putalpha(alpha)
+    layer = Image.new("RGBA", coverage.shape[::-1], color)
+    opacity = coverage.clip(0, 1) * np.asarray(layer.getchannel("A"))
+    layer.putalpha(Image.fromarray(opacity.round().astype("uint8")))
     canvas.alpha_composite(layer, corner)
 
 
-def _rgba(color: str) -> tuple[int, int, int, int]:
-    from PIL import ImageColor
+def _inked(text: str, size: float) -> tuple[FreeTypeFont | ImageFont, tuple[float, float, float, float]]:
+    """The font of a size, and the box (left, top, right, bottom) around a text that is drawn with it at (0, 0)."""
+    from PIL import Image, ImageDraw, ImageFont
 
-    red, green, blue, *opacity = ImageColor.getrgb(color)
-    return red, green, blue, opacity[0] if opacity else 255
-
-
-def _font(size: float) -> FreeTypeFont | ImageFont:
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
-
-
-def _ink_box(text: str, font: FreeTypeFont | ImageFont) -> tuple[float, float, float, float]:
-    from PIL import Image, ImageDraw
-
-    return ImageDraw.Draw(Image.new("RGBA", (1, 1))).multiline_textbbox((0, 0), text, font=font)
+    font = ImageFont.load_default(size)
+    return font, ImageDraw.Draw(Image.new("RGBA", (1, 1))).multiline_textbbox((0, 0), text, font=font)

@@ -85,8 +85,7 @@ def distances(found: Array, colors: Sequence[str]) -> Array:
     """[N]: CIEDE2000 distance from each of `found` [N, 3] (CIELAB) to the nearest of `colors` (names or hex values)."""
     from skimage.color import deltaE_ciede2000
 
-    apart: Array = deltaE_ciede2000(found[:, None], to_lab(colors)[None])
-    nearest: Array = apart.min(axis=1)
+    nearest: Array = deltaE_ciede2000(found[:, None], to_lab(colors)[None]).min(axis=1)
     return nearest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby, islice
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,15 +51,9 @@ def batches(files: Iterable[Path], size: int) -> Iterator[Tensor]:
     """The images of files, in order, as batches [B, 3, H, W] of at most `size` neighbours of the same size."""
     import torch
 
-    waiting: list[Tensor] = []
-    for file in files:
-        image = read_image(file)
-        if waiting and (len(waiting) == size or waiting[0].shape != image.shape):
-            yield torch.stack(waiting)
-            waiting = []
-        waiting.append(image)
-    if waiting:
-        yield torch.stack(waiting)
+    for _, alike in groupby(map(read_image, files), key=lambda image: image.shape):
+        while batch := list(islice(alike, size)):
+            yield torch.stack(batch)
 
 
 def is_image_name(name: str | PathLike[str]) -> bool:
@@ -89,8 +84,6 @@ def _opened(file: Path) -> Iterator[Image]:
     try:
         with Image.open(file) as image:
             yield image
-    except DualprocError:
-        raise
     except Exception as error:  # Pillow's readers raise anything on a damaged file
         reason = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else error
         raise DualprocError(f"{file} cannot be read as an image: {reason}") from error
@@ -98,11 +91,13 @@ def _opened(file: Path) -> Iterator[Image]:
 
 def _rgb(image: Image) -> Image:
     """The first frame, upright, in 8-bit RGB."""
+    import numpy as np
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):
-        return _eight_bits(upright)
+    if upright.mode.startswith("I"):  # 16 bits; Pillow's own `convert` would clip all but the darkest values
+        grey = (np.asarray(upright).astype(np.float64) / 257).round().clip(0, 255)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if upright.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
     if not upright.has_transparency_data:
@@ -110,12 +105,3 @@ def _rgb(image: Image) -> Image:
     shown = upright.convert("RGBA")
     white = Image.new("RGBA", shown.size, "white")
     return Image.alpha_composite(white, shown).convert("RGB")
-
-
-def _eight_bits(grey: Image) -> Image:
-    """A 16-bit grey image in 8 bits; Pillow's own `convert` would clip all but the darkest values."""
-    import numpy as np
-    from PIL import Image
-
-    values = (np.asarray(grey).astype(np.float64) / 257).round().clip(0, 255)
-    return Image.fromarray(values.astype(np.uint8)).convert("RGB")

@@ -12,15 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from torch import Tensor
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import binary_closing, binary_fill_holes, label
+from skimage.color import rgb2lab
+from torch import Tensor
 
-    Array: TypeAlias = npt.NDArray[np.floating[Any]]
-    Mask: TypeAlias = npt.NDArray[np.bool_]
+Array: TypeAlias = npt.NDArray[np.floating[Any]]
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 ROWS = 64
 """Images are resized to this many rows: texture is averaged away, and lengths in pixels mean the same at every size."""
@@ -66,9 +69,6 @@ class Layout:
 
         Parts with a small vertical gap between them are one object: a head and the shoulders below it.
         """
-        import numpy as np
-        from scipy.ndimage import binary_closing
-
         height, width = self.drawn.shape
         row = 1 / 3 if np.isnan(self.row) else self.row
         floor = _line(row, self.slope, height, width) + 0.01 * height
@@ -85,10 +85,6 @@ class Layout:
 
 def layouts(images: Tensor) -> Iterator[Layout | None]:
     """The layout of each image of [B, 3, H, W] in [0, 1], at ROWS rows; None if it has values that are not finite."""
-    import torch
-    import torch.nn.functional as F
-    from skimage.color import rgb2lab
-
     height, width = images.shape[-2:]
     size = (ROWS, max(16, round(width * ROWS / height)))
     for image in images.detach().float().cpu():
@@ -102,8 +98,6 @@ def layouts(images: Tensor) -> Iterator[Layout | None]:
 
 def layout(lab: Array) -> Layout:
     """The layout of one image [H, W, 3] in CIELAB, at its own size; the constants here are meant for ROWS rows."""
-    import numpy as np
-
     height, width = lab.shape[:2]
     for stiff in STIFF:
         row, slope = COARSE * _coarse_row(lab[::COARSE, ::COARSE], stiff) / height, 0.0
@@ -137,8 +131,6 @@ def _plain(lab: Array, regions: Array, stiff: float) -> Array:
 
 def _fit(colours: Array, basis: Array, inside: Array, stiff: float) -> Array:
     """[R, 4, 3]: coefficients of the plain colours of regions [R, N], from colours [N, 3] and a basis [N, 4]."""
-    import numpy as np
-
     products = (basis[:, :, None] * np.concatenate([basis, colours], axis=1)[:, None]).reshape(len(basis), -1)
     weights = inside.astype(np.float32) * (0.2 + basis[:, 1] ** 2)  # objects are more often in the middle columns
     ridge = np.diag([1e-6, stiff, stiff, stiff]) * inside.sum(1)[:, None, None]
@@ -155,12 +147,9 @@ def _fit(colours: Array, basis: Array, inside: Array, stiff: float) -> Array:
 
 def _basis(height: int, width: int) -> Array:
     """[H * W, 4]: 1, column, row and squared row of each pixel, with columns and rows scaled to [-1, 1]."""
-    import numpy as np
-
     rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-    return (
-        np.stack([np.ones_like(rows), columns, rows, rows**2], axis=-1).reshape(height * width, -1).astype(np.float32)
-    )
+    basis = np.stack([np.ones_like(rows), columns, rows, rows**2], axis=-1)
+    return basis.reshape(height * width, -1).astype(np.float32)
 
 
 def _unexplained(lab: Array, plain: Array) -> Array:
@@ -175,8 +164,6 @@ def _unexplained(lab: Array, plain: Array) -> Array:
 
 def _coarse_row(lab: Array, stiff: float) -> int:
     """The row, in pixels of this reduced image, of the level horizon that leaves the least unexplained."""
-    import numpy as np
-
     height, width = lab.shape[:2]
     candidates = range(2, height - 1)
     below = np.stack([_below(row / height, 0, height, width) for row in candidates])
@@ -190,8 +177,6 @@ def _best_line(over_sky: Array, over_ground: Array) -> tuple[float, float]:
 
     `over_sky` and `over_ground` [H, W] are what sky and ground leave unexplained; above the line, the sky counts.
     """
-    import numpy as np
-
     height, width = over_sky.shape
     none = np.zeros((1, width))
     above = np.concatenate([none, over_sky.cumsum(0)])
@@ -210,8 +195,6 @@ def _best_line(over_sky: Array, over_ground: Array) -> tuple[float, float]:
 
 def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float) -> float | None:
     """The row (a fraction of the height) from all columns that show the horizon; None if it is not convincing."""
-    import numpy as np
-
     height, width = lab.shape[:2]
     line = _line(row, slope, height, width)
     rows = np.arange(height)[:, None] + 0.5 - line
@@ -223,11 +206,9 @@ def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float) -
         most: Mask = (what & where).sum(0) > 0.6 * where.sum(0)
         return most
 
-    sky_like, ground_like = explained & (ground_share < 0.35), explained & (ground_share > 0.65)
-    seen = mostly(sky_like, over) & mostly(ground_like, under)
-    denied = (mostly(sky_like, over) & mostly(sky_like, under)) | (
-        mostly(ground_like, over) & mostly(ground_like, under)
-    )
+    sky_over, sky_under = (mostly(explained & (ground_share < 0.35), where) for where in (over, under))
+    ground_over, ground_under = (mostly(explained & (ground_share > 0.65), where) for where in (over, under))
+    seen, denied = sky_over & ground_under, (sky_over & sky_under) | (ground_over & ground_under)
     if seen.mean() < LEAST_SEEN or seen.sum() <= denied.sum():
         return None
     step = np.linalg.norm((ground - sky)[np.clip(line.astype(int), 0, height - 1), np.arange(width)], axis=-1)
@@ -243,7 +224,6 @@ def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float) -
 
 def _abrupt(ground_share: Array, explained: Mask, line: Array) -> bool:
     """Whether sky turns into ground at the line [N], in columns [H, N], and not in a wider gradient."""
-    import numpy as np
 
     def at(offset: float, otherwise: float) -> float:
         rows, columns = (line + offset).astype(int).clip(0, len(ground_share) - 1), np.arange(len(line))
@@ -256,8 +236,6 @@ def _abrupt(ground_share: Array, explained: Mask, line: Array) -> bool:
 
 def _mixture(lab: Array, sky: Array, ground: Array) -> tuple[Array, Array]:
     """[H, W] twice: the share of ground in the mix of sky and ground nearest to each pixel, and the distance to it."""
-    import numpy as np
-
     step = ground - sky
     share = ((lab - sky) * step).sum(-1) / np.maximum((step**2).sum(-1), 1e-6)
     nearest = sky + share.clip(0, 1)[..., None] * step
@@ -266,16 +244,12 @@ def _mixture(lab: Array, sky: Array, ground: Array) -> tuple[Array, Array]:
 
 def _line(row: float, slope: float, height: int, width: int) -> Array:
     """[W]: the row of the horizon at every column, in pixels from the top edge."""
-    import numpy as np
-
     line: Array = row * height + slope * (np.arange(width) + 0.5 - width / 2)
     return line
 
 
 def _below(row: float, slope: float, height: int, width: int) -> Array:
     """[H, W]: 1 below the horizon, 0 above it."""
-    import numpy as np
-
     return (np.arange(height)[:, None] + 0.5 > _line(row, slope, height, width)).astype(np.float32)
 
 
@@ -284,17 +258,11 @@ def _below(row: float, slope: float, height: int, width: int) -> Array:
 
 def _drawn(off: Array) -> Mask:
     """[H, W]: True where `off`, the distance to the plain colours, is large, and for all pixels that those enclose."""
-    import numpy as np
-    from scipy.ndimage import binary_fill_holes
-
     mask: Mask = binary_fill_holes(off > np.clip(3 * np.median(off), DRAWN, 2 * DRAWN))
     return mask
 
 
 def connected_parts(mask: Mask) -> list[Mask]:
     """The connected parts of a mask [H, W], each as a mask [H, W]; pixels that touch at a corner are connected."""
-    import numpy as np
-    from scipy.ndimage import label
-
     parts, count = label(mask, np.ones((3, 3)))
     return [parts == part for part in range(1, count + 1)]

@@ -32,6 +32,10 @@ class Place:
     def __str__(self) -> str:
         return ":".join(str(part) for part in (self.source, self.line) if part is not None)
 
+    def problem(self, message: str, path: str = "", hint: str | None = None) -> Problem:
+        """A problem at this place; `path` is the dotted path of the value."""
+        return Problem(message, path, self.source, self.line, self.column, self.text, hint)
+
 
 @dataclass(frozen=True)
 class Node:
@@ -60,14 +64,15 @@ class Node:
             node = child
         return node, True
 
+    def mapping(self, *path: str) -> dict[str, Node]:
+        """The entries of the mapping at a path; empty if there is none."""
+        node, found = self.nearest(path)
+        return node.value if found and isinstance(node.value, dict) else {}
+
     def walk(self, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Node]]:
         """Every node below this one with its path, in the order of the document."""
-        children: Iterator[tuple[str | int, Node]] = iter(())
-        if isinstance(self.value, dict):
-            children = iter(self.value.items())
-        elif isinstance(self.value, list):
-            children = iter(enumerate(self.value))
-        for part, child in children:
+        items = enumerate(self.value) if isinstance(self.value, list) else ()
+        for part, child in (*self.mapping().items(), *items):
             yield (*path, part), child
             yield from child.walk((*path, part))
 
@@ -79,27 +84,32 @@ class Node:
             return [child.plain() for child in self.value]
         return self.value
 
-    def with_child(self, key: str, child: Node) -> Node:
-        """A copy of this mapping with one value set."""
-        assert isinstance(self.value, dict)
-        return replace(self, value={**self.value, key: child})
+    def with_node(self, path: KeyPath, new: Node) -> Node:
+        """A copy with another node at `path`; only the last key may be a new one."""
+        if not path:
+            return new
+        value = self.value
+        assert isinstance(value, (dict, list))
+        child = (self.child(path[0]) or new).with_node(path[1:], new)
+        if isinstance(value, dict):
+            return replace(self, value={**value, str(path[0]): child})
+        return replace(self, value=[child if index == int(path[0]) else item for index, item in enumerate(value)])
 
 
-def from_data(data: Any, depth: int = 0) -> Node:
-    """Convert Python values to a tree without places.
+def from_data(data: Any, place: Place = Place(), depth: int = 0) -> Node:
+    """Convert Python values to a tree; all its nodes have one place.
 
-    Raises:
-        SpecError: the values are nested more than `MAX_DEPTH` levels deep.
+    Raises SpecError if the values are nested more than `MAX_DEPTH` levels deep.
     """
     if depth > MAX_DEPTH:
         raise SpecError([Problem(f"values are nested more than {MAX_DEPTH} levels deep")])
     if isinstance(data, BaseModel):
         data = data.model_dump()
     if isinstance(data, Mapping):
-        return Node({str(key): from_data(value, depth + 1) for key, value in data.items()})
-    if isinstance(data, (list, tuple)):
-        return Node([from_data(value, depth + 1) for value in data])
-    return Node(data)
+        data = {str(key): from_data(value, place, depth + 1) for key, value in data.items()}
+    elif isinstance(data, (list, tuple)):
+        data = [from_data(value, place, depth + 1) for value in data]
+    return Node(data, place, place)
 
 
 def dotted(path: KeyPath) -> str:
@@ -112,8 +122,9 @@ def split(path: str | KeyPath) -> KeyPath:
     return path if isinstance(path, tuple) else tuple(part for part in path.split(".") if part)
 
 
-def problem_at(node: Node, path: KeyPath, message: str, *, hint: str | None = None, at: At = "value") -> Problem:
+def problem_at(node: Node, path: str | KeyPath, message: str, *, hint: str | None = None, at: At = "value") -> Problem:
     """A problem at the value or the key of `path`; if the path does not exist, at the enclosing mapping."""
+    path = split(path)
     target, found = node.nearest(path)
     place = target.key if target.key is not None and (at == "key" or not found) else target.place
-    return Problem(message, dotted(path), place.source, place.line, place.column, place.text, hint)
+    return place.problem(message, dotted(path), hint)

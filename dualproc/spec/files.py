@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from dualproc.errors import Problem, SpecError
+from dualproc.errors import DualprocError, Problem, SpecError
 from dualproc.wording import nearest
 
 from .document import Node, problem_at
@@ -18,79 +18,59 @@ MAX_BYTES = 1_000_000
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-class _UnusableFileError(Exception):
-    """A file cannot be used as a spec: message and hint."""
-
-    def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
-
-
 def read_chain(path: Path) -> tuple[Node | None, list[Problem]]:
     """The document of a file, merged over the files that it extends, and the problems of all of them.
 
-    The document is None if one of the files cannot be read.
-
-    Raises:
-        SpecError: the file itself is missing, not a regular file, too large or not readable.
+    The document is None if one of the files cannot be read. Raises SpecError if the file itself is missing, not a
+    regular file, too large or not readable.
     """
     try:
         document, problems = _read(path)
-    except _UnusableFileError as error:
+    except DualprocError as error:
         raise SpecError([Problem(error.message, source=str(path), hint=error.hint)]) from error
     chain = [path]
     while document is not None and (link := document.child("extends")) is not None:
         try:
             chain.append(_parent_path(link, chain))
             parent, more = _read(chain[-1])
-        except _UnusableFileError as error:
-            problem = problem_at(document, ("extends",), error.message, hint=error.hint)
-            return None, [*problems, problem]
+        except DualprocError as error:
+            return None, [*problems, problem_at(document, "extends", error.message, hint=error.hint)]
         problems += more
-        document = merge(parent, _without_extends(document)) if parent else None
+        assert isinstance(document.value, dict)
+        own = {key: child for key, child in document.value.items() if key != "extends"}
+        document = merge(parent, replace(document, value=own)) if parent else None
     return document, problems
-
-
-def _without_extends(document: Node) -> Node:
-    assert isinstance(document.value, dict)
-    return replace(document, value={key: child for key, child in document.value.items() if key != "extends"})
 
 
 def _parent_path(link: Node, chain: list[Path]) -> Path:
     """The path of the file that the last file of `chain` extends.
 
-    Raises:
-        _UnusableFileError: the path is absolute, leaves the folder of the spec, or is already in `chain`.
+    Raises DualprocError if the path is absolute, leaves the folder of the spec, or is already in `chain`.
     """
     name = link.value
     if not isinstance(name, str):
-        raise _UnusableFileError(f"expected the name of a spec file, found {show(link.plain())}")
+        raise DualprocError(f"expected the name of a spec file, found {show(link.plain())}")
     if "://" in name or Path(name).is_absolute():
-        raise _UnusableFileError(
-            f"{name!r} is not a relative path", "write a path relative to this file, such as base.yaml"
-        )
+        hint = "write a path relative to this file, such as base.yaml"
+        raise DualprocError(f"{name!r} is not a relative path", hint=hint)
     root = chain[0].parent
     parent = Path(os.path.normpath(chain[-1].parent / name))
     try:
         inside = parent.resolve().is_relative_to(root.resolve())
         repeated = any(parent.resolve() == file.resolve() for file in chain)
     except (OSError, ValueError, RuntimeError):  # a null character; a loop of links
-        raise _UnusableFileError(f"{name!r} is not a valid file name") from None
+        raise DualprocError(f"{name!r} is not a valid file name") from None
     if not inside:
-        raise _UnusableFileError(f"{name!r} is outside the folder of the spec", f"move it into {root} or a subfolder")
+        raise DualprocError(f"{name!r} is outside the folder of the spec", hint=f"move it into {root} or a subfolder")
     if repeated:
-        raise _UnusableFileError(
-            "the files extend each other in a cycle", " -> ".join(str(file) for file in [*chain, parent])
-        )
+        raise DualprocError("the files extend each other in a cycle", hint=" -> ".join(map(str, [*chain, parent])))
     return parent
 
 
 def _read(path: Path) -> tuple[Node | None, list[Problem]]:
     """The tree of one file and its problems; the tree is None if the text cannot be parsed.
 
-    Raises:
-        _UnusableFileError: the file is missing, not a regular file, too large or not readable.
+    Raises DualprocError if the file is missing, not a regular file, too large or not readable.
     """
     data = _read_bytes(path)
     try:
@@ -105,32 +85,27 @@ def _read(path: Path) -> tuple[Node | None, list[Problem]]:
 def _read_bytes(path: Path) -> bytes:
     try:
         if path.is_dir():
-            raise _UnusableFileError("this is a folder, not a spec file", _specs_in(path))
+            raise DualprocError("this is a folder, not a spec file", hint=_other_specs(path))
         if not path.exists():
-            raise _UnusableFileError("no such file", _similar_specs(path))
+            raise DualprocError("no such file", hint=_other_specs(path))
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
-            raise _UnusableFileError(
-                f"expected a regular file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-            )
+            raise DualprocError(f"expected a regular file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise _UnusableFileError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise DualprocError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if len(data) > MAX_BYTES:
-        raise _UnusableFileError(
-            f"the file is larger than {MAX_BYTES // 1000} kB",
-            "a spec contains only text; store images in separate files",
-        )
+        hint = "a spec contains only text; store images in separate files"
+        raise DualprocError(f"the file is larger than {MAX_BYTES // 1000} kB", hint=hint)
     return data
 
 
-def _specs_in(folder: Path) -> str | None:
+def _other_specs(path: Path) -> str | None:
+    """A hint for a folder or a missing file: the specs that exist there."""
+    folder = path if path.is_dir() else path.parent
+    if not folder.is_dir():
+        return f"the folder {folder} does not exist either"
     names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    return f"specs in this folder: {', '.join(names[:10])}" if names else None
-
-
-def _similar_specs(path: Path) -> str | None:
-    if not path.parent.is_dir():
-        return f"the folder {path.parent} does not exist either"
-    names = sorted(file.name for file in path.parent.iterdir() if file.suffix.lower() in SUFFIXES)
-    return nearest(path.name, names[:1000]) if names else f"there is no spec in {path.parent}"
+    if folder == path:
+        return f"specs in this folder: {', '.join(names[:10])}" if names else None
+    return nearest(path.name, names[:1000]) if names else f"there is no spec in {folder}"

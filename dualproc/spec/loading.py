@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from dualproc.errors import Problem, SpecError
 from dualproc.wording import nearest
 
-from .document import At, Node, Place, dotted, from_data, problem_at, split
+from .document import Node, Place, dotted, from_data, problem_at
 from .files import read_chain
 from .merge import override
 from .messages import for_report, problems_from
 from .models import MAX_VARIANTS, TaskSpec
 from .paths import resolve_paths
 from .refs import PluginPlace, plugin_places
-from .template import fill
+from .template import defined_names, fill
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,12 @@ class LoadedSpec:
     def require(self) -> TaskSpec:
         """Return the spec.
 
-        Raises:
-            SpecError: the spec has problems, or it has variants and none is chosen.
+        Raises SpecError if the spec has problems, or it has variants and none is chosen.
         """
         if self.spec is not None:
             return self.spec
-        missing = self.problem(
-            "variants", "no variant is chosen", hint=f"choose one of: {', '.join(self.variants)}", at="key"
-        )
+        hint = f"choose one of: {', '.join(self.variants)}"
+        missing = problem_at(self.document, "variants", "no variant is chosen", hint=hint, at="key")
         raise SpecError(self.problems or [missing])
 
     def for_variant(self, name: str) -> LoadedSpec:
@@ -69,14 +67,6 @@ class LoadedSpec:
         """Every plugin that the spec names; for a spec with problems, as far as it can be read."""
         return self.spec.plugins() if self.spec else tuple(plugin_places(self.document.plain()))
 
-    def problem(self, path: str, message: str, *, hint: str | None = None, at: At = "value") -> Problem:
-        """A problem at the value (with `at="key"`, at the key) of a dotted path."""
-        return problem_at(self.document, split(path), message, hint=hint, at=at)
-
-    def problems_from(self, error: ValidationError, model: type[BaseModel], path: str) -> list[Problem]:
-        """Convert a validation error of a plugin's `Params` (`model`) at a dotted path to problems."""
-        return problems_from(error, model, self.document, path=split(path), names=_variant_value_names(self.document))
-
     @property
     def origins(self) -> dict[str, str]:
         """The origin (`file:line` or `--set a.b`) of every value that is not a default, by dotted path."""
@@ -87,10 +77,8 @@ def read_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), va
     """Read and check a spec file (`.yaml`, `.yml`, `.json`).
 
     Precedence, from low to high: defaults, the file named by `extends`, the file itself, `overrides` (`a.b=c`) from
-    left to right. The variant's values are filled in last. Mistakes in the contents are returned in `problems`.
-
-    Raises:
-        SpecError: the file is missing, not a regular file, larger than 1 MB, or not readable.
+    left to right. The variant's values are filled in last. Mistakes in the contents are returned in `problems`. Raises
+    SpecError if the file is missing, not a regular file, larger than 1 MB, or not readable.
     """
     document, problems = read_chain(Path(path))
     if document is None:
@@ -103,8 +91,7 @@ def read_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), va
 def spec_from_dict(data: Mapping[str, Any], *, variant: str | None = None) -> TaskSpec:
     """A checked TaskSpec from plain data with the structure of a spec file.
 
-    Raises:
-        SpecError: the data have mistakes (it lists all of them), or have variants and none is chosen.
+    Raises SpecError if the data have mistakes (it lists all of them), or have variants and none is chosen.
     """
     return _load(from_data(data), (), variant).require()
 
@@ -112,7 +99,7 @@ def spec_from_dict(data: Mapping[str, Any], *, variant: str | None = None) -> Ta
 def _load(document: Node, reading_problems: Iterable[Problem], variant: str | None) -> LoadedSpec:
     """Choose the variant, fill in its values and check the result; without a choice, check every variant."""
     reading_problems = tuple(reading_problems)
-    variants = _variants(document)
+    variants = tuple(document.mapping("variants"))
     chosen, mistake = _choose(document, variants, variant)
     problems = [*reading_problems, *([mistake] if mistake else [])]
     filled, spec = document, None
@@ -134,44 +121,26 @@ def _choose(document: Node, variants: Sequence[str], wanted: str | None) -> tupl
         return (own.value if own and isinstance(own.value, str) else None), None
     if own is not None and own.value is not None and own.value != wanted:
         message = f"the spec is fixed to the variant `{own.value}`, so `{wanted}` cannot be chosen"
-        return None, problem_at(document, ("variant",), message)
+        return None, problem_at(document, "variant", message)
     if wanted not in variants:
         hint = nearest(wanted, variants) if variants else "the spec has no variants"
-        return None, problem_at(document, ("variants",), f"unknown variant `{wanted}`", hint=hint, at="key")
+        return None, problem_at(document, "variants", f"unknown variant `{wanted}`", hint=hint, at="key")
     return wanted, None
-
-
-def _variants(document: Node) -> tuple[str, ...]:
-    """The names of all variants."""
-    node = document.child("variants")
-    return tuple(node.value) if node and isinstance(node.value, dict) else ()
-
-
-def _variant_value_names(document: Node) -> frozenset[str]:
-    """All placeholder names that any variant gives a value."""
-    return frozenset(name for variant in _variants(document) for name in _variant_values(document, variant))
-
-
-def _variant_values(document: Node, variant: str) -> dict[str, Node]:
-    """The values of a variant by placeholder name; empty if the variant does not exist."""
-    node, found = document.nearest(("variants", variant))
-    return node.value if found and isinstance(node.value, dict) else {}
 
 
 def _check(document: Node, variant: str | None) -> tuple[Node, TaskSpec | None, list[Problem]]:
     """The document with one variant filled in, its TaskSpec (None if it has problems), and its problems."""
-    names: Collection[str] = _variant_value_names(document)
     if variant is not None:
         try:
-            document = fill(document, _variant_values(document, variant))
+            document = fill(document, document.mapping("variants", variant))
         except SpecError as error:
             return document, None, list(error.problems)
         own = document.child("variant")
         if own is None or own.value is None:
-            document = document.with_child("variant", Node(variant))
+            document = document.with_node(("variant",), Node(variant))
     openable, problems = resolve_paths(document)
     try:
-        spec = TaskSpec.model_validate(openable.plain(), context={"variant_names": names})
+        spec = TaskSpec.model_validate(openable.plain(), context={"variant_names": defined_names(document)})
     except ValidationError as error:
-        return document, None, [*problems, *problems_from(error, TaskSpec, document, names=names)]
+        return document, None, [*problems, *problems_from(error, TaskSpec, document)]
     return document, None if problems else spec, problems

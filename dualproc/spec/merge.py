@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dualproc.errors import Problem
+from dualproc.errors import DualprocError, Problem
 from dualproc.wording import plural
 
-from .document import KeyPath, Node, Place, Scalar, dotted
+from .document import KeyPath, Node, Place, dotted, from_data
 from .mistakes import show
 from .reading import read_text, scalar
 
@@ -38,26 +38,18 @@ def override(document: Node, texts: Sequence[str]) -> tuple[Node, list[Problem]]
         path: KeyPath = tuple(name.strip().split("."))
         place = Place(f"{SET}{dotted(path)}", text=text)
         if not equals or "" in path:
-            problems.append(_problem(place, f"expected KEY=VALUE, got `{text}`", hint="for example train.steps=50"))
+            problems.append(place.problem(f"expected KEY=VALUE, got `{text}`", hint="for example train.steps=50"))
             continue
         if path == ("extends",):
-            problems.append(_problem(place, "`extends` cannot be set with `--set`", hint="write it in the spec file"))
+            problems.append(place.problem("`extends` cannot be set with `--set`", hint="write it in the spec file"))
             continue
         value, mistakes = _parse_value(written.strip(), place)
         problems += mistakes
         try:
             document = document if mistakes else _set_value(document, path, value)
-        except _UnreachableError as error:
-            problems.append(_problem(place, error.args[0], path=dotted(path)))
+        except DualprocError as error:
+            problems.append(place.problem(error.message, path=dotted(path)))
     return document, problems
-
-
-class _UnreachableError(Exception):
-    """The path of a `--set` passes through a value that cannot have such a key or item."""
-
-
-def _problem(place: Place, message: str, *, path: str = "", hint: str | None = None) -> Problem:
-    return Problem(message, path, place.source, text=place.text, hint=hint)
 
 
 def _parse_value(written: str, place: Place) -> tuple[Node, list[Problem]]:
@@ -69,48 +61,34 @@ def _parse_value(written: str, place: Place) -> tuple[Node, list[Problem]]:
         return Node(scalar(written), place, place), []
     wrapped, problems = read_text("value: " + written, place.source or "")
     value = wrapped.child("value") if wrapped else None
-    problems = [_problem(place, problem.message, hint=problem.hint) for problem in problems]
-    return (_with_place(value, place) if value else Node(None, place)), problems
-
-
-def _with_place(node: Node, place: Place) -> Node:
-    """The tree with `place` as the place of every value and key."""
-    value: Scalar | list[Node] | dict[str, Node] = node.value
-    if isinstance(value, dict):
-        value = {key: _with_place(child, place) for key, child in value.items()}
-    elif isinstance(value, list):
-        value = [_with_place(child, place) for child in value]
-    return Node(value, place, place)
+    problems = [place.problem(problem.message, hint=problem.hint) for problem in problems]
+    return from_data(value.plain() if value else None, place), problems
 
 
 def _set_value(node: Node, path: KeyPath, new: Node) -> Node:
-    """The tree with `new` at `path`; a changed `type` drops the file's parameters and keeps those set with `--set`."""
+    """The tree with `new` at `path`; a changed `type` drops the file's parameters and keeps those set with `--set`.
+
+    Raises DualprocError if the path passes through a value that cannot have such a key or item.
+    """
     if not path:
         return new
     part, rest = str(path[0]), path[1:]
-    if isinstance(node.value, list):
-        item = node.child(part)
-        if item is None:
-            raise _UnreachableError(
-                f"there is no item {part}: the list has {plural(len(node.value), 'item')}, counted from 0"
-            )
-        items = list(node.value)
-        items[int(part)] = _set_value(item, rest, new)
-        return replace(node, value=items)
+    old = node.child(part)
+    if isinstance(node.value, list) and old is None:
+        count = plural(len(node.value), "item")
+        raise DualprocError(f"there is no item {part}: the list has {count}, counted from 0")
     if node.value is None:
         node = Node({}, new.place, node.key or new.place)
-    if not isinstance(node.value, dict):
-        raise _UnreachableError(f"`{part}` cannot be set inside {show(node.value)}")
-    old = node.value.get(part)
+    if not isinstance(node.value, (dict, list)):
+        raise DualprocError(f"`{part}` cannot be set inside {show(node.value)}")
     if part == "type" and not rest and old is not None and old.value != new.value:
         node = _only_overrides(node) or replace(node, value={})
-    return node.with_child(part, _set_value(old or Node(None, new.place, new.place), rest, new))
+    return node.with_node((part,), _set_value(old or Node(None, new.place, new.place), rest, new))
 
 
 def _only_overrides(node: Node) -> Node | None:
     """The part of a tree that earlier `--set` options set; None if there is none."""
     if (node.place.source or "").startswith(SET):
         return node
-    children = node.value.items() if isinstance(node.value, dict) else ()
-    kept = {key: child for key, old in children if (child := _only_overrides(old)) is not None}
+    kept = {key: child for key, old in node.mapping().items() if (child := _only_overrides(old)) is not None}
     return replace(node, value=kept) if kept else None

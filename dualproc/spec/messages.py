@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -11,42 +11,34 @@ from pydantic import BaseModel, ValidationError
 from dualproc.errors import Problem
 from dualproc.wording import nearest
 
-from .document import At, KeyPath, Node, dotted, problem_at
+from .document import At, KeyPath, Node, dotted, problem_at, split
 from .fields import NAME, NOT_BLANK, WORD
 from .mistakes import MAX_PROBLEMS, show
-from .template import SECTIONS, sole_placeholder
+from .template import SECTIONS, defined_names, sole_placeholder
 
 _LONGEST = 1000
 """Maximum number of characters of a message, a path or a hint: keys and values of a spec may have any length."""
 
 _EXPECTED = {
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "dict_type": "a mapping",
-    "enum": "{expected}",
+    **dict.fromkeys(("bool_parsing", "bool_type"), "true or false"),
+    **dict.fromkeys(("dict_type", "mapping_type", "model_attributes_type", "model_type"), "a mapping"),
+    **dict.fromkeys(("enum", "literal_error"), "{expected}"),
+    **dict.fromkeys(("float_parsing", "float_type"), "a number"),
+    **dict.fromkeys(("int_from_float", "int_parsing", "int_type"), "an integer"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
     "finite_number": "a finite number",
-    "float_parsing": "a number",
-    "float_type": "a number",
     "greater_than": "a number above {gt}",
     "greater_than_equal": "a number of at least {ge}",
-    "int_from_float": "an integer",
-    "int_parsing": "an integer",
-    "int_type": "an integer",
     "less_than": "a number below {lt}",
     "less_than_equal": "a number of at most {le}",
-    "list_type": "a list",
-    "literal_error": "{expected}",
-    "mapping_type": "a mapping",
-    "model_attributes_type": "a mapping",
-    "model_type": "a mapping",
     "string_too_long": "a string of at most {max_length} characters",
     "string_too_short": "a string of {min_length} or more characters",
     "string_type": "a string",
     "string_unicode": "a valid Unicode string",
     "too_long": "at most {max_length} items",
     "too_short": "{min_length} or more items",
-    "tuple_type": "a list",
 }
+"""What pydantic expected, by its types of errors; other errors keep pydantic's message."""
 _PATTERNS = {
     NAME: "a name of letters, digits, `_` and `-`",
     WORD: "a name of letters, digits and `_`",
@@ -63,31 +55,30 @@ class _Draft:
     message: str
     hint: str | None = None
     at: At = "value"
-    expected: list[str] | None = None
+    expected: list[str] = field(default_factory=list)
     value: Any = None
+
+    def __str__(self) -> str:
+        return f"expected {' or '.join(self.expected)}, found {show(self.value)}" if self.expected else self.message
 
 
 def problems_from(
-    error: ValidationError, model: type[BaseModel], document: Node, *, path: KeyPath = (), names: Collection[str] = ()
+    error: ValidationError, model: type[BaseModel], document: Node, path: str | KeyPath = ()
 ) -> list[Problem]:
-    """Convert the validation error of the value at `path`, which is not a valid `model`, to problems.
-
-    `names` are the placeholder names that variants define; they are suggested for a misspelt placeholder.
-    """
+    """Convert the validation error of the value at `path`, which is not a valid `model`, to problems."""
+    path, names = split(path), defined_names(document)
     part = document.nearest(path)[0]
     unions: dict[KeyPath, _Draft] = {}
     drafts: list[_Draft] = []
     errors = [details for details in error.errors(include_url=False) if not _is_consequence(details)]
     for details in errors[: MAX_PROBLEMS + 1]:
         draft = _draft(details, model, part, names)
-        first = unions.get(draft.path)
-        if draft.expected and first and first.expected:
+        first = unions.setdefault(draft.path, draft) if draft.expected else draft
+        if first is draft:
+            drafts.append(draft)
+        else:
             first.expected += [phrase for phrase in draft.expected if phrase not in first.expected]
-            continue
-        if draft.expected:
-            unions[draft.path] = draft
-        drafts.append(draft)
-    return [problem_at(document, path + draft.path, _message(draft), hint=draft.hint, at=draft.at) for draft in drafts]
+    return [problem_at(document, path + draft.path, str(draft), hint=draft.hint, at=draft.at) for draft in drafts]
 
 
 def for_report(problems: Iterable[Problem]) -> tuple[Problem, ...]:
@@ -102,12 +93,13 @@ def for_report(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 
 def _shortened(problem: Problem) -> Problem:
-    message, path, hint, text = (
-        _short(part) if part else part for part in (problem.message, problem.path, problem.hint, problem.text)
-    )
-    if text != problem.text and problem.column is not None:  # the `^` below the shortened line would be misplaced
-        text = None
-    return replace(problem, message=message or "", path=path or "", hint=hint, text=text)
+    short: dict[str, Any] = {}
+    for name in ("message", "path", "hint", "text"):
+        if text := getattr(problem, name):
+            short[name] = _short(text)
+    if problem.column is not None and short.get("text", problem.text) != problem.text:
+        short["text"] = None  # the `^` below the shortened line would be misplaced
+    return replace(problem, **short)
 
 
 def _short(text: str) -> str:
@@ -119,12 +111,6 @@ def _is_consequence(details: Any) -> bool:
     return bool(details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"])
 
 
-def _message(draft: _Draft) -> str:
-    if draft.expected is None:
-        return draft.message
-    return f"expected {' or '.join(draft.expected)}, found {show(draft.value)}"
-
-
 def _draft(details: Any, model: type[BaseModel], part: Node, names: Collection[str]) -> _Draft:
     """One error of pydantic, in the words of a problem."""
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
@@ -133,12 +119,13 @@ def _draft(details: Any, model: type[BaseModel], part: Node, names: Collection[s
     if kind == "mistake":
         return _Draft(path, context["message"], context["hint"])
     if kind == "extra_forbidden":
-        hint = nearest(str(location[-1]), _keys(_model_at(model, location[:-1])))
+        hint = nearest(str(location[-1]), _fields(_model_at(model, location[:-1])))
         return _Draft(path, f"unknown key `{location[-1]}`", hint, at="key")
     if kind == "missing":
         if isinstance(location[-1], int):
             return _Draft(path, f"item {location[-1]} of the list is missing (counted from 0)")
-        return _Draft(path, f"`{location[-1]}` is missing", _description(_model_at(model, location[:-1]), location[-1]))
+        missing = _fields(_model_at(model, location[:-1])).get(str(location[-1]))
+        return _Draft(path, f"`{location[-1]}` is missing", missing.description if missing else None)
     if isinstance(value, str) and (name := sole_placeholder(value)) is not None:
         if name not in names:
             return _Draft(path, f"unknown placeholder {{{name}}}", nearest(name, sorted(names)))
@@ -188,26 +175,17 @@ def _path(location: KeyPath, part: Node, *, missing: bool) -> KeyPath:
     return path
 
 
-def _model_at(model: type[BaseModel], location: KeyPath) -> type[BaseModel] | None:
-    """The model that validates the mapping at a location, as far as the annotations show; None if unknown."""
-    here: type[BaseModel] | None = model
+def _model_at(model: type[BaseModel], location: KeyPath) -> type[BaseModel]:
+    """The model that validates the mapping at a location, as far as the annotations show."""
     for step in location:
-        field = _by_key(here).get(str(step)) if here and isinstance(step, str) else None
-        here = _model_in(field.annotation) if field else here
-    return here
+        if field := _fields(model).get(str(step)):
+            model = _model_in(field.annotation) or BaseModel
+    return model
 
 
-def _by_key(model: type[BaseModel] | None) -> dict[str, Any]:
-    return {str(field.alias or name): field for name, field in model.model_fields.items()} if model else {}
-
-
-def _keys(model: type[BaseModel] | None) -> list[str]:
-    return list(_by_key(model))
-
-
-def _description(model: type[BaseModel] | None, key: str | int) -> str | None:
-    field = _by_key(model).get(str(key))
-    return field.description if field else None
+def _fields(model: type[BaseModel]) -> dict[str, Any]:
+    """The fields of a model by the keys of a spec."""
+    return {str(field.alias or name): field for name, field in model.model_fields.items()}
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

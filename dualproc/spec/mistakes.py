@@ -28,20 +28,14 @@ class Mistake(NamedTuple):
 def raise_mistakes(mistakes: Sequence[Mistake], value: Any) -> None:
     """Raise all mistakes of a value as one ValidationError; pydantic prepends the location of the value.
 
-    Raises:
-        ValidationError: there is at least one mistake.
+    Raises ValidationError if there is at least one mistake.
     """
-    if not mistakes:
-        return
-    details = [
-        InitErrorDetails(
-            type=PydanticCustomError("mistake", "{message}", {"message": mistake.message, "hint": mistake.hint}),
-            loc=mistake.path,
-            input=value,
-        )
-        for mistake in mistakes
-    ]
-    raise ValidationError.from_exception_data("spec", details)
+    details = []
+    for path, message, hint in mistakes:
+        error = PydanticCustomError("mistake", "{message}", {"message": message, "hint": hint})
+        details.append(InitErrorDetails(type=error, loc=path, input=value))
+    if details:
+        raise ValidationError.from_exception_data("spec", details)
 
 
 def show(value: Any) -> str:
@@ -64,8 +58,7 @@ def show(value: Any) -> str:
 def plain_data(data: Any) -> Any:
     """A copy of `data` with only values that YAML can represent: dicts, lists, strings, numbers, booleans and None.
 
-    Raises:
-        ValidationError: a value has another type, is not finite or not valid Unicode, or is nested too deeply.
+    Raises ValidationError if a value has another type, is not finite or not valid Unicode, or is nested too deeply.
     """
     mistakes: list[Mistake] = []
     copy = _plain(data, (), mistakes)

@@ -5,59 +5,37 @@ from __future__ import annotations
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-    ValidationInfo,
-    WithJsonSchema,
-    field_validator,
-)
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic_core import to_jsonable_python
 
 from dualproc.wording import nearest
 
+from . import refs
 from .document import KeyPath, Scalar
 from .fields import Count, Name, NotNegative, Positive, Share, Shift, SpecModel, Text, Word
 from .mistakes import MAX_PROBLEMS, Mistake, plain_data, raise_mistakes, show
 from .prompts import Prompts, QuestionSpec, variant_names
-from .refs import (
-    MAX_LISTED,
-    AnchorRef,
-    GeneratorRef,
-    LayerRef,
-    OneOrMoreAnchors,
-    OneOrMoreJudges,
-    PluginPlace,
-    PluginRef,
-    RewardRef,
-    ScorerRef,
-    one_or_list,
-    plugin_places,
-    weighted,
-)
 from .template import find_placeholders
 
 MAX_VARIANTS = 100
 
 
-def _check_order(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise_mistakes([Mistake((), "the lower bound is above the upper bound", "write [lowest, highest]")], bounds)
-    return bounds
-
-
-Range = Annotated[tuple[Shift, Shift], AfterValidator(_check_order)]
-
-
 class Jitter(SpecModel):
     """Random shift of the visual prompt in training: [lowest, highest], drawn for every image of every step."""
 
-    x: Range = Field(default=(0.0, 0.0), description="Range of the shift to the right, as shares of the image's width.")
-    y: Range = Field(default=(0.0, 0.0), description="Range of the shift downwards, as shares of the image's height.")
+    x: tuple[Shift, Shift] = Field(
+        default=(0.0, 0.0), description="Range of the shift to the right, as shares of the image's width."
+    )
+    y: tuple[Shift, Shift] = Field(
+        default=(0.0, 0.0), description="Range of the shift downwards, as shares of the image's height."
+    )
+
+    @field_validator("x", "y")
+    @classmethod
+    def _check_order(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] > bounds[1]:
+            raise_mistakes([Mistake((), "the lower bound is above the upper bound", "write [lowest, highest]")], bounds)
+        return bounds
 
 
 class VisualPromptSpec(SpecModel):
@@ -68,15 +46,14 @@ class VisualPromptSpec(SpecModel):
         description="`solid`: the layers cover the image. `alpha`: the image shows through the layers, see `opacity`.",
     )
     opacity: Share = Field(
-        default=0.5,
-        description="Opacity of the layers with `blend: alpha`: 0 is invisible, 1 covers the image.",
+        default=0.5, description="Opacity of the layers with `blend: alpha`: 0 is invisible, 1 covers the image."
     )
     jitter: Jitter = Field(
         default=Jitter(), description="Random shift of the whole visual prompt in training; none by default."
     )
-    layers: tuple[LayerRef, ...] = Field(
+    layers: tuple[refs.LayerRef, ...] = Field(
         min_length=1,
-        max_length=MAX_LISTED,
+        max_length=refs.MAX_LISTED,
         description="Plugins that draw the visual prompt, from bottom to top; 1 to 100.",
     )
 
@@ -160,11 +137,7 @@ class EvaluationSpec(SpecModel):
     )
 
 
-OneOrMoreQuestions = Annotated[
-    Annotated[QuestionSpec, Tag("<one>")]
-    | Annotated[tuple[QuestionSpec, ...], Field(min_length=1, max_length=100), Tag("<list>")],
-    Discriminator(one_or_list),
-]
+Questions = Annotated[tuple[QuestionSpec, ...], Field(min_length=1, max_length=100)]
 
 
 def _check_variant_value(value: Any) -> Any:
@@ -182,24 +155,16 @@ VariantValue = Annotated[
 ]
 
 
-def _reject_boolean(value: Any) -> Any:
-    if isinstance(value, bool):  # True == 1 in Python
-        raise_mistakes([Mistake((), f"expected 1, found {show(value)}")], value)
-    return value
-
-
 class TaskSpec(SpecModel):
     """A task: prompts, questions and their wanted answers, the models, and how the LoRA is trained and evaluated."""
 
-    schema_version: Annotated[Literal[1], BeforeValidator(_reject_boolean)] = Field(
-        default=1, description="Version of the spec format."
-    )
+    schema_version: Literal[1] = Field(default=1, description="Version of the spec format.")
     name: Name = Field(description="Name of the task, of letters, digits, `_` and `-`; part of the run folder's name.")
     description: str = Field(
         default="", max_length=2000, description="What the task trains, in one or two sentences; shown in reports."
     )
     prompts: Prompts = Field(description="The generator's prompts for training and evaluation.")
-    question: OneOrMoreQuestions = Field(
+    question: refs.OneOrMore[QuestionSpec, Questions] = Field(
         description="What the judge is asked about each image: one question, or a list of 1 to 100."
     )
     preserve: QuestionSpec | None = Field(
@@ -207,8 +172,8 @@ class TaskSpec(SpecModel):
         description="Question about what must stay true of the images, for example whether the subject is still "
         "recognisable. The referee answers it in the evaluation only. None by default.",
     )
-    reward: RewardRef = Field(
-        default=PluginRef(type="yes_no_gap"),
+    reward: refs.RewardRef = Field(
+        default=refs.PluginRef(type="yes_no_gap"),
         description="Turns the judge's answer scores into one number per image, which the training maximises.",
     )
     visual_prompt: VisualPromptSpec | None = Field(
@@ -224,23 +189,25 @@ class TaskSpec(SpecModel):
         validate_default=True,
         description="The chosen variant; required if there are variants. Set it with `--variant`.",
     )
-    generator: GeneratorRef = Field(default=PluginRef(type="tiny"), description="The image model that is trained.")
-    judge: OneOrMoreJudges = Field(
-        default=PluginRef(type="tiny"),
+    generator: refs.GeneratorRef = Field(
+        default=refs.PluginRef(type="tiny"), description="The image model that is trained."
+    )
+    judge: refs.OneOrMoreJudges = Field(
+        default=refs.PluginRef(type="tiny"),
         description="The frozen vision-language model whose gradient trains the generator: one judge, or a list of 1 "
         "to 10 that answer as one.",
     )
-    referee: OneOrMoreJudges | None = Field(
+    referee: refs.OneOrMoreJudges | None = Field(
         default=None,
         description="A second judge that is never differentiated, best of another model family. It monitors training "
         "and may end it early. One, or a list as in `judge`; none by default.",
     )
-    scorers: tuple[ScorerRef, ...] = Field(
+    scorers: tuple[refs.ScorerRef, ...] = Field(
         default=(),
-        max_length=MAX_LISTED,
+        max_length=refs.MAX_LISTED,
         description="Independent measurements of finished images, never part of the loss; none by default.",
     )
-    anchor: OneOrMoreAnchors | None = Field(
+    anchor: refs.OneOrMoreAnchors | None = Field(
         default=None,
         description="Keeps the generator near its base: one anchor, or a list of 1 to 10; none by default.",
     )
@@ -266,47 +233,52 @@ class TaskSpec(SpecModel):
         return others or self.questions
 
     @property
-    def judges(self) -> tuple[tuple[float, PluginRef], ...]:
+    def judges(self) -> tuple[tuple[float, refs.PluginRef], ...]:
         """The judges with their weights, as a tuple even if there is only one."""
-        return weighted(self.judge)
+        return refs.weighted(self.judge)
 
     @property
-    def referees(self) -> tuple[tuple[float, PluginRef], ...]:
+    def referees(self) -> tuple[tuple[float, refs.PluginRef], ...]:
         """The referees with their weights, as a tuple even if there is one or none."""
-        return weighted(self.referee)
+        return refs.weighted(self.referee)
 
     @property
-    def anchors(self) -> tuple[AnchorRef, ...]:
+    def anchors(self) -> tuple[refs.AnchorRef, ...]:
         """The anchors, as a tuple even if there is one or none."""
         return self.anchor if isinstance(self.anchor, tuple) else (self.anchor,) if self.anchor else ()
 
-    def plugins(self) -> tuple[PluginPlace, ...]:
+    def plugins(self) -> tuple[refs.PluginPlace, ...]:
         """Every plugin that the spec names, with its place."""
-        return tuple(plugin_places(self.model_dump()))
+        return tuple(refs.plugin_places(self.model_dump()))
 
     # A check across keys is a validator of the later key: `info.data` has the earlier keys that are valid. Each key has
     # its own validator, so a mistake in one key does not hide the mistakes in others.
 
+    @field_validator("schema_version", mode="before")
+    @classmethod
+    def _check_version(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # True == 1 in Python
+            raise_mistakes([Mistake((), f"expected 1, found {show(value)}")], value)
+        return value
+
     @field_validator("description", "reward", "visual_prompt", "scorers", "anchor")
     @classmethod
     def _check_placeholders(cls, value: Any, info: ValidationInfo) -> Any:
-        raise_mistakes(_unfilled(_plain(value), info), value)
+        raise_mistakes(_unfilled(to_jsonable_python(value), info), value)
         return value
 
     @field_validator("question", "preserve")
     @classmethod
     def _check_questions(cls, value: Any, info: ValidationInfo) -> Any:
         mistakes: list[Mistake] = []
-        prompts = info.data.get("prompts")
+        prompts, names = info.data.get("prompts"), variant_names(info)
         several = isinstance(value, tuple)
         for index, question in enumerate(value if several else [value] if value else []):
             path: KeyPath = (index,) if several else ()
             mistakes += _unfilled(question.model_dump(exclude={"template"}), info, path)
             if prompts:
-                names = variant_names(info)
-                mistakes += prompts.placeholder_mistakes(
-                    question.template, (*path, "template"), also=("prompt",), suggested=names
-                )
+                place = (*path, "template")
+                mistakes += prompts.placeholder_mistakes(question.template, place, also=("prompt",), suggested=names)
             if len(mistakes) > MAX_PROBLEMS:
                 break
         if several and len({len(question.candidates) for question in value}) > 1:
@@ -321,19 +293,16 @@ class TaskSpec(SpecModel):
         cls, variants: dict[str, dict[str, Scalar]], info: ValidationInfo
     ) -> dict[str, dict[str, Scalar]]:
         names = {name for values in variants.values() for name in values}
-        mistakes = [
-            Mistake((variant,), f"the variant has no value for `{name}`", "all variants must set the same names")
-            for variant, values in variants.items()
-            for name in sorted(names - set(values))
-        ]
         prompts = info.data.get("prompts")
         fields = {"prompt", *(prompts.fields if prompts else ["subject"])}
+        mistakes = []
         for variant, values in variants.items():
-            clashes = sorted(fields & set(values))
-            mistakes += [
-                Mistake((variant, name), f"`{name}` is already a field of the prompts", "choose another name")
-                for name in clashes
-            ]
+            for name in sorted(names - set(values)):
+                message, hint = f"the variant has no value for `{name}`", "all variants must set the same names"
+                mistakes.append(Mistake((variant,), message, hint))
+            for name in sorted(fields & set(values)):
+                message, hint = f"`{name}` is already a field of the prompts", "choose another name"
+                mistakes.append(Mistake((variant, name), message, hint))
         raise_mistakes(mistakes, variants)
         return variants
 
@@ -351,18 +320,9 @@ class TaskSpec(SpecModel):
     @classmethod
     def _check_stop(cls, train: Train, info: ValidationInfo) -> Train:
         if train.stop is not None and "referee" in info.data and info.data["referee"] is None:
-            raise_mistakes(
-                [Mistake(("stop",), "early stopping needs a referee", "add the key `referee`, or remove `train.stop`")],
-                train,
-            )
+            hint = "add the key `referee`, or remove `train.stop`"
+            raise_mistakes([Mistake(("stop",), "early stopping needs a referee", hint)], train)
         return train
-
-
-def _plain(value: Any) -> Any:
-    """Models inside a value as plain data."""
-    if isinstance(value, BaseModel):
-        return value.model_dump()
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _unfilled(data: Any, info: ValidationInfo, path: KeyPath = ()) -> list[Mistake]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dualproc.errors import Problem
+from dualproc.errors import DualprocError, Problem
 
 from .document import KeyPath, Node, from_data, problem_at, split
 from .merge import SET
@@ -26,19 +26,18 @@ FILE = "path"
 
 def resolve_paths(document: Node) -> tuple[Node, list[Problem]]:
     """Make all paths relative to the current folder; return the document, and problems of unusable paths."""
-    problems, openable = [], {}
+    problems = []
     for path, written in _file_params(document.plain()):
-        node = document.nearest(path)[0]
         if placeholders(written):
             continue  # reported as an unknown placeholder
+        node = document.nearest(path)[0]
         try:
             file = _resolve(written, _base_folder(node.place.source))
-        except _PathError as error:
-            message, hint = error.args
-            problems.append(problem_at(document, path, message, hint=hint))
+        except DualprocError as error:
+            problems.append(problem_at(document, path, error.message, hint=error.hint))
         else:
-            openable[path] = file.as_posix()
-    return _with_texts(document, openable) if openable else document, problems
+            document = document.with_node(path, replace(node, value=file.as_posix()))
+    return document, problems
 
 
 def named_files(spec: TaskSpec) -> tuple[str, ...]:
@@ -51,12 +50,9 @@ def with_files(spec: TaskSpec, names: Mapping[str, str]) -> TaskSpec:
     if not names:
         return spec
     document = from_data(spec)
-    changes = {path: names.get(file, file) for path, file in _file_params(document.plain())}
-    return TaskSpec.model_validate(_with_texts(document, changes).plain())
-
-
-class _PathError(Exception):
-    """A path cannot be used: message and hint."""
+    for path, file in _file_params(document.plain()):
+        document = document.with_node(path, Node(names.get(file, file)))
+    return TaskSpec.model_validate(document.plain())
 
 
 def _file_params(data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
@@ -74,32 +70,21 @@ def _base_folder(source: str | None) -> pathlib.Path:
 def _resolve(written: str, folder: pathlib.Path) -> pathlib.Path:
     """The file at a path relative to `folder`.
 
-    Raises:
-        _PathError: the path is absolute, leaves the folder, or is not an existing file.
+    Raises DualprocError if the path is absolute, leaves the folder, or is not an existing file.
     """
     where = "the current folder" if folder == pathlib.Path() else f"the folder {folder}"
     flavours = pathlib.PurePosixPath(written), pathlib.PureWindowsPath(written)
     if any(flavour.anchor or ".." in flavour.parts for flavour in flavours):
-        raise _PathError(f"{written!r} is not a relative path without `..`", f"write a path inside {where}")
+        raise DualprocError(f"{written!r} is not a relative path without `..`", hint=f"write a path inside {where}")
     file = folder / written
     try:
         inside = file.resolve().is_relative_to(folder.resolve())
         exists = file.is_file()
     except (OSError, ValueError, RuntimeError):  # a null character; a loop of links
-        raise _PathError(f"{written!r} is not a valid file name", None) from None
+        raise DualprocError(f"{written!r} is not a valid file name") from None
     if not inside:
-        raise _PathError(f"{written!r} points outside {where}", "copy the file itself there instead of linking to it")
+        hint = "copy the file itself there instead of linking to it"
+        raise DualprocError(f"{written!r} points outside {where}", hint=hint)
     if not exists:
-        raise _PathError(f"no such file: {file.as_posix()}", f"paths are relative to {where}")
+        raise DualprocError(f"no such file: {file.as_posix()}", hint=f"paths are relative to {where}")
     return file
-
-
-def _with_texts(node: Node, texts: Mapping[KeyPath, str], path: KeyPath = ()) -> Node:
-    """The tree with the texts at some paths replaced; list indices in these paths are strings."""
-    if path in texts:
-        return replace(node, value=texts[path])
-    if isinstance(node.value, dict):
-        return replace(node, value={key: _with_texts(child, texts, (*path, key)) for key, child in node.value.items()})
-    if isinstance(node.value, list):
-        return replace(node, value=[_with_texts(child, texts, (*path, str(i))) for i, child in enumerate(node.value)])
-    return node

@@ -42,9 +42,8 @@ def _check_entries(entries: tuple[str | dict[str, str], ...]) -> tuple[str | dic
         if key in seen:
             mistakes.append(Mistake((index,), "this prompt is in the list twice"))
         if "prompt" in _fields(entry):
-            mistakes.append(
-                Mistake((index, "prompt"), "the name `prompt` is reserved for the filled template", "rename the field")
-            )
+            message = "the name `prompt` is reserved for the filled template"
+            mistakes.append(Mistake((index, "prompt"), message, "rename the field"))
         seen.add(key)
     raise_mistakes(mistakes, entries)
     return entries
@@ -73,12 +72,9 @@ class Prompts(SpecModel):
         mistakes = self.placeholder_mistakes(self.template, ("template",), suggested=variant_names(info))
         if not mistakes:
             training = {prompt.text for prompt in self.train_prompts()}
+            hint = "evaluate on prompts that are not in `train`"
             mistakes = [
-                Mistake(
-                    ("eval", index),
-                    f"{prompt.text!r} is also a training prompt",
-                    "evaluate on prompts that are not in `train`",
-                )
+                Mistake(("eval", index), f"{prompt.text!r} is also a training prompt", hint)
                 for index, prompt in enumerate(self.eval_prompts())
                 if prompt.text in training
             ]
@@ -176,15 +172,12 @@ class QuestionSpec(SpecModel):
     def for_prompt(self, prompt: Prompt) -> Question:
         """The question about an image of `prompt`.
 
-        Raises:
-            SpecError: the template uses a field that the prompt does not have.
+        Raises SpecError if the template uses a field that the prompt does not have.
         """
         fields = {"prompt": prompt.text, **prompt.fields}
         missing = [name for name in placeholders(self.template) if name not in fields]
         if missing:
-            problem = Problem(
-                f"unknown placeholder {{{missing[0]}}}", "question", hint=nearest(missing[0], list(fields))
-            )
-            raise SpecError([problem])
+            hint = nearest(missing[0], list(fields))
+            raise SpecError([Problem(f"unknown placeholder {{{missing[0]}}}", "question", hint=hint)])
         text = f"{fill_text(self.template, fields)} {self.suffix}".rstrip()
         return Question(text, self.candidates, self.candidates.index(self.answer))

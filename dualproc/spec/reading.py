@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from dualproc.errors import Problem
+from dualproc.errors import Problem, SpecError
 
 from .document import MAX_DEPTH, Node, Place, Scalar
 
@@ -53,7 +53,7 @@ def read_text(text: str, source: str, *, is_json: bool = False) -> tuple[Node | 
     reader = _Reader(text, source)
     try:
         return reader.document(), reader.problems
-    except _UnreadableError:
+    except SpecError:
         pass
     except yaml.MarkedYAMLError as error:
         reader.report_syntax(error)
@@ -64,10 +64,6 @@ def read_text(text: str, source: str, *, is_json: bool = False) -> tuple[Node | 
     except (ValueError, OverflowError):  # PyYAML hands a `\U` escape beyond Unicode to chr()
         reader.report("an escape sequence in a quoted string is not a Unicode character", Place(source))
     return None, reader.problems
-
-
-class _UnreadableError(Exception):
-    """Reading cannot continue; the reason is the last of the reader's `problems`."""
 
 
 class _Reader:
@@ -124,19 +120,16 @@ class _Reader:
     def mapping(self, depth: int) -> dict[str, Node]:
         children: dict[str, Node] = {}
         while not isinstance(event := self.loader.peek_event(), yaml.MappingEndEvent):
-            place = self.place(event.start_mark)
-            if not isinstance(event, yaml.ScalarEvent):
-                self.node(None, depth + 1)
+            place = self.node(None, depth + 1).place
+            if isinstance(event, yaml.ScalarEvent):
+                key = self.join_surrogates(event.value, place)
+                if key in children:
+                    first = children[key].key
+                    self.report(f"duplicate key `{key}`; first used on line {first.line if first else '?'}", place)
+                children.setdefault(key, self.node(place, depth + 1))
+            else:
                 self.report("a key must be a single word, not a list or a mapping", place)
                 self.node(place, depth + 1)
-                continue
-            self.node(None, depth + 1)
-            key = self.join_surrogates(event.value, place)
-            value = self.node(place, depth + 1)
-            if key in children:
-                first = children[key].key
-                self.report(f"duplicate key `{key}`; first used on line {first.line if first else '?'}", place)
-            children.setdefault(key, value)
         self.loader.get_event()
         return children
 
@@ -163,8 +156,8 @@ class _Reader:
         self.report(message, self.place(mark) if mark else Place(self.source), hint)
 
     def report(self, message: str, place: Place, hint: str | None = None) -> None:
-        self.problems.append(Problem(message, "", place.source, place.line, place.column, place.text, hint))
+        self.problems.append(place.problem(message, hint=hint))
 
     def fail(self, message: str, place: Place, hint: str | None = None) -> NoReturn:
         self.report(message, place, hint)
-        raise _UnreadableError
+        raise SpecError(self.problems)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
@@ -120,13 +120,9 @@ ScorerRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "scorers"})]
 JudgeMemberRef = Annotated[MemberRef, WithJsonSchema({"x-plugin": "members"})]
 WeightedAnchorRef = Annotated[AnchorRef, WithJsonSchema({"x-plugin": "anchors"})]
 
-OneOrMoreJudges = Annotated[
-    Annotated[JudgeRef, Tag("<one>")]
-    | Annotated[tuple[JudgeMemberRef, ...], Field(min_length=1, max_length=10), Tag("<list>")],
-    Discriminator(one_or_list),
-]
-OneOrMoreAnchors = Annotated[
-    Annotated[WeightedAnchorRef, Tag("<one>")]
-    | Annotated[tuple[WeightedAnchorRef, ...], Field(min_length=1, max_length=10), Tag("<list>")],
-    Discriminator(one_or_list),
-]
+One = TypeVar("One")
+Several = TypeVar("Several")
+OneOrMore = Annotated[Annotated[One, Tag("<one>")] | Annotated[Several, Tag("<list>")], Discriminator(one_or_list)]
+_UP_TO_TEN = Field(min_length=1, max_length=10)
+OneOrMoreJudges = OneOrMore[JudgeRef, Annotated[tuple[JudgeMemberRef, ...], _UP_TO_TEN]]
+OneOrMoreAnchors = OneOrMore[WeightedAnchorRef, Annotated[tuple[WeightedAnchorRef, ...], _UP_TO_TEN]]

@@ -29,7 +29,7 @@ def json_schema(params: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Schema
     """
     schema = TaskSpec.model_json_schema()
     required = _required(schema, schema["$defs"])
-    schema = _without_required(schema)
+    schema = _mapped(schema, lambda part: {key: value for key, value in part.items() if key != "required"})
     definitions = schema["$defs"]
     definitions.update({name: _with_placeholders(definitions[name]) for name in _FILLED_MODELS})
     for marker, (kind, _) in _PLACES.items():
@@ -47,7 +47,7 @@ def json_schema(params: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Schema
         "description": "Path of the spec to build on, relative to this file; in the same folder or below.",
     }
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return {**dialect, **_linked(schema), "if": {"required": ["extends"]}, "else": required}
+    return {**dialect, **_mapped(schema, _linked), "if": {"required": ["extends"]}, "else": required}
 
 
 def _choice(kind: str, names: Sequence[str]) -> Schema:
@@ -64,7 +64,11 @@ def _choice(kind: str, names: Sequence[str]) -> Schema:
 
 def _plugin(kind: str, name: str, params: Mapping[str, Any]) -> Schema:
     """A plugin's parameters, together with the spec's own keys such as `type`."""
-    schema = _relinked(dict(params), _link(kind, name))
+
+    def relinked(part: Schema) -> Schema:
+        return {**part, "$ref": _link(kind, name) + part["$ref"].removeprefix("#")} if "$ref" in part else part
+
+    schema = _mapped(params, relinked)
     schema = _with_placeholders(schema) if kind in _FILLED_KINDS else schema
     return {**schema, "properties": {**_own_keys(kind), **schema.get("properties", {})}}
 
@@ -79,43 +83,31 @@ def _link(kind: str, name: str) -> str:
     return f"#/$defs/{kind}." + name.replace("~", "~0").replace("/", "~1")
 
 
-def _relinked(schema: Schema, home: str) -> Schema:
-    """The schema with its internal links adjusted to its new place, `home`."""
-    schema = _each_part(schema, lambda part: _relinked(part, home))
-    if "$ref" in schema:
-        schema["$ref"] = home + schema["$ref"].removeprefix("#")
-    return schema
-
-
-def _linked(schema: Schema) -> Schema:
-    """The schema with every marker `x-plugin: kind` replaced with a link to the kind's schema."""
-    schema = _each_part(schema, _linked)
-    if "x-plugin" in schema:
-        schema["$ref"] = f"#/$defs/{schema.pop('x-plugin')}"
-    return schema
+def _linked(part: Schema) -> Schema:
+    """The marker `x-plugin: kind` replaced with a link to the kind's schema."""
+    if "x-plugin" in part:
+        part["$ref"] = f"#/$defs/{part.pop('x-plugin')}"
+    return part
 
 
 def _with_placeholders(schema: Schema) -> Schema:
     """The schema, also accepting a placeholder in place of every value."""
-    schema = _each_part(schema, _with_placeholders)
-    if "properties" in schema:
-        schema["properties"] = {key: _or_placeholder(part) for key, part in schema["properties"].items()}
-    if isinstance(schema.get("items"), dict):
-        schema["items"] = _or_placeholder(schema["items"])
-    if "prefixItems" in schema:
-        schema["prefixItems"] = [_or_placeholder(part) for part in schema["prefixItems"]]
-    return schema
+
+    def change(part: Schema) -> Schema:
+        if "properties" in part:
+            part["properties"] = {key: _or_placeholder(value) for key, value in part["properties"].items()}
+        if isinstance(part.get("items"), dict):
+            part["items"] = _or_placeholder(part["items"])
+        if "prefixItems" in part:
+            part["prefixItems"] = [_or_placeholder(value) for value in part["prefixItems"]]
+        return part
+
+    return _mapped(schema, change)
 
 
 def _or_placeholder(schema: Schema) -> Schema:
     outside: Schema = {key: schema[key] for key in ("title", "description", "default") if key in schema}
     return {**outside, "anyOf": [schema, {"$ref": "#/$defs/Placeholder"}]}
-
-
-def _without_required(schema: Schema) -> Schema:
-    schema = _each_part(schema, _without_required)
-    schema.pop("required", None)
-    return schema
 
 
 def _required(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
@@ -135,16 +127,14 @@ def _required(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
     return result
 
 
-def _each_part(schema: Schema, change: Callable[[Schema], Schema]) -> Schema:
-    """A copy of a schema with `change` applied to every schema directly inside it."""
+def _mapped(schema: Mapping[str, Any], change: Callable[[Schema], Schema]) -> Schema:
+    """A copy of a schema; `change` gets a copy of every schema inside it, and then of the schema itself."""
     copy = dict(schema)
-    for key in ("properties", "$defs", "patternProperties"):
-        if key in copy:
-            copy[key] = {name: change(part) for name, part in copy[key].items()}
-    for key in ("items", "additionalProperties", "if", "then", "else", "not"):
-        if isinstance(copy.get(key), dict):
-            copy[key] = change(copy[key])
-    for key in ("anyOf", "oneOf", "allOf", "prefixItems"):
-        if key in copy:
-            copy[key] = [change(part) for part in copy[key]]
-    return copy
+    for key, part in schema.items():
+        if key in ("properties", "$defs", "patternProperties"):
+            copy[key] = {name: _mapped(inside, change) for name, inside in part.items()}
+        elif key in ("items", "additionalProperties", "if", "then", "else", "not") and isinstance(part, dict):
+            copy[key] = _mapped(part, change)
+        elif key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            copy[key] = [_mapped(inside, change) for inside in part]
+    return change(copy)

@@ -25,6 +25,11 @@ SECTIONS: tuple[KeyPath, ...] = (
 """The parts of a spec in which a variant's values are filled in."""
 
 
+def defined_names(document: Node) -> frozenset[str]:
+    """All placeholder names that any variant gives a value."""
+    return frozenset(name for variant in document.mapping("variants") for name in document.mapping("variants", variant))
+
+
 def placeholders(text: str) -> list[str]:
     """The names of the placeholders in a text, in order, without duplicates."""
     return list(dict.fromkeys(_PLACEHOLDER.findall(text)))
@@ -56,50 +61,31 @@ def fill_text(text: str, values: Mapping[str, Any]) -> str:
 def fill(document: Node, values: Mapping[str, Node]) -> Node:
     """Fill a variant's values into the SECTIONS of a document.
 
-    A text that is exactly one placeholder becomes the value itself, with its type and place.
-
-    Raises:
-        SpecError: the values would add more than MAX_FILLED characters.
+    A text that is exactly one placeholder becomes the value itself, with its type and place. Raises SpecError if the
+    values would add more than MAX_FILLED characters.
     """
-    filler = _Filler(values)
-    for section in SECTIONS:
-        document = filler.section(document, section)
-    return document
+    plain = {name: value.plain() for name, value in values.items()}
+    sizes = {name: len(repr(value)) for name, value in plain.items()}
+    remaining = MAX_FILLED
 
-
-class _Filler:
-    """Fills one variant's values into a document and counts the characters that they add."""
-
-    def __init__(self, values: Mapping[str, Node]) -> None:
-        self.values = values
-        self.plain = {name: value.plain() for name, value in values.items()}
-        self.sizes = {name: len(repr(value)) for name, value in self.plain.items()}
-        self.remaining = MAX_FILLED
-
-    def section(self, node: Node, path: KeyPath) -> Node:
-        if not path:
-            return self.filled(node)
-        child = node.child(path[0])
-        if child is None or not isinstance(node.value, dict):
-            return node
-        return node.with_child(str(path[0]), self.section(child, path[1:]))
-
-    def filled(self, node: Node) -> Node:
+    def filled(node: Node) -> Node:
+        nonlocal remaining
         if isinstance(node.value, dict):
-            return replace(node, value={key: self.filled(child) for key, child in node.value.items()})
+            return replace(node, value={key: filled(child) for key, child in node.value.items()})
         if isinstance(node.value, list):
-            return replace(node, value=[self.filled(child) for child in node.value])
+            return replace(node, value=[filled(child) for child in node.value])
         if not isinstance(node.value, str) or "{" not in node.value:
             return node
-        self.count(node)
-        value = self.values.get(sole_placeholder(node.value) or "")
-        return replace(value, key=node.key) if value else replace(node, value=fill_text(node.value, self.plain))
-
-    def count(self, node: Node) -> None:
-        assert isinstance(node.value, str)
-        self.remaining -= sum(self.sizes.get(name, 0) for name in _PLACEHOLDER.findall(node.value))
-        if self.remaining < 0:
+        remaining -= sum(sizes.get(name, 0) for name in _PLACEHOLDER.findall(node.value))
+        if remaining < 0:
             raise SpecError([problem_at(node, (), f"the variant's values would add more than {MAX_FILLED} characters")])
+        value = values.get(sole_placeholder(node.value) or "")
+        return replace(value, key=node.key) if value else replace(node, value=fill_text(node.value, plain))
+
+    for section in SECTIONS:
+        node, found = document.nearest(section)
+        document = document.with_node(section, filled(node)) if found else document
+    return document
 
 
 def _words(value: Any) -> str:

@@ -5,48 +5,35 @@
     def test_redness() -> None:
         check_scorer(Redness, {"target": 0.5})
 
-A check builds the plugin, uses it as the engine does, and raises one `ConformanceError` with a sentence for each
-violation of the protocols in `dualproc.protocols`. Pass the plugin's class, or its name if it is installed. With
+A check gets the plugin's class, or its name if it is installed, and its parameters as in a spec. It builds the plugin,
+uses it as the engine does, and raises one `ConformanceError` with a sentence for each violation of the protocols in
+`dualproc.protocols`. It raises a PluginError if no plugin of that name can be loaded. With
 `pytest_plugins = ["dualproc.testing.fixtures"]`, the checks are also pytest fixtures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dualproc.registry import require_kind
-
-from ._anchors import check_anchor
-from ._conform import ConformanceError
-from ._generators import check_generator
-from ._judges import check_judge
-from ._rewards import check_reward
-from ._scorers import check_scorer
-from ._visual_prompts import check_visual_prompt
-
-CHECKS: Mapping[str, Callable[..., None]] = {
-    "generators": check_generator,
-    "judges": check_judge,
-    "rewards": check_reward,
-    "visual_prompts": check_visual_prompt,
-    "anchors": check_anchor,
-    "scorers": check_scorer,
-}
-
-
-def check_plugin(kind: str, plugin: type[Any] | str, params: Mapping[str, Any] | None = None, /, **extras: Any) -> None:
-    """Run the check for a kind, one of `dualproc.protocols.KINDS`; `extras` are further arguments of that check.
-
-    Raises:
-        ConformanceError: the plugin does not follow its protocol.
-        PluginError: the kind is unknown, or no plugin of that name can be loaded.
-    """
-    require_kind(kind)
-    CHECKS[kind](plugin, params, **extras)
-
+if TYPE_CHECKING:
+    from ._anchors import check_anchor
+    from ._checks import CHECKS as CHECKS
+    from ._checks import check_plugin
+    from ._conform import ConformanceError
+    from ._generators import check_generator
+    from ._judges import check_judge
+    from ._rewards import check_reward
+    from ._scorers import check_scorer
+    from ._visual_prompts import check_visual_prompt
 
 __all__ = [
     "ConformanceError", "check_anchor", "check_generator", "check_judge", "check_plugin", "check_reward",
     "check_scorer", "check_visual_prompt",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, so that loading the fixtures does not import torch."""
+    import dualproc.testing._checks as checks
+
+    return getattr(checks, name)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from dualproc import registry
 from dualproc.protocols import Generator
 from dualproc.types import Sample
 
-from ._conform import apart, backward, call, conform, described, differ, gradients, has_form
-from ._probes import PROMPTS, SEEDS, networks, weights_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from ._conform import apart, call, conform, differ, gradients, one_per_image, touched
+from ._probes import PROMPTS, SEEDS, attach_lora, weights_of
 
 TEXTS = tuple(prompt.text for prompt in PROMPTS[:2])
 
@@ -27,27 +27,18 @@ def check_anchor(
     prompts: Sequence[str] = TEXTS,
     tolerance: float = 1e-5,
 ) -> None:
-    """Check that an anchor follows `dualproc.protocols.Anchor`.
+    """Check that an anchor follows `dualproc.protocols.Anchor`; `dualproc.testing` describes what all checks share.
 
     Args:
-        plugin: the class, or its name if it is installed.
-        params: its parameters, as in a spec.
         generator: draws the samples; by default the shipped generator, `tiny`. A small LoRA is attached to it.
         prompts: at least 2 prompts that the generator can draw.
         tolerance: the largest allowed difference between two penalties of the same sample.
-
-    Raises:
-        ConformanceError: it does not; has one sentence for each problem.
-        PluginError: no plugin of that name can be loaded.
     """
-    import torch
-
-    from ._lora import attach
 
     def checks(anchor: Any) -> Iterator[Iterator[str]]:
         source = generator or _shipped()
         source.prepare(prompts)
-        attach(source)
+        attach_lora(source)
         with torch.no_grad():
             drawn = source.sample(prompts, SEEDS[: len(prompts)])
         yield _form(anchor, source, drawn, prompts, tolerance)
@@ -62,17 +53,14 @@ def _shipped() -> Generator:
     return built
 
 
-def _penalty(anchor: Any, generator: Generator, sample: Sample, prompts: Sequence[str]) -> Any:
-    import torch
-
-    rng = torch.Generator().manual_seed(0)
-    return call("penalty", anchor.penalty, sample, generator, list(prompts), list(SEEDS[: len(prompts)]), rng)
+def _penalty(anchor: Any, generator: Generator, sample: Sample, prompts: Sequence[str]) -> Tensor:
+    rng, count = torch.Generator().manual_seed(0), len(prompts)
+    value = call("penalty", anchor.penalty, sample, generator, list(prompts), list(SEEDS[:count]), rng)
+    return one_per_image(value, count, "penalty returns", f" for a sample of {count} images")
 
 
 def _moved(sample: Sample) -> Sample:
     """Images and latents with noise added; both are leaves that require a gradient."""
-    import torch
-
     rng = torch.Generator().manual_seed(0)
 
     def moved(value: Tensor, by: float) -> Tensor:
@@ -85,12 +73,6 @@ def _moved(sample: Sample) -> Sample:
 def _form(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[str], tolerance: float) -> Iterator[str]:
     given = Sample(drawn.images.clone(), drawn.latents.clone())
     value = _penalty(anchor, generator, given, prompts)
-    if not has_form(value, [len(prompts)]):
-        yield (
-            f"penalty returns {described(value)} for a sample of {len(prompts)} images; expected float"
-            f" [{len(prompts)}], one number per image"
-        )
-        return
     for penalty in (value, _penalty(anchor, generator, _moved(drawn), prompts)):
         if not (penalty.isfinite() & (penalty >= 0)).all():
             yield f"penalty returns {penalty.tolist()}; expected finite numbers >= 0"
@@ -104,7 +86,7 @@ def _form(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[st
 
 def _gradient(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequence[str]) -> Iterator[str]:
     """Each penalty has a gradient in its own image or latents, and in nothing else."""
-    weights = weights_of([*networks(generator), generator.adapter_module])
+    weights = weights_of(generator, generator.adapter_module)
     sample = _moved(drawn)
     penalty = _penalty(anchor, generator, sample, prompts)
     if not penalty.requires_grad:
@@ -115,14 +97,11 @@ def _gradient(anchor: Any, generator: Generator, drawn: Sample, prompts: Sequenc
         if not all(slope.isfinite().all() for slope in slopes):
             yield "the gradient of penalty with respect to the sample is not finite"
             return
-        if not sum(slope[b].abs().sum().item() for slope in slopes):
+        if not any(slope[b].any() for slope in slopes):
             yield "the gradient of penalty with respect to the sample is 0, so it cannot train the generator"
             return
         if any(slope[other].any() for slope in slopes for other in range(len(prompts)) if other != b):
             yield "the penalty of one image depends on another image of the batch"
             return
-    backward(penalty.sum())
-    if touched := [name for name, weight in weights.items() if weight.grad is not None]:
-        for weight in weights.values():
-            weight.grad = None
-        yield f"penalty backpropagates into the generator, not only into the sample; detach its outputs ({touched[0]})"
+    if names := touched(penalty.sum(), weights):
+        yield f"penalty backpropagates into the generator, not only into the sample; detach its outputs ({names[0]})"

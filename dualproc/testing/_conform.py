@@ -6,21 +6,24 @@ import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 
 from dualproc import registry
 from dualproc.errors import DualprocError
 from dualproc.protocols import KINDS, MemoryOptions
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
-    from torch import Tensor
 
 UNKNOWN = "no_such_parameter"
 RESERVED = dict.fromkeys(KINDS, ("type",)) | {"anchors": ("type", "weight"), "judges": ("type", "weight")}
 """Keys that a spec reads itself: a spec could not set a parameter of such a name."""
 MEMORY_KINDS = ("generators", "judges")
 """The kinds whose parameters `MemoryOptions` describes."""
+
+Result = TypeVar("Result")
 
 
 class ConformanceError(AssertionError):
@@ -44,17 +47,20 @@ def conform(
     """Check what all kinds have in common, build the plugin, and run the checks of its kind.
 
     `checks` returns generators of sentences. The first one checks the types and shapes of results, and that they are
-    reproducible. If it finds a problem, the others are skipped, because they would report its consequences.
-
-    Raises:
-        ConformanceError: there are findings; it has all of them.
-        PluginError: no plugin of that name can be loaded.
+    reproducible. If it finds a problem, the others are skipped, because they would report its consequences. Raises
+    ConformanceError if there are findings, and PluginError if no plugin of that name can be loaded.
     """
-    label, cls, filled_in = _found(kind, plugin)
-    given = {**filled_in, **(params or {})}
-    with _random_state_restored():
-        findings = _collected(_class(kind, cls))
-        if not findings:
+    registry.require_kind(kind)
+    given = dict(params or {})
+    if isinstance(plugin, str):
+        loaded = registry.load(kind, plugin)
+        label, cls, given = str(loaded.entry), loaded.cls, {**loaded.preset, **given}
+    else:
+        label, cls = f"{registry.singular(kind)} {getattr(plugin, '__qualname__', repr(plugin))}", plugin
+    fault = registry.version_fault(cls)
+    findings = [*([fault] if fault else []), *registry.class_faults(kind, cls)]
+    if not findings:  # otherwise, it cannot be built
+        with _random_state_restored():
             built: list[Any] = []
             findings += _collected(_parameters(kind, cls, given))
             findings += _collected(_building(kind, cls, given, built))
@@ -64,14 +70,11 @@ def conform(
         raise ConformanceError(label, list(dict.fromkeys(findings)))
 
 
-def call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call(name: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
     """What a plugin's method returns.
 
-    Raises:
-        Finding: it raised an exception, or changed the global gradient mode.
+    Raises Finding if it raised an exception, or changed the global gradient mode.
     """
-    import torch
-
     before = torch.is_grad_enabled()
     try:
         out = function(*args, **kwargs)
@@ -91,50 +94,47 @@ def call(name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> 
 def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
     """The gradients of a scalar with respect to each input, 0 where it does not depend on it; keeps the graph.
 
-    Raises:
-        Finding: the backward pass raised an exception.
+    Raises Finding if the backward pass raised an exception.
     """
-    import torch
-
-    given: tuple[Tensor, ...] = call(
-        "the backward pass", torch.autograd.grad, value, inputs, retain_graph=True, materialize_grads=True
-    )
-    return given
+    return call("the backward pass", torch.autograd.grad, value, inputs, retain_graph=True, materialize_grads=True)
 
 
-def backward(value: Tensor) -> None:
-    """Accumulate the gradients of a scalar in all leaves that it depends on.
+def touched(value: Tensor, weights: Mapping[str, Tensor]) -> list[str]:
+    """The names of the weights that the gradient of a scalar reaches; other leaves keep the gradient.
 
-    Raises:
-        Finding: the backward pass raised an exception.
+    Raises Finding if the backward pass raised an exception.
     """
-    import torch
-
     call("the backward pass", torch.autograd.backward, value)
+    names = [name for name, weight in weights.items() if weight.grad is not None]
+    for name in names:
+        weights[name].grad = None
+    return names
 
 
 def described(value: Any) -> str:
     """A value as findings describe it: `float32 [2, 3, 64, 64]` for a tensor, else its type and value."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
+    if isinstance(value, Tensor):
         return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
     return f"{type(value).__name__} {value!r}"[:80]
 
 
 def has_form(value: Any, shape: Sequence[int | None]) -> bool:
     """Whether a value is a floating-point tensor of this shape; None in the shape is any length."""
-    import torch
-
-    if not (isinstance(value, torch.Tensor) and value.is_floating_point() and value.ndim == len(shape)):
+    if not (isinstance(value, Tensor) and value.is_floating_point() and value.ndim == len(shape)):
         return False
     return all(expected in (None, length) for expected, length in zip(shape, value.shape, strict=True))
 
 
+def one_per_image(value: Any, count: int, start: str, end: str = "") -> Tensor:
+    """The value, if it is float [count]. Raises Finding for any other; the sentence describes it after `start`."""
+    if not has_form(value, [count]):
+        raise Finding(f"{start} {described(value)}{end}; expected float [{count}], one number per image")
+    numbers: Tensor = value
+    return numbers
+
+
 def apart(a: Tensor, b: Tensor) -> float:
     """The largest difference of two tensors; nan equals nan. Infinite if their shapes or the places of nan differ."""
-    import torch
-
     if a.shape != b.shape or not torch.equal(a.isnan(), b.isnan()):
         return float("inf")
     difference = (a.detach().double().cpu() - b.detach().double().cpu()).nan_to_num(0.0, posinf=float("inf"))
@@ -152,15 +152,6 @@ def differ(what: str, a: Tensor, b: Tensor, tolerance: float) -> Iterator[str]:
 
 def _short(value: Tensor) -> str:
     return str([round(number, 4) for number in value.tolist()]) if value.ndim == 1 else described(value)
-
-
-def _found(kind: str, plugin: type[Any] | str) -> tuple[str, Any, Mapping[str, Any]]:
-    """The name of the plugin in the error, its class, and the parameters that presets fill in."""
-    registry.require_kind(kind)
-    if isinstance(plugin, str):
-        loaded = registry.load(kind, plugin)
-        return str(loaded.entry), loaded.cls, loaded.preset
-    return f"{registry.singular(kind)} {getattr(plugin, '__qualname__', repr(plugin))}", plugin, {}
 
 
 def _collected(check: Iterator[str]) -> list[str]:
@@ -185,9 +176,6 @@ def _in_turn(checks: Iterable[Iterator[str]]) -> Iterator[str]:
 @contextmanager
 def _random_state_restored() -> Iterator[None]:
     """Within, global random numbers may be drawn; afterwards, the state of all generators is as before."""
-    import numpy as np
-    import torch
-
     plain, numpys = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         try:
@@ -197,17 +185,7 @@ def _random_state_restored() -> Iterator[None]:
             np.random.set_state(numpys)
 
 
-def _class(kind: str, cls: Any) -> Iterator[str]:
-    """The faults for which `registry.load` refuses a class; with any of them, it cannot be built."""
-    fault = registry.version_fault(cls)
-    if fault is not None:
-        yield fault
-    yield from registry.class_faults(kind, cls)
-
-
 def _parameters(kind: str, cls: Any, given: Mapping[str, Any]) -> Iterator[str]:
-    from pydantic import ValidationError
-
     if not (cls.__doc__ or "").strip():
         yield f"{cls.__name__} has no docstring; `dp plugins show` shows its first line"
     for name, field in cls.Params.model_fields.items():
@@ -231,13 +209,10 @@ def _parameters(kind: str, cls: Any, given: Mapping[str, Any]) -> Iterator[str]:
 
 def _memory_options(cls: Any) -> Iterator[str]:
     """A parameter with the name of a memory option has a type that `dp plan` can read and set as one."""
-    from pydantic import TypeAdapter
-
     options: dict[str, Any] = TypeAdapter(MemoryOptions).json_schema()["properties"]
+    del options["offered"]  # which is not a parameter
     schema: dict[str, Any] = cls.Params.model_json_schema(by_alias=False)
-    for name in cls.Params.model_fields:
-        if name not in options or name == "offered":  # which is not a parameter
-            continue
+    for name in [name for name in cls.Params.model_fields if name in options]:
         found, expected = _json_types(schema["properties"][name], schema), _json_types(options[name], schema)
         if not found <= expected:
             yield (
@@ -261,20 +236,18 @@ def _either(kinds: set[str]) -> str:
 
 def _building(kind: str, cls: Any, given: Mapping[str, Any], built: list[Any]) -> Iterator[str]:
     """Build the plugin, append it to `built`, and check the signatures of its methods."""
-    from pydantic import ValidationError
-
     try:
         params = registry.validated(cls.Params, given)
     except ValidationError as error:
         raise Finding(f"the parameters {dict(given)} of this check are not valid: {_in_one_line(error)}") from error
     except Exception as error:
         raise Finding(f"Params raised {type(error).__name__}: {error}; expected a ValueError") from error
-    yield from _missing_file(cls, given)
+    if "path" in cls.Params.model_fields:
+        yield from _missing_file(cls, given)
     live = call(f"{cls.__name__}(params)", cls, params)
     protocol = registry.PROTOCOLS[kind]
     properties = [name for name, value in vars(protocol).items() if isinstance(value, property)]
-    lacks = [name for name in properties if not call(f"the property {name}", hasattr, live, name)]
-    if lacks:
+    if lacks := [name for name in properties if not call(f"the property {name}", hasattr, live, name)]:
         raise Finding(f"{cls.__name__} lacks {', '.join(lacks)}")
     wrong = list(_signatures(live, protocol))
     yield from wrong
@@ -284,8 +257,6 @@ def _building(kind: str, cls: Any, given: Mapping[str, Any], built: list[Any]) -
 
 def _missing_file(cls: Any, given: Mapping[str, Any]) -> Iterator[str]:
     """A missing file is an error in the user's input: it must be reported as one, with the file's name."""
-    if "path" not in cls.Params.model_fields:
-        return
     try:
         cls(registry.validated(cls.Params, {**given, "path": "no/such/file"}))
     except (DualprocError, ValueError) as error:
@@ -297,9 +268,7 @@ def _missing_file(cls: Any, given: Mapping[str, Any]) -> Iterator[str]:
 
 def _signatures(live: Any, protocol: type) -> Iterator[str]:
     """Each method can be called as in the protocol: with all arguments, and with the required ones only."""
-    for name, declared in vars(protocol).items():
-        if not inspect.isfunction(declared) or (name.startswith("_") and name != "__call__"):
-            continue
+    for name, declared in registry.methods(protocol).items():
         parameters = [p.replace(annotation=p.empty) for p in inspect.signature(declared).parameters.values()][1:]
         own = inspect.signature(getattr(live, name))
         for every in (True, False):

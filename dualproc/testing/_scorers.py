@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from dualproc.types import Prompt, ScoreContext
 from dualproc.wording import plural
 
-from ._conform import Finding, apart, call, conform, described, differ, has_form
+from ._conform import apart, call, conform, described, differ, has_form, one_per_image
 from ._probes import PROMPTS, scenes
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SCENES = ((3, (64, 64)), (2, (96, 128)))
 """Each: the number of images, and their height and width."""
@@ -30,18 +29,12 @@ def check_scorer(
     prompts: Sequence[Prompt] | None = None,
     tolerance: float = 1e-4,
 ) -> None:
-    """Check that a scorer follows `dualproc.protocols.Scorer`.
+    """Check that a scorer follows `dualproc.protocols.Scorer`; `dualproc.testing` describes what all checks share.
 
     Args:
-        plugin: the class, or its name if it is installed.
-        params: its parameters, as in a spec.
         images: [B, 3, H, W] in [0, 1], at least 2 images that it can measure; by default simple scenes.
         prompts: the prompts of these images, with the fields that it uses.
         tolerance: the largest allowed difference between two measurements of one image.
-
-    Raises:
-        ConformanceError: it does not; has one sentence for each problem.
-        PluginError: no plugin of that name can be loaded.
     """
 
     def checks(scorer: Any) -> Iterator[Iterator[str]]:
@@ -65,14 +58,19 @@ def _context(images: Tensor, prompts: Sequence[Prompt] | None) -> ScoreContext:
     return ScoreContext(prompts=list(given), seeds=list(range(count)), base_images=base)
 
 
+def _part(context: ScoreContext, rows: slice = slice(None)) -> ScoreContext:
+    """A copy of the context for some of the images."""
+    base = None if context.base_images is None else context.base_images[rows].clone()
+    return ScoreContext(context.prompts[rows], context.seeds[rows], base)
+
+
 def _form(scorer: Any, images: Tensor, context: ScoreContext, tolerance: float) -> Iterator[str]:
     """The values are reproducible, and the images are not changed."""
-    given, base = images.clone(), context.base_images
-    copies = replace(context, base_images=None if base is None else base.clone())
-    first = _scored(scorer, given, copies)
-    if apart(images, given) or (
-        base is not None and copies.base_images is not None and apart(base, copies.base_images)
-    ):
+    given, copy = images.clone(), _part(context)
+    first = _scored(scorer, given, copy)
+    assert context.base_images is not None
+    assert copy.base_images is not None
+    if apart(images, given) or apart(context.base_images, copy.base_images):
         yield "score changes its images in place; other scorers measure the same images"
         return
     again = _scored(scorer, images, context)
@@ -81,12 +79,7 @@ def _form(scorer: Any, images: Tensor, context: ScoreContext, tolerance: float) 
 
 def _scored(scorer: Any, images: Tensor, context: ScoreContext) -> Tensor:
     values = call(f"score of images {list(images.shape)}", scorer.score, images, context)
-    count = len(images)
-    if not has_form(values, [count]):
-        given = plural(count, "image")
-        raise Finding(f"score returns {described(values)} for {given}; expected float [{count}], one number per image")
-    scores: Tensor = values
-    return scores
+    return one_per_image(values, len(images), "score returns", f" for {plural(len(images), 'image')}")
 
 
 def _declared(scorer: Any) -> Iterator[str]:
@@ -129,15 +122,12 @@ def _each_alone(scorer: Any, images: Tensor, context: ScoreContext, tolerance: f
         yield f"score returns an infinite value: {found}; return nan for an image that cannot be measured"
     if values.isnan().all():
         yield f"score returns nan for all {len(images)} images; pass the check images that it can measure, as `images=`"
-    base = context.base_images
     for index in range(len(images)):
         only = slice(index, index + 1)
-        own = None if base is None else base[only]
-        alone = _scored(scorer, images[only], ScoreContext(context.prompts[only], context.seeds[only], own))
+        alone = _scored(scorer, images[only], _part(context, only))
         what = f"image {index} gets different values alone and in a batch of {len(images)}:"
-        found = list(differ(what, values[only], alone, tolerance))
-        yield from found
-        if found:
+        if found := list(differ(what, values[only], alone, tolerance)):
+            yield from found
             break
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
 
 from ._conform import Finding, call, conform
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from PIL.Image import Image
-
-    Pixels = npt.NDArray[np.uint8]
-
+Size = tuple[int, int]
+"""Width and height in pixels."""
 SIZES = ((512, 512), (768, 512))
-"""Width and height of the canvases; each drawing is compared with one of twice the size."""
+"""The sizes of the canvases; each drawing is compared with one of twice the size."""
 GRID = 8
 """Drawings are compared in cells of this many pixels of the smaller one, because text is aligned to whole pixels."""
 ALIKE = 0.2
@@ -23,22 +22,12 @@ ALIKE = 0.2
 
 
 def check_visual_prompt(
-    plugin: type[Any] | str,
-    params: Mapping[str, Any] | None = None,
-    /,
-    *,
-    sizes: Sequence[tuple[int, int]] = SIZES,
+    plugin: type[Any] | str, params: Mapping[str, Any] | None = None, /, *, sizes: Sequence[Size] = SIZES
 ) -> None:
-    """Check that a layer follows `dualproc.protocols.VisualPrompt`.
+    """Check that a layer follows `dualproc.protocols.VisualPrompt`; `dualproc.testing` describes what checks share.
 
     Args:
-        plugin: the class, or its name if it is installed.
-        params: its parameters, as in a spec.
         sizes: width and height of the canvases; it must draw the same on a canvas of twice the size.
-
-    Raises:
-        ConformanceError: it does not; has one sentence for each problem.
-        PluginError: no plugin of that name can be loaded.
     """
 
     def checks(layer: Any) -> Iterator[Iterator[str]]:
@@ -50,53 +39,36 @@ def check_visual_prompt(
     conform("visual_prompts", plugin, params, checks)
 
 
-def _blank(size: tuple[int, int]) -> Image:
-    from PIL import Image
-
-    return Image.new("RGBA", size)
-
-
-def _drawn(layer: Any, canvas: Image) -> Pixels:
-    """[H, W, 4]: the canvas after the layer has drawn on it."""
-    import numpy as np
-
-    mode, size = canvas.mode, canvas.size
+def _drawn(layer: Any, size: Size, color: tuple[int, int, int, int] = (0, 0, 0, 0)) -> npt.NDArray[np.uint8]:
+    """[H, W, 4]: a canvas of one colour after the layer has drawn on it."""
+    canvas = Image.new("RGBA", size, color)
     given = call(f"draw on a canvas of {size[0]} x {size[1]}", layer.draw, canvas)
     if given is not None:
         raise Finding(f"draw returns {type(given).__name__}; expected None, and a drawing on the given canvas")
-    if (canvas.mode, canvas.size) != (mode, size):
-        raise Finding(f"draw changes the canvas from {mode} {size} to {canvas.mode} {canvas.size}")
+    if (canvas.mode, canvas.size) != ("RGBA", size):
+        raise Finding(f"draw changes the canvas from RGBA {size} to {canvas.mode} {canvas.size}")
     return np.asarray(canvas)
 
 
-def _form(layer: Any, size: tuple[int, int]) -> Iterator[str]:
-    first, second = (_drawn(layer, _blank(size)) for _ in range(2))
+def _form(layer: Any, size: Size) -> Iterator[str]:
+    first, second = (_drawn(layer, size) for _ in range(2))
     if not first[..., 3].any():
         yield f"draw leaves a canvas of {size[0]} x {size[1]} fully transparent"
-    share = (first != second).any(-1).mean()
-    if share:
+    if share := (first != second).any(-1).mean():
         yield f"draw is not reproducible: the second time, {share:.2%} of the pixels differ"
 
 
-def _leaves_others(layer: Any, size: tuple[int, int]) -> Iterator[str]:
+def _leaves_others(layer: Any, size: Size) -> Iterator[str]:
     """It keeps what is on the canvas: all layers of a spec draw on the same one."""
-    import numpy as np
-    from PIL import Image
-
-    untouched = _drawn(layer, _blank(size))[..., 3] == 0
-    canvas = Image.new("RGBA", size, (20, 140, 60, 200))
-    before = np.asarray(canvas).copy()
-    share = ((_drawn(layer, canvas) != before).any(-1) & untouched).mean()
-    if share:
+    color = (20, 140, 60, 200)
+    untouched = _drawn(layer, size)[..., 3] == 0
+    if share := ((_drawn(layer, size, color) != color).any(-1) & untouched).mean():
         yield f"draw erases other layers, on {share:.2%} of the canvas where it draws nothing itself"
 
 
-def _scales(layer: Any, size: tuple[int, int]) -> Iterator[str]:
+def _scales(layer: Any, size: Size) -> Iterator[str]:
     """The drawing does not depend on the canvas size: the engine draws on a large canvas and downscales it."""
-    import numpy as np
-
-    coarse = (size[0] // GRID, size[1] // GRID)
-    small, large = (_coverage(layer, (times * size[0], times * size[1]), coarse) for times in (1, 2))
+    small, large = (_coverage(layer, size, times) for times in (1, 2))
     off = np.abs(small - large).sum() / np.maximum(small, large).sum()
     if off > ALIKE:
         yield (
@@ -106,11 +78,8 @@ def _scales(layer: Any, size: tuple[int, int]) -> Iterator[str]:
         )
 
 
-def _coverage(layer: Any, size: tuple[int, int], coarse: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """The mean opacity of each cell of a coarse grid, in [0, 1], after drawing on an empty canvas of a size."""
-    import numpy as np
-    from PIL import Image
-
-    canvas = _blank(size)
-    _drawn(layer, canvas)
-    return np.asarray(canvas.getchannel("A").convert("F").resize(coarse, Image.Resampling.BOX), dtype=np.float64) / 255
+def _coverage(layer: Any, size: Size, times: int) -> npt.NDArray[np.float64]:
+    """The mean opacity of each cell, in [0, 1], after drawing on an empty canvas that is `times` as large."""
+    opacity = Image.fromarray(_drawn(layer, (times * size[0], times * size[1]))[..., 3])
+    cells = opacity.convert("F").resize((size[0] // GRID, size[1] // GRID), Image.Resampling.BOX)
+    return np.asarray(cells, dtype=np.float64) / 255

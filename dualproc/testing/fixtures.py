@@ -9,23 +9,22 @@ import pytest
 
 from dualproc import testing
 
-Check = Callable[..., None]
+
+def _fixture(name: str) -> Any:
+    """A fixture that returns the check of this name."""
+
+    def check() -> Callable[..., None]:
+        found: Callable[..., None] = getattr(testing, name)
+        return found
+
+    check.__doc__ = f"`dualproc.testing.{name}`."
+    return pytest.fixture(name=name)(check)
 
 
-def _fixture(check: Check) -> Any:
-    """A fixture with the name of a check of `dualproc.testing` that returns it."""
-
-    def itself() -> Check:
-        return check
-
-    itself.__doc__ = f"`dualproc.testing.{check.__name__}`."
-    return pytest.fixture(name=check.__name__)(itself)
-
-
-check_generator = _fixture(testing.check_generator)
-check_judge = _fixture(testing.check_judge)
-check_reward = _fixture(testing.check_reward)
-check_visual_prompt = _fixture(testing.check_visual_prompt)
-check_anchor = _fixture(testing.check_anchor)
-check_scorer = _fixture(testing.check_scorer)
-check_plugin = _fixture(testing.check_plugin)
+check_generator = _fixture("check_generator")
+check_judge = _fixture("check_judge")
+check_reward = _fixture("check_reward")
+check_visual_prompt = _fixture("check_visual_prompt")
+check_anchor = _fixture("check_anchor")
+check_scorer = _fixture("check_scorer")
+check_plugin = _fixture("check_plugin")

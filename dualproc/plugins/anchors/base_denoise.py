@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from dualproc.protocols import Generator
 from dualproc.types import Sample
@@ -25,10 +25,8 @@ class BaseDenoise:
 
     api_version: ClassVar[int] = 1
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """The range of noise levels."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         low: float = Field(0.15, gt=0, lt=1, description="Lowest noise level, from 0 (clean) to 1 (pure noise).")
         high: float = Field(0.45, gt=0, lt=1, description="Highest noise level, at least `low`.")

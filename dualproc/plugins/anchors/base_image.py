@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from dualproc.kit.structure import blurred
 from dualproc.protocols import Generator
@@ -26,10 +26,8 @@ class BaseImage:
 
     api_version: ClassVar[int] = 1
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """How the images are compared."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         blur: float = Field(
             0.0,

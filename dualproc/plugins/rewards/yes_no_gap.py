@@ -32,8 +32,7 @@ class YesNoGap:
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         """[B] rewards, unbounded: the mean over the questions of log P(wanted) - log(sum of the other candidates' P).
 
-        Raises:
-            PluginError: there is only one candidate answer.
+        Raises PluginError if there is only one candidate answer.
         """
         import torch
         from torch.nn.functional import one_hot

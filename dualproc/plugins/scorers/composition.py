@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from typing_extensions import Self
 
 from dualproc.kit.canvas import Box
-from dualproc.kit.regions import Layout, layouts
 from dualproc.types import ScoreContext
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dualproc.kit.regions import Array
+    from dualproc.kit.regions import Array, Layout
 
 TALL = 0.15
 """The smallest height of an upright object, as a fraction of the image height."""
@@ -39,10 +39,8 @@ class Composition:
     unit: ClassVar[str] = "off"
     better: ClassVar[Literal["higher", "lower", "target"]] = "lower"
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """The composition, and which values are on target. Parameters that `element` does not use are allowed."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         element: Literal["expanse", "upright"] = Field(
             description="`expanse`: an empty region; `upright`: an object at a place."
@@ -63,35 +61,28 @@ class Composition:
 
     def __init__(self, params: Params) -> None:
         self.params = params
-
-    @property
-    def accepted(self) -> tuple[float, float] | None:
-        """The values from 0 to `tolerance`."""
-        return 0.0, self.params.tolerance
+        self.accepted = (0.0, params.tolerance)
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] distances of `images` [B, 3, H, W] in [0, 1] to the composition; nan without any upright object."""
-        import torch
+        from dualproc.kit.regions import layouts
 
-        off = [float("nan") if found is None else self._off(found) for found in layouts(images)]
-        return torch.tensor(off, device=images.device)
+        return images.new_tensor([math.nan if found is None else self._off(found) for found in layouts(images)])
 
     def _off(self, layout: Layout) -> float:
         if self.params.element == "expanse":
             assert self.params.box is not None
             return covered(layout, self.params.box)
         assert self.params.x is not None
-        return min((abs(axis - self.params.x) for axis in axes(layout)), default=float("nan"))
+        return min((abs(axis - self.params.x) for axis in axes(layout)), default=math.nan)
 
 
 def covered(layout: Layout, box: tuple[float, float, float, float]) -> float:
     """The share of a box that drawings cover."""
-    import numpy as np
-
     height, width = layout.drawn.shape
     rows, columns = _overlap(box[1], box[3], height), _overlap(box[0], box[2], width)
     weights = rows[:, None] * columns[None]
-    return float((weights * layout.drawn).sum() / np.maximum(weights.sum(), 1e-9))
+    return float((weights * layout.drawn).sum() / max(weights.sum(), 1e-9))
 
 
 def axes(layout: Layout) -> list[float]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from dualproc.kit.regions import Layout, connected_parts, layouts
 from dualproc.types import ScoreContext
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dualproc.kit.regions import Mask
+    from dualproc.kit.regions import Layout, Mask
 
 NEAR = 0.12
 """An object is at a point if a column of it is within this distance, as a fraction of the height."""
@@ -45,10 +45,8 @@ class DepthOrder:
     unit: ClassVar[str] = "of the height"
     better: ClassVar[Literal["higher", "lower", "target"]] = "higher"
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """The two objects, and which values are on target."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         a: Place = Field(description="Point A [x, y], as fractions of the image from the top left.")
         b: Place = Field(description="Point B [x, y], as fractions of the image from the top left.")
@@ -61,21 +59,16 @@ class DepthOrder:
 
     def __init__(self, params: Params) -> None:
         self.params = params
-
-    @property
-    def accepted(self) -> tuple[float, float] | None:
-        """The differences from `margin` to 1; None without `nearer`."""
-        return None if self.params.nearer is None else (self.params.margin, 1.0)
+        self.accepted = None if params.nearer is None else (params.margin, 1.0)
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] differences between the foot rows in `images` [B, 3, H, W] in [0, 1], as fractions of the height.
 
         The `nearer` object minus the other; A minus B without `nearer`. nan if there is no object at one of the points.
         """
-        import torch
+        from dualproc.kit.regions import layouts
 
-        ahead = [float("nan") if found is None else self._ahead(found) for found in layouts(images)]
-        return torch.tensor(ahead, device=images.device)
+        return images.new_tensor([math.nan if found is None else self._ahead(found) for found in layouts(images)])
 
     def _ahead(self, layout: Layout) -> float:
         a, b = feet(layout, self.params.a, self.params.b)
@@ -114,10 +107,11 @@ def _feet_of_touching(mask: Mask, a: float, b: float) -> tuple[float, float]:
     import numpy as np
     from scipy.ndimage import binary_erosion, distance_transform_edt
 
+    from dualproc.kit.regions import connected_parts
+
     for depth in range(1, DEEPEST + 1):
-        cores = [
-            part for part in connected_parts(binary_erosion(mask, iterations=depth)) if part.sum() > CORE * mask.sum()
-        ]
+        parts = connected_parts(binary_erosion(mask, iterations=depth))
+        cores = [part for part in parts if part.sum() > CORE * mask.sum()]
         if not cores:
             break
         at_a, at_b = (min(cores, key=lambda core: _aside(core, here)) for here in (a, b))
@@ -150,5 +144,5 @@ def _foot(mask: Mask | None) -> float:
     import numpy as np
 
     if mask is None or not mask.any():
-        return float("nan")
+        return math.nan
     return float(np.nonzero(mask.any(1))[0].max() + 1) / len(mask)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-from dualproc.kit.regions import layouts
 from dualproc.types import ScoreContext
 
 if TYPE_CHECKING:
@@ -31,33 +31,23 @@ class Horizon:
     unit: ClassVar[str] = "of the height"
     better: ClassVar[Literal["higher", "lower", "target"]] = "target"
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """The target, and which values are on target."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         target: float | None = Field(
             None, ge=0, le=1, description="Target row, as a fraction of the image height from the top."
         )
         tolerance: float = Field(
-            0.05,
-            gt=0,
-            le=1,
-            description="Largest distance to the target that is on target, a fraction of the height.",
+            0.05, gt=0, le=1, description="Largest distance to the target that is on target, a fraction of the height."
         )
 
     def __init__(self, params: Params) -> None:
         self.params = params
-
-    @property
-    def accepted(self) -> tuple[float, float] | None:
-        """The rows within `tolerance` of the target; None without a target."""
-        target, tolerance = self.params.target, self.params.tolerance
-        return None if target is None else (target - tolerance, target + tolerance)
+        target, tolerance = params.target, params.tolerance
+        self.accepted = None if target is None else (target - tolerance, target + tolerance)
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] rows of the horizon in `images` [B, 3, H, W] in [0, 1]; nan for images without a convincing one."""
-        import torch
+        from dualproc.kit.regions import layouts
 
-        rows = [float("nan") if found is None else found.row for found in layouts(images)]
-        return torch.tensor(rows, device=images.device)
+        return images.new_tensor([math.nan if found is None else found.row for found in layouts(images)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from dualproc.kit.structure import structure
 from dualproc.types import ScoreContext
@@ -25,10 +25,8 @@ class Kept:
     unit: ClassVar[str] = "correlation of edges"
     better: ClassVar[Literal["higher", "lower", "target"]] = "higher"
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """Which values are on target."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         least: float | None = Field(None, gt=0, le=1, description="Smallest similarity that is on target.")
 

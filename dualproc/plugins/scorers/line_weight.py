@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from dualproc.kit.ink import ink_map
 from dualproc.kit.structure import downscaled
@@ -38,10 +38,8 @@ class LineWeight:
     unit: ClassVar[str] = "of the height"
     better: ClassVar[Literal["higher", "lower", "target"]] = "target"
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """The target, and which values are on target."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         target: float | None = Field(
             None, gt=0, lt=1, description="Target line weight, as a fraction of the image height."
@@ -53,12 +51,8 @@ class LineWeight:
 
     def __init__(self, params: Params) -> None:
         self.params = params
-
-    @property
-    def accepted(self) -> tuple[float, float] | None:
-        """The line weights within `tolerance` of the target; None without a target."""
-        target, share = self.params.target, self.params.tolerance
-        return None if target is None else (target * (1 - share), target * (1 + share))
+        target, share = params.target, params.tolerance
+        self.accepted = None if target is None else (target * (1 - share), target * (1 + share))
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] line weights of `images` [B, 3, H, W] in [0, 1]; nan for images without outlines."""
@@ -91,14 +85,11 @@ def features(ink: Tensor) -> Tensor:
     dy = F.pad(ink, (0, 0, 0, 1), mode="replicate").diff(dim=-2)
     variation = (dx.square() + dy.square() + 1e-8).sqrt().flatten(1).sum(1)
     by_edges = 2 * area / variation
-    smooth = F.avg_pool2d(F.pad(ink, (1, 1, 1, 1)), 3, 1)
-    smooth = F.avg_pool2d(F.pad(smooth, (1, 1, 1, 1)), 3, 1)
-    across = [smooth.roll(1, d) for d in (-1, -2)], [smooth.roll(-1, d) for d in (-1, -2)]
+    smooth = F.avg_pool2d(F.avg_pool2d(ink, 3, stride=1, padding=1), 3, stride=1, padding=1)
     ridge = torch.zeros_like(ink, dtype=torch.bool)
-    for before, after in zip(*across, strict=True):
-        ridge |= (smooth >= before) & (smooth > after)
+    for axis in (-1, -2):
+        ridge |= (smooth >= smooth.roll(1, axis)) & (smooth > smooth.roll(-1, axis))
     by_ridges = area / (ridge & (smooth > 0.1)).float().flatten(1).sum(1).clamp(min=1)
     contrast = ink.square().flatten(1).sum(1) / area
-    return torch.stack(
-        [torch.ones_like(area), by_edges, by_ridges, contrast, by_edges**2, by_ridges**2, by_edges * by_ridges], dim=1
-    )
+    ones, both = torch.ones_like(area), by_edges * by_ridges
+    return torch.stack([ones, by_edges, by_ridges, contrast, by_edges**2, by_ridges**2, both], dim=1)

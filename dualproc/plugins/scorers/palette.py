@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from dualproc.kit.canvas import Color
 from dualproc.kit.colors import distances, dominant_colors, lab_and_ink, to_lab
@@ -34,10 +34,8 @@ class Palette:
     unit: ClassVar[str] = "CIEDE2000"
     better: ClassVar[Literal["higher", "lower", "target"]] = "lower"
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """The swatches, and which values are on target."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         colors: tuple[Color, ...] = Field(min_length=1, max_length=12, description="The swatches: names or hex values.")
         within: float = Field(10.0, gt=0, description="Largest distance (CIEDE2000) that is on target.")

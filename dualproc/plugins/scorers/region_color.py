@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from dualproc.errors import PluginError
 from dualproc.kit.canvas import Box
@@ -37,10 +38,8 @@ class RegionColor:
     unit: ClassVar[str] = "CIEDE2000"
     better: ClassVar[Literal["higher", "lower", "target"]] = "lower"
 
-    class Params(BaseModel):
+    class Params(BaseModel, extra="forbid", frozen=True):
         """The region, its target colour, and which values are on target."""
-
-        model_config = ConfigDict(extra="forbid", frozen=True)
 
         region: Literal["sky", "ground"] | Box = Field(
             description="sky, ground, or a box [left, top, right, bottom], as fractions of the image."
@@ -68,15 +67,11 @@ class RegionColor:
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] distances of `images` [B, 3, H, W] in [0, 1]; nan where the region has no dominant colour.
 
-        Raises:
-            PluginError: a prompt lacks the field `field`, or the field is not a colour.
+        Raises PluginError if a prompt lacks the field `field`, or the field is not a colour.
         """
         wanted = [self._shades(context.prompts[index] if self.params.field else None) for index in range(len(images))]
-        values = [
-            distances(colour[None], names)[0] if colour is not None else float("nan")
-            for colour, names in zip(self.found(images), wanted, strict=True)
-        ]
-        return images.new_tensor(values)
+        pairs = zip(self.found(images), wanted, strict=True)
+        return images.new_tensor([math.nan if one is None else distances(one[None], names)[0] for one, names in pairs])
 
     def found(self, images: Tensor) -> list[npt.NDArray[np.float64] | None]:
         """The region's colour [3] in each image, in CIELAB; None if it has no dominant colour."""
@@ -98,10 +93,10 @@ class RegionColor:
                 f"region_color: the prompt {prompt.text!r} has no field `{self.params.field}`",
                 hint=f"its fields are {', '.join(prompt.fields)}; set `field` to the one that names the colour",
             )
+        name = prompt.fields[self.params.field]
         try:
-            return shades(prompt.fields[self.params.field])
+            return shades(name)
         except ValueError:
-            name = prompt.fields[self.params.field]
             message = f"region_color: unknown colour {name!r} in the field `{self.params.field}` of {prompt.text!r}"
             raise PluginError(message, hint=COLOR_HINT) from None
 

@@ -49,8 +49,7 @@ class ImageLayer:
     def __init__(self, params: Params) -> None:
         """Read the image file.
 
-        Raises:
-            PluginError: the file does not exist, or Pillow cannot read it as an image.
+        Raises PluginError if the file does not exist, or Pillow cannot read it as an image.
         """
         self.params = params
         self._image = _read(Path(params.path))

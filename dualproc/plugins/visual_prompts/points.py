@@ -38,8 +38,7 @@ class Points:
     def draw(self, canvas: Image) -> None:
         """Draw each dot with its label on the right or, if there is not enough space, on the left.
 
-        Raises:
-            PluginError: a label is larger than the image.
+        Raises PluginError if a label is larger than the image.
         """
         radius, size = self.params.radius * canvas.height, self.params.size * canvas.height
         for point in self.params.points:

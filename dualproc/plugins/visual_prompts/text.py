@@ -36,8 +36,7 @@ class Text:
     def draw(self, canvas: Image) -> None:
         """Write the text, moved as little as needed to stay inside the image.
 
-        Raises:
-            PluginError: the text is larger than the image.
+        Raises PluginError if the text is larger than the image.
         """
         params = self.params
         across = 0 if "left" in params.anchor else 1 if "right" in params.anchor else 0.5
