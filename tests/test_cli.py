@@ -104,6 +104,12 @@ def test_help_and_plugin_listings_import_no_heavy_library(code: str) -> None:
     assert not imported_by(code) & {"torch", "diffusers", "transformers", "PIL", "numpy", "rich"}
 
 
+def test_the_package_lists_its_names_without_importing_them() -> None:
+    assert {"Engine", "TaskSpec", "load_spec", "__version__"} <= set(dir(dualproc))
+    assert not imported_by("import dualproc; dir(dualproc)") & {"torch", "pydantic"}
+    assert [getattr(dualproc, name).__name__ for name in dualproc.__all__] == ["Engine", "TaskSpec", "load_spec"]
+
+
 def test_help_does_not_import_pydantic() -> None:
     code = "import dualproc.cli; dualproc.cli.app(['--help'], standalone_mode=False)"
     assert "pydantic" not in imported_by(code)

@@ -124,7 +124,9 @@ def test_existing_files_are_not_overwritten(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("mine", encoding="utf-8")
-    assert "cannot be written" in refused(capsys, "acme-one", "--out", str(tmp_path / "file" / "new"))
+    message = refused(capsys, "acme-one", "--out", str(tmp_path / "file" / "new"))
+    assert f"cannot write {tmp_path / 'file' / 'new'}: Not a directory" in message
+    assert "`--out`" in message
 
 
 def test_an_empty_folder_is_used(tmp_path: Path) -> None:

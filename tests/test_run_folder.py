@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from run_examples import SPEC, evaluation, record
 
 from dualproc.errors import RunError
 from dualproc.run import RunFolder, environment
-from dualproc.run.files import write_atomically
+from dualproc.run.files import as_run_error, read_text, write_atomically
 from dualproc.run.folder import WEIGHTS
 from dualproc.run.lock import FolderLock
 
@@ -287,6 +288,23 @@ def test_a_full_disk_leaves_the_old_content(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
+
+
+@pytest.mark.parametrize(("action", "advice"), [("read", "that you may read it"), ("write", "`--out`")])
+def test_the_hint_of_a_failure_fits_what_was_tried(tmp_path: Path, action: str, advice: str) -> None:
+    other = {"read": "`--out`", "write": "that you may read it"}[action]
+    for number in (errno.EACCES, errno.EROFS, errno.EIO):
+        with pytest.raises(RunError, match=f"cannot {action} .*: {os.strerror(number)}") as caught:
+            with as_run_error(action, tmp_path):
+                raise OSError(number, os.strerror(number))
+        assert advice in (caught.value.hint or "")
+        assert other not in (caught.value.hint or "")
+
+
+def test_a_missing_text_file_is_an_error_without_advice_about_the_output_folder(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="cannot read .*a.json: No such file") as caught:
+        read_text(tmp_path / "a.json")
+    assert "--out" not in (caught.value.hint or "")
 
 
 def test_a_folder_that_cannot_be_written_is_named() -> None:

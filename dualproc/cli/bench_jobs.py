@@ -19,13 +19,13 @@ from dualproc.resolve import read_checked
 from dualproc.run import RunFolder, portable
 from dualproc.run.files import as_run_error
 from dualproc.run.lock import refuse_locked
+from dualproc.spec.files import SUFFIXES
 from dualproc.wording import plural
 
 from .output import print_warning
 from .processes import Job, TrainingProcess, interrupts, threads_each
 from .progress import BenchBars
 
-SUFFIXES = (".yaml", ".yml", ".json")
 _POLL = 0.2
 """Seconds between two checks of the running fits."""
 _GRACE = 10.0
@@ -87,10 +87,7 @@ def _refuse_duplicates(planned: Sequence[Job]) -> None:
 
 
 def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
-    """With `overwrite`, delete the earlier runs of these jobs.
-
-    Raises RunError with all runs that can neither be started nor resumed.
-    """
+    """With `overwrite`, delete earlier runs. Raises RunError with all runs that can neither be started nor resumed."""
     for job in planned:
         refuse_locked(job.folder)  # raised first: its hint is to wait, not to overwrite
     errors: list[RunError] = []

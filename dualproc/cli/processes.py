@@ -58,10 +58,7 @@ class TrainingProcess(subprocess.Popen[bytes]):
     """A job in a subprocess: it has its own memory, and its failure does not affect other jobs."""
 
     def __init__(self, job: Job, *, threads: int | None) -> None:
-        """Start the process, with at most `threads` threads (None: no limit).
-
-        Raises RunError if the log cannot be written.
-        """
+        """Start it with at most `threads` threads (None: no limit). Raises RunError if the log cannot be written."""
         self.job = job
         self._metrics, self._weights = job.folder / METRICS, job.folder / WEIGHTS
         self._weights_before = _stamp(self._weights)

@@ -14,6 +14,7 @@ from dualproc.errors import RunError
 ASIDE = ".aside-"
 """Prefix of files and folders that are being written or deleted; a crash may leave some behind."""
 
+_READING = "check that it exists, that you may read it, and that its disk is available"
 _HINTS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space on that disk, then continue with `--resume`"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "choose a folder that you may write to with `--out`"),
@@ -27,7 +28,8 @@ def as_run_error(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        hint = _HINTS.get(error.errno or 0, "choose another folder with `--out`")
+        writing = _HINTS.get(error.errno or 0, "choose another folder with `--out`")
+        hint = _READING if action == "read" else writing
         raise RunError(f"cannot {action} {path}: {error.strerror or error}", hint=hint) from error
 
 

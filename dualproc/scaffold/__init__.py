@@ -15,6 +15,7 @@ from dualproc import __version__
 from dualproc.errors import DualprocError, PluginError
 from dualproc.protocols import KINDS
 from dualproc.registry import singular
+from dualproc.run.files import as_run_error
 from dualproc.wording import suggestion
 
 USES: Mapping[str, str] = {
@@ -56,15 +57,12 @@ def new_package(name: str, kinds: Sequence[str] = ("scorers",), *, out: Path | N
     wanted = list(dict.fromkeys(_kind(kind) for kind in kinds))
     folder = out or Path(name)
     texts = {folder / file: text for file, text in _texts(name, module, plugin, wanted).items()}
-    try:
+    with as_run_error("write", folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise DualprocError(f"{folder} exists already", hint="choose another folder with --out, or remove this one")
         for file, text in texts.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        hint = "choose another with --out"
-        raise DualprocError(f"{folder} cannot be written: {error.strerror}", hint=hint) from error
     return NewPackage(folder, tuple(f"{kind}/{plugin}" for kind in wanted), tuple(texts))
 
 

@@ -43,10 +43,7 @@ class LoadedSpec:
     _reading_problems: tuple[Problem, ...] = field(repr=False)
 
     def require(self) -> TaskSpec:
-        """Return the spec.
-
-        Raises SpecError if the spec has problems, or it has variants and none is chosen.
-        """
+        """The spec. Raises SpecError if it has problems, or if it has variants and none is chosen."""
         if self.spec is not None:
             return self.spec
         hint = f"choose one of: {', '.join(self.variants)}"

@@ -93,10 +93,8 @@ def for_report(problems: Iterable[Problem]) -> tuple[Problem, ...]:
 
 
 def _shortened(problem: Problem) -> Problem:
-    short: dict[str, Any] = {}
-    for name in ("message", "path", "hint", "text"):
-        if text := getattr(problem, name):
-            short[name] = _short(text)
+    fields = ("message", "path", "hint", "text")
+    short: dict[str, Any] = {name: _short(text) for name in fields if (text := getattr(problem, name))}
     if problem.column is not None and short.get("text", problem.text) != problem.text:
         short["text"] = None  # the `^` below the shortened line would be misplaced
     return replace(problem, **short)

@@ -26,10 +26,7 @@ class Mistake(NamedTuple):
 
 
 def raise_mistakes(mistakes: Sequence[Mistake], value: Any) -> None:
-    """Raise all mistakes of a value as one ValidationError; pydantic prepends the location of the value.
-
-    Raises ValidationError if there is at least one mistake.
-    """
+    """Raise the mistakes of a value, if there are any, as one ValidationError; pydantic adds the value's location."""
     details = []
     for path, message, hint in mistakes:
         error = PydanticCustomError("mistake", "{message}", {"message": message, "hint": hint})

@@ -68,10 +68,7 @@ def _base_folder(source: str | None) -> pathlib.Path:
 
 
 def _resolve(written: str, folder: pathlib.Path) -> pathlib.Path:
-    """The file at a path relative to `folder`.
-
-    Raises DualprocError if the path is absolute, leaves the folder, or is not an existing file.
-    """
+    """The file at a path in `folder`. Raises DualprocError if the path is absolute, leaves it, or names no file."""
     where = "the current folder" if folder == pathlib.Path() else f"the folder {folder}"
     flavours = pathlib.PurePosixPath(written), pathlib.PureWindowsPath(written)
     if any(flavour.anchor or ".." in flavour.parts for flavour in flavours):

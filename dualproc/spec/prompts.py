@@ -170,10 +170,7 @@ class QuestionSpec(SpecModel):
         return candidates
 
     def for_prompt(self, prompt: Prompt) -> Question:
-        """The question about an image of `prompt`.
-
-        Raises SpecError if the template uses a field that the prompt does not have.
-        """
+        """The question about an image of `prompt`. Raises SpecError if the prompt lacks a field of the template."""
         fields = {"prompt": prompt.text, **prompt.fields}
         missing = [name for name in placeholders(self.template) if name not in fields]
         if missing:

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dualproc import registry
 from dualproc.protocols import Generator
+from dualproc.resolve import build
+from dualproc.spec import PluginRef
 from dualproc.types import Sample
 
 from ._conform import apart, call, conform, differ, gradients, one_per_image, touched
@@ -36,7 +37,7 @@ def check_anchor(
     """
 
     def checks(anchor: Any) -> Iterator[Iterator[str]]:
-        source = generator or _shipped()
+        source: Generator = generator or build("generators", PluginRef(type="dualproc/tiny"))
         source.prepare(prompts)
         attach_lora(source)
         with torch.no_grad():
@@ -45,12 +46,6 @@ def check_anchor(
         yield _gradient(anchor, source, drawn, prompts)
 
     conform("anchors", plugin, params, checks)
-
-
-def _shipped() -> Generator:
-    tiny = registry.load("generators", "dualproc/tiny")
-    built: Generator = tiny.cls(tiny.params({}))
-    return built
 
 
 def _penalty(anchor: Any, generator: Generator, sample: Sample, prompts: Sequence[str]) -> Tensor:

@@ -6,7 +6,7 @@ import inspect
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ MEMORY_KINDS = ("generators", "judges")
 """The kinds whose parameters `MemoryOptions` describes."""
 
 Result = TypeVar("Result")
+Checks = Callable[[Any], Iterable[Iterator[str]]]
 
 
 class ConformanceError(AssertionError):
@@ -38,17 +39,12 @@ class Finding(Exception):  # noqa: N818 - one sentence of a ConformanceError
     """A finding after which the rest of a check cannot continue."""
 
 
-def conform(
-    kind: str,
-    plugin: type[Any] | str,
-    params: Mapping[str, Any] | None,
-    checks: Callable[[Any], Iterable[Iterator[str]]],
-) -> None:
+def conform(kind: str, plugin: type[Any] | str, params: Mapping[str, Any] | None, checks: Checks) -> None:
     """Check what all kinds have in common, build the plugin, and run the checks of its kind.
 
-    `checks` returns generators of sentences. The first one checks the types and shapes of results, and that they are
-    reproducible. If it finds a problem, the others are skipped, because they would report its consequences. Raises
-    ConformanceError if there are findings, and PluginError if no plugin of that name can be loaded.
+    `checks` gets the live plugin and returns generators of sentences. The first one checks the types and shapes of
+    results, and that they are reproducible. If it finds a problem, the others are skipped, because they would report
+    its consequences. Raises ConformanceError if there are findings, and PluginError if the plugin cannot be loaded.
     """
     registry.require_kind(kind)
     given = dict(params or {})
@@ -61,20 +57,14 @@ def conform(
     findings = [*([fault] if fault else []), *registry.class_faults(kind, cls)]
     if not findings:  # otherwise, it cannot be built
         with _random_state_restored():
-            built: list[Any] = []
             findings += _collected(_parameters(kind, cls, given))
-            findings += _collected(_building(kind, cls, given, built))
-            for live in built:
-                findings += _collected(_in_turn(checks(live)))
+            findings += _collected(_built(kind, cls, given, checks))
     if findings:
         raise ConformanceError(label, list(dict.fromkeys(findings)))
 
 
 def call(name: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
-    """What a plugin's method returns.
-
-    Raises Finding if it raised an exception, or changed the global gradient mode.
-    """
+    """Call a plugin's method. Raises Finding if it raised an exception, or changed the global gradient mode."""
     before = torch.is_grad_enabled()
     try:
         out = function(*args, **kwargs)
@@ -92,18 +82,12 @@ def call(name: str, function: Callable[..., Result], *args: Any, **kwargs: Any) 
 
 
 def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The gradients of a scalar with respect to each input, 0 where it does not depend on it; keeps the graph.
-
-    Raises Finding if the backward pass raised an exception.
-    """
+    """The gradients of a scalar with respect to each input, 0 where it does not depend on it; keeps the graph."""
     return call("the backward pass", torch.autograd.grad, value, inputs, retain_graph=True, materialize_grads=True)
 
 
 def touched(value: Tensor, weights: Mapping[str, Tensor]) -> list[str]:
-    """The names of the weights that the gradient of a scalar reaches; other leaves keep the gradient.
-
-    Raises Finding if the backward pass raised an exception.
-    """
+    """The names of the weights that the gradient of a scalar reaches; other leaves keep the gradient."""
     call("the backward pass", torch.autograd.backward, value)
     names = [name for name, weight in weights.items() if weight.grad is not None]
     for name in names:
@@ -118,7 +102,7 @@ def described(value: Any) -> str:
     return f"{type(value).__name__} {value!r}"[:80]
 
 
-def has_form(value: Any, shape: Sequence[int | None]) -> bool:
+def has_form(value: Any, shape: Sequence[int | None]) -> TypeGuard[Tensor]:
     """Whether a value is a floating-point tensor of this shape; None in the shape is any length."""
     if not (isinstance(value, Tensor) and value.is_floating_point() and value.ndim == len(shape)):
         return False
@@ -129,8 +113,7 @@ def one_per_image(value: Any, count: int, start: str, end: str = "") -> Tensor:
     """The value, if it is float [count]. Raises Finding for any other; the sentence describes it after `start`."""
     if not has_form(value, [count]):
         raise Finding(f"{start} {described(value)}{end}; expected float [{count}], one number per image")
-    numbers: Tensor = value
-    return numbers
+    return value
 
 
 def apart(a: Tensor, b: Tensor) -> float:
@@ -234,8 +217,8 @@ def _either(kinds: set[str]) -> str:
     return " or ".join(sorted(kinds, key=lambda kind: (kind == "null", kind)))
 
 
-def _building(kind: str, cls: Any, given: Mapping[str, Any], built: list[Any]) -> Iterator[str]:
-    """Build the plugin, append it to `built`, and check the signatures of its methods."""
+def _built(kind: str, cls: Any, given: Mapping[str, Any], checks: Checks) -> Iterator[str]:
+    """Build the plugin, check the signatures of its methods, then run the checks of its kind."""
     try:
         params = registry.validated(cls.Params, given)
     except ValidationError as error:
@@ -252,7 +235,7 @@ def _building(kind: str, cls: Any, given: Mapping[str, Any], built: list[Any]) -
     wrong = list(_signatures(live, protocol))
     yield from wrong
     if not wrong:
-        built.append(live)
+        yield from _in_turn(checks(live))
 
 
 def _missing_file(cls: Any, given: Mapping[str, Any]) -> Iterator[str]:

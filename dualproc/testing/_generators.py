@@ -107,8 +107,7 @@ class _Check:
             raise Finding(f"denoise returns {described(value)} for latents {shape}; expected float of the same shape")
         if not value.isfinite().all():
             raise Finding(f"denoise returns latents that are not finite at noise level {level}")
-        denoised: Tensor = value
-        return denoised
+        return value
 
     def within(self, latents: Tensor) -> float:
         """The tolerance for latents."""

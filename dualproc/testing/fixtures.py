@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ from dualproc import testing
 def _fixture(name: str) -> Any:
     """A fixture that returns the check of this name."""
 
-    def check() -> Callable[..., None]:
-        found: Callable[..., None] = getattr(testing, name)
-        return found
+    def check() -> Any:
+        return getattr(testing, name)
 
     check.__doc__ = f"`dualproc.testing.{name}`."
     return pytest.fixture(name=name)(check)
