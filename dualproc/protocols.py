@@ -49,7 +49,7 @@ class Preset:
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """Parameters of generators and judges that decide where a model lives and what it takes. All are optional.
+    """Parameters of generators and judges that decide where a model is stored and what memory it needs. All optional.
 
     A plugin that has a parameter of one of these names gives it the meaning below. `dp plan` reads them, and suggests
     changing those that the plugin has.

@@ -12,6 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import dualproc
 from dualproc import __version__, cli
 from dualproc.errors import PluginError
 from dualproc.spec import read_spec

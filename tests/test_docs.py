@@ -6,6 +6,7 @@ import configparser
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,32 @@ def test_specs_in_the_readme_are_valid(tmp_path: Path) -> None:
         file = tmp_path / f"{number}.yaml"
         file.write_text(text, encoding="utf-8")
         assert read_checked(file).each()[0].require().name
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").split()) <= 1500
+
+
+def test_the_architecture_names_every_frame_from_the_command_to_the_gradient() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \d \| `(\S+)` `(?:\w+\.)?(\w+)` \|", text, re.MULTILINE)
+    code = """
+import traceback, torch
+from dualproc.cli import main
+
+def backward(*_):
+    frames = [f for f in traceback.extract_stack() if "/dualproc/" in f.filename.replace(chr(92), "/")]
+    raise SystemExit("\\n".join(f"{f.filename} {f.name}" for f in frames))
+
+torch.autograd.backward = backward
+main(["run", "specs/line_weight.yaml", "--variant", "thick", "--out", OUT])
+"""
+    with tempfile.TemporaryDirectory() as folder:
+        program = code.replace("OUT", repr(str(Path(folder, "run"))))
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    frames = [line.split() for line in done.stderr.splitlines() if "dualproc" in line and line.count(" ") == 1]
+    found = [(Path(file).relative_to(ROOT / "dualproc").as_posix(), name) for file, name in frames]
+    assert found == rows, done.stderr
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -187,7 +188,7 @@ def test_opening_a_folder_without_a_run_says_why_and_lists_runs(tmp_path: Path) 
         RunFolder.open(tmp_path / "line_weight" / "thin", needs=[WEIGHTS])
 
 
-def test_an_evaluation_of_an_earlier_version_is_refused_with_the_command_that_renews_it(tmp_path: Path) -> None:
+def test_an_evaluation_of_an_earlier_version_is_refused_with_the_command_that_updates_it(tmp_path: Path) -> None:
     with create(tmp_path) as run:
         run.write_evaluation(evaluation())
         path = tmp_path / "evaluation.json"
@@ -294,15 +295,15 @@ def test_a_full_disk_leaves_the_old_content(tmp_path: Path) -> None:
 def test_the_hint_of_a_failure_fits_what_was_tried(tmp_path: Path, action: str, advice: str) -> None:
     other = {"read": "`--out`", "write": "that you may read it"}[action]
     for number in (errno.EACCES, errno.EROFS, errno.EIO):
-        with pytest.raises(RunError, match=f"cannot {action} .*: {os.strerror(number)}") as caught:
-            with as_run_error(action, tmp_path):
-                raise OSError(number, os.strerror(number))
+        message = re.escape(f"cannot {action} {tmp_path}: {os.strerror(number)}")
+        with pytest.raises(RunError, match=message) as caught, as_run_error(action, tmp_path):
+            raise OSError(number, os.strerror(number))
         assert advice in (caught.value.hint or "")
         assert other not in (caught.value.hint or "")
 
 
 def test_a_missing_text_file_is_an_error_without_advice_about_the_output_folder(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="cannot read .*a.json: No such file") as caught:
+    with pytest.raises(RunError, match=r"cannot read .*a\.json: No such file") as caught:
         read_text(tmp_path / "a.json")
     assert "--out" not in (caught.value.hint or "")
 

@@ -20,7 +20,7 @@ def test_the_rows_have_every_number_once() -> None:
         "line weight": ("0.0300 ± 0.0071", "0.0420 ± 0.00082", "target 0.042, of the height"),
         "line weight on target": ("25%", "75%", "within 0.036 to 0.048"),
         "line weight not measurable": ("0", "1", "of 4 images"),
-        "judge's P(wanted answer)": ("0.300 ± 0.071", "0.750 ± 0.050", "it trained the LoRA, so it is no proof"),
+        "judge's P(wanted answer)": ("0.300 ± 0.071", "0.750 ± 0.050", "it trained the LoRA, so it proves nothing"),
         "referee's P(wanted answer)": ("0.200 ± 0.071", "0.700 ± 0.071", "it took no part in training"),
         "subjects kept": ("100%", "100%", "share of images with the referee's P above 0.5"),
         "hack meter": ("0.0300", "0.0330", "1.1x the base's"),

@@ -151,7 +151,7 @@ def _judge(name: str, overrides: Sequence[str]) -> PluginRef:
 
 
 def _questions(spec: TaskSpec, fields: dict[str, str]) -> list[Question]:
-    """The spec's questions, without those that use a field which `fields` does not have; each of these is warned of.
+    """The spec's questions, without those that use a field that is not in `fields`; warns about each of these.
 
     Raises DualprocError if no question is left.
     """

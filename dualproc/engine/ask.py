@@ -31,7 +31,7 @@ def ask(
 ) -> list[list[Reply]]:
     """The judge's replies: for every image, one to each question; at least one question.
 
-    `batches` are images [B, 3, H, W] in [0, 1]; each batch may have a size of its own. The answer in words is at most
+    `batches` are images [B, 3, H, W] in [0, 1]; batches may differ in size. The answer in words is at most
     `tokens` long, by default as long as the longest candidate.
     """
     import torch

@@ -1,4 +1,4 @@
-"""The proof: the base and the trained generator on held-out prompts and seeds, measured by what never trained it."""
+"""The evaluation: base and trained generator on held-out prompts and seeds, measured by judge, referee and scorers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def held_out(loop: Loop) -> tuple[list[Prompt], list[int]]:
 
 
 def evaluate(loop: Loop, advance: Callable[[int], None] = lambda _: None) -> tuple[Evaluation, Images]:
-    """Measure the generator with the LoRA off and on; `advance` is told the number of images just generated."""
+    """Measure the generator with the LoRA off and on; `advance` gets the number of images just generated."""
     import torch
 
     prompts, seeds = held_out(loop)
@@ -91,9 +91,9 @@ def measure_batches(
 ) -> Measurement:
     """What scorers, judge and referee measure on images of any origin, one number per image, in order.
 
-    `batches` are [B, 3, H, W] in [0, 1], at least one image; each batch may have a size of its own. Hack meter and
-    diversity are nan, because the generator is unknown; scorers that compare with base images give nan. `prompt` fills
-    the questions' fields; `advance` is told the number of images just measured.
+    `batches` are [B, 3, H, W] in [0, 1], at least one image; batches may differ in size. Hack meter and diversity are
+    nan, because the generator is unknown; scorers that compare with base images give nan. `prompt` fills the questions'
+    fields; `advance` gets the number of images just measured.
     """
     import torch
 
@@ -145,7 +145,7 @@ def diversity(images: Tensor, prompts: Sequence[str]) -> float:
 def monitor(loop: Loop) -> tuple[float | None, float]:
     """The referee's mean P(wanted answer), if there is a referee, and the hack meter, in the middle of a fit.
 
-    On training prompts with seeds of their own: held-out images must not decide when to stop.
+    It uses training prompts with separate seeds, because held-out images must not decide when to stop.
     """
     import torch
 

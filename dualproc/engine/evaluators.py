@@ -1,4 +1,4 @@
-"""What looks at images, whatever made them: the judge, the referee and the scorers of a spec."""
+"""What measures images of any origin: the judge, the referee and the scorers of a spec."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CANVAS = 512
-"""Layers are drawn at least this large and then reduced, so that edges and widths below a pixel come out right."""
+"""Layers are drawn at least this large (pixels), then downscaled, so that widths below a pixel are exact."""
 
 
 def draw_canvas(layers: Sequence[VisualPrompt], width: int, height: int) -> Image:

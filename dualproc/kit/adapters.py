@@ -1,4 +1,4 @@
-"""Switch the LoRA off for a while: what a generator needs to draw as its base does."""
+"""Switch a generator's LoRA off temporarily, so that it draws like its base."""
 
 from __future__ import annotations
 

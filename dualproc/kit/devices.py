@@ -34,6 +34,6 @@ def pick_device(wanted: str) -> torch.device:
         if (device.index or 0) >= count:
             raise PluginError(
                 f"device: torch finds no {wanted} on this machine ({device.type} devices: {count})",
-                hint="leave `device` out to use what there is, or install the torch build for this machine's GPU",
+                hint="leave `device` out to use an available one, or install the torch build for this machine's GPU",
             )
     return device

@@ -1,4 +1,4 @@
-"""Change attributes of other libraries for a while."""
+"""Change attributes of other libraries temporarily."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @contextmanager
 def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    """Within, `owner.name` is `value`; afterwards it is what it was."""
+    """Within, `owner.name` is `value`; afterwards it has its old value."""
     own = vars(owner).get(name)
     setattr(owner, name, value)
     try:

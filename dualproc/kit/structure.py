@@ -1,4 +1,4 @@
-"""Where an image has edges, whatever their colour: how alike the layouts of two images are."""
+"""Edge maps that hardly depend on colour: how similar the layouts of two images are."""
 
 from __future__ import annotations
 

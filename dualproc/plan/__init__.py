@@ -1,4 +1,4 @@
-"""What `dp plan` is made of: a training step without weights, what it takes, and settings that need less.
+"""The parts of `dp plan`: a training step without weights, its memory and operations, and settings that need less.
 
 | module | what it holds |
 | --- | --- |

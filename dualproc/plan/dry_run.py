@@ -151,7 +151,7 @@ def dry_run(spec: TaskSpec, *, gpu: bool, known: dict[str, Observed] | None = No
     resolve.check_plugins(spec)
     roles = list(_roles(spec, gpu=gpu))
     whole = _for_dry_run(spec)
-    # Sorted: a parameter that was set, then reset for the dry run, may stand elsewhere in the spec.
+    # Sorted: a parameter that was set, then reset for the dry run, may be at another place in the spec.
     key = json.dumps([whole.model_dump(mode="json"), [role.device for role in roles]], sort_keys=True)
     found = (known or {}).get(key) or _observe(whole, roles)
     if known is not None:

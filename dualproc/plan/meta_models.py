@@ -24,7 +24,7 @@ def built_from_configs(
     """Within, `from_pretrained` of transformers and diffusers builds models by their configurations alone.
 
     They are built within the context `place()`, such as a torch device. Folders need no weights, and none are
-    downloaded. `built` is told the name or folder of every model.
+    downloaded. `built` gets the name or folder of every model, and the model.
     """
     from diffusers import DiffusionPipeline, ModelMixin
     from huggingface_hub import snapshot_download as fetch

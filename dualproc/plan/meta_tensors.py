@@ -234,7 +234,7 @@ def _with_data(real: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def without_weights(built: Callable[[str, nn.Module], None] = lambda *_: None) -> Iterator[Ledger]:
     """Within, models have no weights, values that depend on weights are not computed, and the ledger counts all.
 
-    `built` is told the name or folder of every model, and the model.
+    `built` gets the name or folder of every model, and the model.
     """
     ledger = Ledger()
     mode = MetaMode(ledger)

@@ -1,4 +1,4 @@
-"""The model card: README.md with front matter, as the Hub and people read it."""
+"""The model card: README.md with front matter for the Hub."""
 
 from __future__ import annotations
 

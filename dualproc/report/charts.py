@@ -135,7 +135,7 @@ def _stacks(
     width = (high - low) / inside or whole / COLUMNS
 
     def column(value: float) -> int:
-        """That of the accepted range's left edge is 0."""
+        """The column of a value; column 0 begins at the left edge of the accepted range."""
         place = math.floor((value - low) / width)
         if low <= value <= high:
             return min(place, inside - 1)

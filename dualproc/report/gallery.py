@@ -16,7 +16,7 @@ from .grids import FAINT, GAP, INK, LABELS, LINE, MARGIN, compose, font, wrap
 from .samples import sample_files
 
 COLUMNS = 6
-"""Images of each run: the first seed of each of the first prompts, then second seeds. Nobody selects them."""
+"""Images of each run: the first seed of each of the first prompts, then second seeds; never selected by hand."""
 HEIGHT = 128
 """Smaller images are enlarged by the largest integer factor that stays within this height (pixels)."""
 _NAME = 176

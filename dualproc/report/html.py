@@ -22,7 +22,7 @@ from .charts import WIDTH, Series, dot_plot, line_chart
 from .samples import sample_files
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-"""The page may load nothing and run nothing, whatever text it shows."""
+"""Content security policy: the browser loads and runs nothing, even if markup from a spec got into the page."""
 CARDS = 12
 """How many held-out images the report shows."""
 THUMBNAIL = 192

@@ -50,7 +50,7 @@ def summary_rows(evaluation: Evaluation) -> list[Row]:
     base, trained = evaluation.base, evaluation.trained
     rows = [row for pair in zip(base.scores, trained.scores, strict=True) for row in _score_rows(*pair)]
     for label, before, after, note in (
-        (JUDGE, base.judge, trained.judge, "it trained the LoRA, so it is no proof"),
+        (JUDGE, base.judge, trained.judge, "it trained the LoRA, so it proves nothing"),
         (REFEREE, base.referee, trained.referee, "it took no part in training"),
     ):
         if before is not None and after is not None:
@@ -75,7 +75,7 @@ def image_rows(measurement: Measurement) -> list[tuple[str, str, str, str]]:
         notes = (_aim(score, unit=True), within(score), f"{blind} not measurable" if blind else "")
         shown = "" if score.on_target is None else percent(score.on_target)
         rows.append((title(score), mean_and_spread(score.values), shown, ", ".join(filter(None, notes))))
-    rows.append((JUDGE, mean_and_spread(measurement.judge), "", "it trains LoRAs, so it is no proof of its own task"))
+    rows.append((JUDGE, mean_and_spread(measurement.judge), "", "it trains LoRAs for this task, so it proves nothing"))
     if measurement.referee is not None:
         rows.append((REFEREE, mean_and_spread(measurement.referee), "", "it takes no part in training"))
     if measurement.preserved is not None:
@@ -163,7 +163,7 @@ def alarms(evaluation: Evaluation) -> list[str]:
     change = ratio(trained.hack_meter, base.hack_meter)
     if change > HACK_LIMIT:
         found.append(
-            f"The hack meter is {times(change)} the base's: the base draws no such images (reward hacking). "
+            f"The hack meter is {times(change)} the base's: the base would not draw such images (reward hacking). "
             "Raise the anchor's weight, or train fewer steps."
         )
     left = ratio(trained.diversity, base.diversity)

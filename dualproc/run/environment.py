@@ -18,7 +18,7 @@ def environment() -> dict[str, str | int]:
 
 
 def peak_memory() -> int | None:
-    """Peak main memory of this process, in bytes; None where the system does not tell."""
+    """Peak main memory of this process, in bytes; None where the system does not report it."""
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would include the parent's memory at the time of the fork
         lines = status.read_text(encoding="utf-8").splitlines()

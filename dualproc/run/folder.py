@@ -87,7 +87,7 @@ class RunFolder:
         make_folder(folder)
         run = cls(folder, lock=FolderLock(folder))
         try:
-            run._refuse_run(resolved_text, resume=resume, overwrite=overwrite)  # one that came before the lock was ours
+            run._refuse_run(resolved_text, resume=resume, overwrite=overwrite)  # started between `refuse` and the lock
             run._make_room(resume=resume, overwrite=overwrite)
             write_atomically(folder / RESOLVED, resolved_text)
             write_atomically(folder / SPEC, spec_text)
@@ -122,7 +122,7 @@ class RunFolder:
         """A run to read; it may still be training.
 
         `needs` names files that must exist, such as `WEIGHTS`. Raises RunError if `path` is not a run (the hint lists
-        the runs in its subfolders, if there are any), or says which of the files are missing, or who is still at work.
+        the runs in its subfolders), if another process still writes it, or if a needed file is missing.
         """
         folder = Path(path)
         if not (folder / RESOLVED).is_file():
@@ -186,7 +186,7 @@ class RunFolder:
     def write_lora(self, save: Callable[[Path], None]) -> None:
         """Let `save` write a LoRA's files into a temporary folder, then move them into the run, each one atomically.
 
-        Raises RunError if they cannot be written, and whatever else `save` raises; earlier files then stay.
+        Raises RunError if they cannot be written, and any other exception of `save`; earlier files then stay.
         """
         from safetensors import SafetensorError
 

@@ -1,7 +1,7 @@
 """The spec as a run keeps it: with every value filled in and with copies of the files it names, so it is portable.
 
-A file is kept under a name made from its content. So a resolved spec tells nothing about the machine it comes from, and
-two specs differ if the content of a file differs.
+A file is kept under a name made from its content. So a resolved spec reveals nothing about the machine it comes from,
+and two specs differ if the content of a file differs.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def refuse_locked(folder: Path) -> None:
     """Raise the RunError of `FolderLock` if another process holds the folder; a folder never locked is not touched."""
     if (folder / LOCK).is_file() and os.access(folder / LOCK, os.W_OK):
         lock = FileLock(folder / LOCK, thread_local=False)
-        with suppress(OSError):  # it cannot be locked: what writes to the folder will say why
+        with suppress(OSError):  # not lockable: writing to the folder will raise the error
             _acquire(lock, folder)
         lock.release()
 

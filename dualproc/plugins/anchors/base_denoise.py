@@ -20,7 +20,7 @@ class BaseDenoise:
 
     Noise is added to the clean latents up to a level drawn uniformly from [low, high]. The base weights denoise them in
     one step, without gradient. The penalty is the mean squared distance to the result: small if the image is likely
-    under the base model, whatever it shows, and large for the grids and fringes that reward hacking produces.
+    under the base model, regardless of its content, and large for the grids and fringes of reward hacking.
     """
 
     api_version: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""LoRAs of pipelines without a LoRA loader of their own."""
+"""Save the LoRAs of pipelines that have no LoRA loader."""
 
 from __future__ import annotations
 

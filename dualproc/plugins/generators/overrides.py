@@ -48,7 +48,7 @@ def fixed_latents(pipe: Any, latents: Tensor) -> Callable[..., Any]:
     """A `prepare_latents` that returns these latents instead of noise, in the layout of the pipeline's own loop.
 
     Not every pipeline takes its argument `latents` in the layout that its loop and scheduler use; what
-    `prepare_latents` returns always has that layout. Whatever else it returns (position ids) is kept.
+    `prepare_latents` returns always has that layout. Its other results (position ids) are kept.
     """
     real = pipe.prepare_latents
 

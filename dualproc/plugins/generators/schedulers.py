@@ -130,7 +130,7 @@ class SingleNoiseLevel(SchedulerOverride):
     """One evaluation of the backbone at `noise_level` in (0, 1), on latents that are already noised.
 
     For flow matching, these are (1 - t) x0 + t e; for others, sqrt(abar) x0 + sqrt(1 - abar) e at the training timestep
-    whose sqrt(1 - abar) is nearest to the level, whatever the scheduler's own scaling.
+    whose sqrt(1 - abar) is nearest to the level, even if the scheduler itself scales its samples in another way.
     """
 
     order = 1

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 REGIONS: dict[str, tuple[float, float, float, float]] = {"sky": (0.0, 0.0, 1.0, 0.1), "ground": (0.0, 0.9, 1.0, 1.0)}
-"""The boxes that are measured as sky and as ground, wherever the horizon is."""
+"""The boxes that are measured as sky and as ground, independent of the horizon."""
 
 
 class RegionColor:
