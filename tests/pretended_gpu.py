@@ -6,11 +6,11 @@
     print(traffic.waits)
 
 A tensor of it says `device gpu:0`, while its data lie in main memory and the CPU computes. It refuses to meet a CPU
-tensor that has dimensions, as CUDA does. Whatever would make the program wait for a real GPU (`item()`, `tolist()`,
-copies to the CPU, indexing by a mask) is counted, with the place in the code.
+tensor that has dimensions, as CUDA does. Every operation that would make the program wait for a real GPU (`item()`,
+`tolist()`, copies to the CPU, indexing by a mask) is counted, with the place in the code.
 
-It finds wrong devices and needless waiting. It has no kernels, streams or memory of its own, and its numbers are the
-CPU's. It takes torch's place for a backend of one's own (`PrivateUse1`) for the whole process, under the name `gpu`;
+It finds wrong devices and needless waiting. It has neither kernels nor streams nor separate memory, and its numbers are
+the CPU's. It occupies torch's slot for custom backends (`PrivateUse1`) for the whole process, under the name `gpu`;
 enter it before the process's first backward pass, when autograd counts the devices.
 """
 

@@ -26,6 +26,24 @@ from tools.reference import PAGES
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DOCUMENTS = sorted(file for folder in (".", "docs", "dualproc/weights") for file in (ROOT / folder).glob("*.md"))
+FRAMES = """
+import sys
+import traceback
+from pathlib import Path
+import dualproc, torch
+from dualproc.cli import main
+
+def backward(*_):
+    home = Path(dualproc.__file__).parent
+    for frame in traceback.extract_stack():
+        if Path(frame.filename).is_relative_to(home):
+            print("frame", Path(frame.filename).relative_to(home).as_posix(), frame.name, sep="\\t", file=sys.stderr)
+    raise SystemExit
+
+torch.autograd.backward = backward
+main({command})
+"""
+"""Runs a command up to its first backward pass, and prints the library's own frames on the way."""
 LEAF = {"plugins": {*KINDS, "show"}}
 """Words that may follow a command that also works alone."""
 
@@ -75,22 +93,11 @@ def test_readme_is_short() -> None:
 def test_the_architecture_names_every_frame_from_the_command_to_the_gradient() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \d \| `(\S+)` `(?:\w+\.)?(\w+)` \|", text, re.MULTILINE)
-    code = """
-import traceback, torch
-from dualproc.cli import main
-
-def backward(*_):
-    frames = [f for f in traceback.extract_stack() if "/dualproc/" in f.filename.replace(chr(92), "/")]
-    raise SystemExit("\\n".join(f"{f.filename} {f.name}" for f in frames))
-
-torch.autograd.backward = backward
-main(["run", "specs/line_weight.yaml", "--variant", "thick", "--out", OUT])
-"""
     with tempfile.TemporaryDirectory() as folder:
-        program = code.replace("OUT", repr(str(Path(folder, "run"))))
+        command = ["run", "specs/line_weight.yaml", "--variant", "thick", "--out", str(Path(folder, "run"))]
+        program = FRAMES.format(command=command)
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    frames = [line.split() for line in done.stderr.splitlines() if "dualproc" in line and line.count(" ") == 1]
-    found = [(Path(file).relative_to(ROOT / "dualproc").as_posix(), name) for file, name in frames]
+    found = [tuple(line.split("\t")[1:]) for line in done.stderr.splitlines() if line.startswith("frame\t")]
     assert found == rows, done.stderr
 
 

@@ -76,7 +76,7 @@ for one, other in zip(ours, found("cpu", folder), strict=True):
 
 @pytest.mark.parametrize("program", [REFUSES_AND_COUNTS, SAME_NUMBERS], ids=["refuses and counts", "same numbers"])
 def test_it_is_like_a_gpu(program: str) -> None:
-    """In a process of its own: torch must know the device before the first backward pass."""
+    """In a separate process: torch must know the device before the first backward pass."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent)])}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -188,7 +188,7 @@ def test_opening_a_folder_without_a_run_says_why_and_lists_runs(tmp_path: Path) 
         RunFolder.open(tmp_path / "line_weight" / "thin", needs=[WEIGHTS])
 
 
-def test_an_evaluation_of_an_earlier_version_is_refused_with_the_command_that_updates_it(tmp_path: Path) -> None:
+def test_an_evaluation_of_an_earlier_version_is_refused_with_the_command_that_repeats_it(tmp_path: Path) -> None:
     with create(tmp_path) as run:
         run.write_evaluation(evaluation())
         path = tmp_path / "evaluation.json"
