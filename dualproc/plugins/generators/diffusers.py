@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 NOISE_SEED = 0x5EED
 """Added to the seeds of re-noising, so that its noise differs from the noise that the image was made from."""
 
+LARGE = 512 * 512
+"""Images of so many pixels are decoded one by one: a VAE needs gigabytes for each, and gains no time from batches."""
+
 
 class DiffusersGenerator:
     """Any diffusers text-to-image pipeline, unmodified, driven through its own `__call__`."""
@@ -94,6 +97,8 @@ class DiffusersGenerator:
         self.pipe = load_pipeline(params, self.dtype, scheduler=params.scheduler)
         if not params.offload:
             self.pipe.to(self.device)
+        if (params.height or 1024) * (params.width or 1024) >= LARGE and hasattr(self.pipe.vae, "enable_slicing"):
+            self.pipe.vae.enable_slicing()
         self.pipe.set_progress_bar_config(disable=True)
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
