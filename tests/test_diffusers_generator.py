@@ -50,6 +50,15 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
     torch.testing.assert_close(together.latents[1:], alone.latents, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(("side", "decoded"), [(64, [2]), (512, [1, 1])])
+def test_large_images_are_decoded_one_by_one(side: int, decoded: list[int]) -> None:
+    generator = tiny(height=side, width=side)
+    sizes: list[int] = []
+    generator.pipe.vae.decoder.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    assert generator.sample(["a cat", "a dog"], [1, 2]).images.shape == (2, 3, side, side)
+    assert sizes == decoded
+
+
 def test_the_gradient_reaches_the_lora_and_nothing_else() -> None:
     generator = tiny()
     weights = trained(generator, Lora())

@@ -481,6 +481,45 @@ def test_dp_score_completes_a_run_whose_evaluation_failed(
     assert found.trained.judge == pytest.approx(expected.trained.judge, rel=1e-5)
 
 
+def test_failed_first_check_loses_no_step_and_may_be_made_smaller(
+    capsys: pytest.CaptureFixture[str], small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    rarely = ["--set", "train.checkpoint_every=9", "--set", "train.watch.every=3", "--out", run]
+    break_plugin(monkeypatch, "referee 1 out of memory")
+    _, _, err = dp(capsys, "run", small, *rarely)
+    assert "in training step 3" in err
+    assert "`--resume` resumes from step 2" in err
+    monkeypatch.delenv("SMALL_FAULT")
+    code, _, err = dp(capsys, "run", small, *rarely, "--resume", "--set", "train.lr=1")
+    assert code == 2
+    assert "another spec; different: train.lr" in err
+    smaller = ("evaluation.batch=1", "train.watch.images=2", "train.watch.every=4", "train.checkpoint_every=1")
+    assert dp(capsys, "run", small, *rarely, "--resume", *(word for one in smaller for word in ("--set", one)))[0] == 0
+    assert [record.referee is not None for record in RunFolder.open(run).metrics()] == [False, False, False, True]
+    assert RunFolder.open(run).resolved["train"]["watch"] == {"every": 4, "images": 2}
+
+
+@pytest.mark.usefixtures("small")
+def test_dp_score_may_change_how_a_run_is_evaluated_but_not_how_it_was_trained(
+    capsys: pytest.CaptureFixture[str], server: Server, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(server.whole, run)
+    code, _, err = dp(capsys, "score", run, "--set", "evaluation.seeds=2")
+    assert code == 0, err
+    evaluation = RunFolder.open(run).read_evaluation()
+    assert evaluation is not None
+    assert len(evaluation.seeds) == 2 * len(RunFolder.open(server.whole).read_evaluation().seeds)  # type: ignore[union-attr]
+    assert RunFolder.open(run).resolved["evaluation"]["seeds"] == 2
+    before = result(run)
+    code, _, err = dp(capsys, "score", run, "--set", "train.lr=0.5")
+    assert code == 2
+    assert "another spec; different: train.lr" in err
+    assert "evaluation.*" in err
+    assert result(run) == before
+
+
 def test_out_of_memory_error_recommends_dp_plan(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(load_spec(small))
     monkeypatch.setattr("acme_small.fault", lambda _: bytearray(2**62))

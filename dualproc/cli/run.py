@@ -43,7 +43,8 @@ def run(
 
     Every run gets a folder with the LoRA, checkpoints, the evaluation on held-out prompts, and a report. Ctrl+C (or
     SIGTERM) ends the training after the current step; the LoRA so far is still saved and evaluated. A second Ctrl+C
-    exits at once. Continue either with --resume.
+    exits at once. Continue either with --resume; then --set may change evaluation.*, train.watch.*,
+    train.checkpoint_every, and the models' device, checkpointing and offload, for example if memory ran out.
 
     \b
     dp run specs/line_weight.yaml

@@ -44,20 +44,21 @@ def score(
     """Evaluate a run again, or measure any images.
 
     For a run, the images of its held-out prompts and seeds are generated and measured again, and the report is
-    rewritten.
+    rewritten. --set may change evaluation.* and the models' device, checkpointing and offload.
 
     With --spec, the spec's scorers, judge and referee measure image files of any origin; no image is generated. If a
     question of the spec has a placeholder such as {subject}, give its value for all images with --field.
 
     \b
     dp score runs/line_weight/thick
+    dp score runs/line_weight/thick --set evaluation.batch=1
     dp score images/ --spec specs/horizon.yaml --variant high --csv numbers.csv
     dp score cat.png --spec specs/horizon.yaml --variant high --field subject="a cat" --json
     """
     if spec is None:
-        if variant or overrides or fields or as_json or csv:
-            raise DualprocError("--variant, --set, --field, --json and --csv need images and --spec", hint=FORMS)
-        _score_run(places)
+        if variant or fields or as_json or csv:
+            raise DualprocError("--variant, --field, --json and --csv need images and --spec", hint=FORMS)
+        _score_run(places, overrides or ())
         return
     from dualproc.engine.ask import prompt_for
     from dualproc.report import image_columns
@@ -86,7 +87,7 @@ def score(
         _write_csv(Path(csv), files, image_columns(measured))
 
 
-def _score_run(places: Sequence[str]) -> None:
+def _score_run(places: Sequence[str], overrides: Sequence[str]) -> None:
     from dualproc.run import RunFolder
     from dualproc.run.lock import refuse_locked
 
@@ -103,7 +104,7 @@ def _score_run(places: Sequence[str]) -> None:
     from dualproc.engine.fit import finish
     from dualproc.engine.reload import load_engine
 
-    folder, engine = load_engine(places[0])
+    folder, engine = load_engine(places[0], overrides=overrides)
     with FitBars() as bars:
         evaluation = finish(engine, folder, bars)
     print_evaluation(evaluation)

@@ -16,7 +16,7 @@ from dualproc.errors import DualprocError, NotFiniteError
 from dualproc.protocols import Generator
 from dualproc.report import write_card, write_report, write_samples
 from dualproc.run import Outcome, RunFolder, peak_memory, portable
-from dualproc.run.folder import default_folder
+from dualproc.run.folder import RESOLVED, default_folder
 from dualproc.types import Evaluation, StepRecord
 
 from . import lora
@@ -145,6 +145,7 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
             seeds=evaluation.seeds,
             judge_view=images.judge_view if loop.spec.visual_prompt else None,
         )
+        run.write(RESOLVED, portable(loop.spec).text)  # `dp score RUN --set` may have changed how it is evaluated
         run.write_evaluation(evaluation)
         write_card(run, loop.generator.recipe())
         write_report(run)
@@ -164,6 +165,8 @@ class _End(NamedTuple):
 def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, progress: Progress | None) -> _End:
     """Run the training steps, with checkpoints."""
     train = loop.spec.train
+    before_first_check = train.watch.every - 1
+    """A check takes more memory than a training step: if it fails, the steps before it must not be lost."""
 
     def save() -> None:
         if run.saved_step != loop.done:
@@ -180,7 +183,8 @@ def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, progress: Progre
                 last = monitoring.over or interrupted()
                 if interrupted() and progress is not None:
                     progress.ending()
-                if last or loop.done == train.steps or loop.done % train.checkpoint_every == 0:
+                first = loop.done == before_first_check and not run.saved_step
+                if last or first or loop.done == train.steps or loop.done % train.checkpoint_every == 0:
                     save()
                 stage.doing, stage.remedy = _stage(loop, run)
                 if last:

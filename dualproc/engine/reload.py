@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dualproc import resolve
 from dualproc.protocols import Generator
-from dualproc.run import RunFolder
+from dualproc.run import RunFolder, portable
 from dualproc.run.folder import RESOLVED, WEIGHTS
 
 from . import lora
@@ -20,15 +20,24 @@ if TYPE_CHECKING:
     from dualproc.spec import TaskSpec
 
 
-def open_run(path: str | PathLike[str]) -> tuple[RunFolder, TaskSpec]:
-    """A finished run and its spec. Raises RunError if it is not finished, SpecError if its spec is no longer valid."""
+def open_run(path: str | PathLike[str], *, overrides: Sequence[str] = ()) -> tuple[RunFolder, TaskSpec]:
+    """A finished run and its spec, of which `overrides` may change what `dualproc.run.resolved.MAY_CHANGE` allows.
+
+    Raises RunError if the run is not finished, or if `overrides` change more; SpecError if the spec is not valid.
+    """
     run = RunFolder.open(path, needs=[WEIGHTS])
-    return run, resolve.load_spec(run.path / RESOLVED, variant=run.resolved.get("variant"))
+    spec = resolve.load_spec(run.path / RESOLVED, variant=run.resolved.get("variant"), overrides=overrides)
+    if overrides:
+        run.refuse_changes(
+            portable(spec).text,
+            "the LoRA was trained with these values; only evaluation.*, device, checkpointing and offload may change",
+        )
+    return run, spec
 
 
-def load_engine(path: str | PathLike[str]) -> tuple[RunFolder, Engine]:
-    """A run's engine with its trained LoRA, to evaluate it again or to continue in Python."""
-    run, spec = open_run(path)
+def load_engine(path: str | PathLike[str], *, overrides: Sequence[str] = ()) -> tuple[RunFolder, Engine]:
+    """A run's engine with its trained LoRA, to evaluate it again or to continue in Python. See `open_run`."""
+    run, spec = open_run(path, overrides=overrides)
     engine = Engine(spec)
     lora.load_export(engine.generator.adapter_module, spec.train.lora, run.path / WEIGHTS)
     return run, engine

@@ -75,8 +75,9 @@ class RunFolder:
         """Start a run in `path`, or continue the run that is there.
 
         `spec_text` is the spec as the user wrote it; `resolved_text` and `files` come from `inputs.portable`; `env` is
-        `environment()` unless given. `resume` continues an unfinished run of the same spec: metrics of steps after its
-        last checkpoint are dropped, because these steps are repeated. If there is no run, a new one starts.
+        `environment()` unless given. `resume` continues an unfinished run of the same spec, of which `MAY_CHANGE` says
+        what may differ: metrics of steps after its last checkpoint are dropped, because these steps are repeated. If
+        there is no run, a new one starts.
         `overwrite` deletes an earlier run's files, and no others.
 
         Raises RunError if the folder cannot be used: it is not writable, is a file, has files of the same names that
@@ -266,6 +267,11 @@ class RunFolder:
         """The step of the newest checkpoint; 0 if there is none."""
         return max(steps(self.path / CHECKPOINTS), default=0)
 
+    def refuse_changes(self, resolved_text: str, hint: str) -> None:
+        """Raise RunError if this spec differs from the run's own in more than `MAY_CHANGE` allows."""
+        if keys := differing_keys(self.resolved, plain(resolved_text, "the resolved spec")):
+            raise RunError(f"{self.path} has a run of another spec; different: {', '.join(keys)}", hint=hint)
+
     # --- starting ---------------------------------------------------------------------------------------------
 
     def _make_room(self, *, resume: bool, overwrite: bool) -> None:
@@ -289,12 +295,11 @@ class RunFolder:
         if not resume:
             hint = "continue it (`--resume`), replace it (`--overwrite`), or choose another folder (`--out`)"
             raise RunError(f"{self.path} already has a run", hint=hint)
-        if keys := differing_keys(self.resolved, plain(resolved_text, "the resolved spec")):
-            raise RunError(
-                f"{self.path} has a run of another spec; different: {', '.join(keys)}",
-                hint=f"continue with the spec that it was started with ({self.path / RESOLVED}), "
-                "replace the run (`--overwrite`), or choose another folder (`--out`)",
-            )
+        self.refuse_changes(
+            resolved_text,
+            f"continue with the spec that it was started with ({self.path / RESOLVED}), "
+            "replace the run (`--overwrite`), or choose another folder (`--out`)",
+        )
 
 
 def _refuse_foreign(folder: Path) -> None:

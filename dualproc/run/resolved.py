@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,11 @@ from typing import Any
 
 from dualproc.errors import RunError
 from dualproc.spec.reading import read_text
+
+MAY_CHANGE = re.compile(
+    r"evaluation\..+|train\.(watch\..+|checkpoint_every)|(generator|judge|referee)\.(checkpointing|device|offload)"
+)
+"""Keys of a spec that may change during a run: they select what is measured, and what fits into memory."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,10 @@ def task(spec: Mapping[str, Any]) -> Task:
 
 
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ between two specs, in alphabetical order."""
+    """Dotted keys whose values differ between the specs of two runs, in alphabetical order; without `MAY_CHANGE`."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
-    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    differ = (key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    return sorted(key for key in differ if not MAY_CHANGE.fullmatch(key))
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
