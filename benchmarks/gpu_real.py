@@ -62,7 +62,7 @@ def predictions(configs: Path, scale: str) -> dict[str, dict[str, Any]]:
         plan = dry_run(spec, gpu=True, known=observed)
         (memory,) = [each for place, each in plan.memory.items() if place != MAIN]
         sums = {"step": memory.training, "loading": memory.loading}
-        plans[case] = {**sums, "memory": asdict(memory), "operations": dict(plan.operations)}
+        plans[case] = {**sums, "memory": asdict(memory), "operations": dict(plan.operations), "moved": plan.moved}
         print(f"{case}: a step {memory.training / GB:.2f} GB, loading {memory.loading / GB:.2f} GB planned", flush=True)
     return plans
 
@@ -129,7 +129,8 @@ def steps(machine: Machine, report: Report, engine: Engine, case: str, *, times:
     name = torch.cuda.get_device_name().lower() if machine.cuda else ""
     card = next((card for card in ("h100", "h200") if card in name), "")
     if card and case in machine.plans:
-        report.note(planned_seconds=seconds(machine.plans[case]["operations"], gpu_named(card)))
+        plan = machine.plans[case]
+        report.note(planned_seconds=seconds(plan["operations"], gpu_named(card), moved=plan["moved"]))
     if machine.full and case in machine.plans and "bit" not in case:
         share = most["allocated_gb"] / (machine.plans[case]["step"] / GB)
         report.note(measured_of_planned=share)

@@ -230,7 +230,7 @@ def row(configs: Path, args: argparse.Namespace, precision: str, questions: int,
     spec = spec_of(configs, precision, questions, **more)
     plan = dry_run(spec, gpu=args.device.startswith("cuda"), known=observed)
     (memory,) = plan.memory.values()
-    estimate = seconds(plan.operations, gpu_named(args.card) if args.card else None)
+    estimate = seconds(plan.operations, gpu_named(args.card) if args.card else None, moved=plan.moved)
     measurement = ["not measured", ""]
     try:
         if not args.planned:

@@ -23,9 +23,10 @@ from small_pipelines import saved
 from torch.utils.flop_counter import FlopCounterMode
 
 from dualproc import Engine, TaskSpec, load_spec
+from dualproc.cli.memory import Fit, settings_that_fit
 from dualproc.errors import DualprocError
 from dualproc.plan import switches
-from dualproc.plan.dry_run import QUANTIZED, Memory, Observed, Plan, dry_run
+from dualproc.plan.dry_run import QUANTIZED, Memory, Observed, Part, Plan, dry_run
 from dualproc.plan.hardware import GPUS, gpu_named, seconds
 from dualproc.plan.meta_tensors import without_weights
 from dualproc.plan.switches import changed_spec, search, switches_of
@@ -267,6 +268,10 @@ def test_offloaded_weights_are_on_the_device_only_while_used(small: Plan) -> Non
     assert plan.peak < without_offload.peak - 0.85 * backbone.bytes + 2 * backbone.block
     assert 2 * backbone.block < 0.75 * backbone.bytes
     assert set(without_offload.memory) == {"cuda:0"}
+    # The backbone in three passes (forward, recomputed, and without the LoRA for the anchor), the VAE in two.
+    blocks = plan.memory["main memory"].weights
+    assert 2.5 * blocks < plan.moved <= 3 * blocks
+    assert without_offload.moved == 0
     without_checkpointing = planned(*SMALL, "generator.offload=true", gpu=True)
     # The backward pass keeps all copies of the offloaded weights, so little is saved.
     assert without_checkpointing.peak > 0.85 * small.peak
@@ -360,7 +365,7 @@ def invent(monkeypatch: pytest.MonkeyPatch, memory: Callable[[set[str]], dict[st
     def invented(spec: TaskSpec, **_: Any) -> Plan:
         models = {"generator": spec.generator, "judge": spec.judge}
         on = {f"{name}.{key}" for name, ref in models.items() for key, value in ref.params.items() if value}
-        return Plan((), 0, memory(on), {}, "", ())
+        return Plan((), 0, memory(on), {}, 0, "", ())
 
     monkeypatch.setattr(switches, "dry_run", invented)
 
@@ -415,6 +420,43 @@ def test_no_model_is_both_offloaded_and_quantised(monkeypatch: pytest.MonkeyPatc
         assert "judge." + other.partition("=")[0] in keys
 
 
+@pytest.mark.parametrize(("operations", "chosen"), [(10**15, "offload"), (10**12, "quantize")])
+def test_offloading_is_chosen_where_its_copies_take_no_longer_than_the_step(
+    monkeypatch: pytest.MonkeyPatch, operations: int, chosen: str
+) -> None:
+    invent(
+        monkeypatch, lambda on: {"cuda:0": gigabytes(12 if on & {"generator.offload", "generator.quantize"} else 30)}
+    )
+    part = Part("generator", "transformer", "", 12 * 10**9, "bfloat16", 24 * 10**9, "cuda:0")
+    plan = Plan((part,), 0, {"cuda:0": gigabytes(30)}, {"bfloat16": operations}, 0, "", ())
+    found = search(spec_of(*NO_REFEREE), plan, 16e9, gpu=True)
+    assert found.together is not None
+    assert f"generator.{chosen}" in found.together.flags
+
+
+@pytest.mark.usefixtures("third_party")
+def test_dp_run_refuses_what_does_not_fit_or_sets_what_does(
+    small: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    spec, enough, little = spec_of(*SMALL), {"cuda:0": small.peak + 1}, {"cuda:0": 0.8 * small.peak}
+    for free, mode in (({}, Fit.check), (enough, Fit.check), (little, Fit.off)):
+        assert settings_that_fit(spec, free, mode) == []
+    with pytest.raises(DualprocError, match=r"does not fit into GPU memory: cuda:0 needs .*\n  add --set .*--fit auto"):
+        settings_that_fit(spec, little, Fit.check)
+    found = settings_that_fit(spec, little, Fit.auto)
+    assert planned(*SMALL, *found, gpu=True).peak <= little["cuda:0"]
+    assert f"using --set {found[0]}" in capsys.readouterr().err
+    with pytest.raises(DualprocError, match="no combination of settings was found"):
+        settings_that_fit(spec, {"cuda:0": 1000}, Fit.auto)
+
+
+@pytest.mark.usefixtures("third_party")
+def test_dp_run_trains_what_cannot_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert settings_that_fit(spec_of("generator={type: own}", *LIGHT), {"cuda:0": 1e6}, Fit.check) == []
+    assert "memory was not checked: own cannot be planned" in capsys.readouterr().err
+
+
 # --- time and real sizes ----------------------------------------------------------------------------------------
 
 
@@ -423,6 +465,7 @@ def test_time_follows_from_operations_and_the_device() -> None:
     times = {name: seconds(operations, gpu_named(name)) for name in GPUS}
     assert times["h100"] < times["a100"] < times["3090"]
     assert times["h100"] == pytest.approx(2 * (1e15 / 989e12 + 1e13 / 67e12))
+    assert seconds(operations, gpu_named("h100"), moved=10**12) == 1e12 / (1e9 * gpu_named("h100").bus)
     with pytest.raises(DualprocError, match="unknown device"):
         gpu_named("abacus")
 

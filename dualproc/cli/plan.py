@@ -12,7 +12,7 @@ from dualproc.errors import DualprocError
 from dualproc.wording import number, percent, plural
 
 from .arguments import AsJson, File, FirstVariant, Overrides
-from .output import print_table, print_warning
+from .output import print_doing, print_table, print_warning
 
 if TYPE_CHECKING:
     from dualproc.plan.dry_run import Memory, Observed, Plan
@@ -65,19 +65,20 @@ def plan(
 
     from dualproc.plan import switches
     from dualproc.plan.dry_run import dry_run
-    from dualproc.plan.hardware import gpu_named, seconds
+    from dualproc.plan.hardware import COMMON, gpu_named, seconds
 
     card = gpu_named(device) if device else None
     limit = limit or (card.memory * GB if card else None)
     gpu = limit is not None or torch.cuda.is_available()
-    _report("building the models without weights, and simulating a training step")
+    print_doing("building the models without weights, and simulating a training step")
     observed: dict[str, Observed] = {}
     found = dry_run(spec, gpu=gpu, known=observed)
     search = None
     if limit is not None and found.peak > limit:
-        search = switches.search(spec, found, limit, gpu=gpu, known=observed, progress=_report)
+        search = switches.search(spec, found, limit, gpu=gpu, card=card or COMMON, known=observed, progress=print_doing)
     # The measured speed of this machine's CPU does not apply to a GPU.
-    estimate = seconds(found.operations, card) if card or not gpu or torch.cuda.is_available() else None
+    measures = card or not gpu or torch.cuda.is_available()
+    estimate = seconds(found.operations, card, moved=found.moved) if measures else None
     if as_json:
         typer.echo(json.dumps(_as_data(spec, found, estimate, limit, search), indent=1))
         return
@@ -88,10 +89,6 @@ def plan(
         print_warning(note)
     if limit is not None:
         _print_limit(found, limit, search)
-
-
-def _report(message: str) -> None:
-    typer.secho(f"{message} ...", dim=True, err=True)
 
 
 def _bytes(text: str) -> float:
@@ -147,6 +144,8 @@ def _print_time(found: Plan, estimate: float | None, basis: str) -> None:
     from dualproc.plan.hardware import SHARE
 
     total = f"\none training step: {number(sum(found.operations.values()) / 1e12)} x 10^12 operations"
+    if found.moved:
+        total += f", {_size(found.moved)} copied from main memory"
     if estimate is None:
         typer.echo(f"{total} (for an estimate of the time, add --device)")
         return
@@ -198,6 +197,7 @@ def _as_data(spec: TaskSpec, found: Plan, estimate: float | None, limit: float |
         "lora_parameters": found.lora_parameters,
         "memory": memory(found),
         "operations": dict(found.operations),
+        "moved": found.moved,
         "seconds_per_step": estimate,
         "notes": list(found.notes),
         "limit": limit,

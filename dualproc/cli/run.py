@@ -12,9 +12,12 @@ from dualproc.errors import DualprocError
 from dualproc.wording import plural
 
 from .arguments import EveryVariant, File, Overrides, given_folder
+from .memory import Fit, free_memory, settings_that_fit
 from .output import print_table, print_warning
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dualproc.engine import FitResult
     from dualproc.spec import TaskSpec
     from dualproc.types import Evaluation
@@ -38,6 +41,13 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an earlier run in the same folder and start again.")
     ] = False,
+    fit: Annotated[
+        Fit,
+        typer.Option(
+            help="If training does not fit into the free memory of a GPU: stop and print settings that fit, use such "
+            "settings, or do not check."
+        ),
+    ] = Fit.check,
 ) -> None:
     """Train a LoRA as declared in a spec, and evaluate it.
 
@@ -55,10 +65,16 @@ def run(
     from dualproc.resolve import read_checked
     from dualproc.run import RunFolder, portable
 
-    loaded = read_checked(file, overrides=overrides or (), variant=variant)
+    def read(overrides: Sequence[str]) -> tuple[list[TaskSpec], list[Path]]:
+        specs = [one.require() for one in read_checked(file, overrides=overrides, variant=variant).each()]
+        return specs, [_target(spec, out, several=len(specs) > 1) for spec in specs]
+
+    given = overrides or []
+    specs, targets = read(given)
+    # Variants differ in what they ask, and their models need the same memory.
+    if more := settings_that_fit(specs[0], free_memory(), fit):
+        specs, targets = read([*given, *more])
     text = Path(file).read_text(encoding="utf-8")
-    specs = [one.require() for one in loaded.each()]
-    targets = [_target(spec, out, several=len(specs) > 1) for spec in specs]
     for spec, folder in zip(specs, targets, strict=True):  # refuse before hours of training, not after
         RunFolder.refuse(folder, portable(spec).text, resume=resume, overwrite=overwrite)
     for spec, folder in zip(specs, targets, strict=True):

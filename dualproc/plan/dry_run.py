@@ -101,6 +101,8 @@ class Plan:
     """By device."""
     operations: Mapping[str, int]
     """Floating-point operations of a training step, by precision."""
+    moved: int
+    """Bytes that a training step copies from main memory."""
     pipeline: str
     """The class of the generator's pipeline."""
     notes: tuple[str, ...]
@@ -147,6 +149,7 @@ class Observed:
     evaluating: Mapping[str, int]
     """The peak of a batch of the evaluation."""
     operations: Mapping[str, int]
+    moved: int
     pipeline: str
 
 
@@ -323,6 +326,7 @@ def _one_step(
     kept = {device: account.kept for device, account in ledger.accounts.items()}
     highest = {device: account.peak for device, account in ledger.accounts.items()}
     operations = {str(dtype).removeprefix("torch."): count for dtype, count in ledger.operations.items()}
+    moved = ledger.moved
     engine.optimiser.zero_grad(set_to_none=True)
     ledger.restart()
     _evaluation_batch(engine, samples[0])
@@ -337,6 +341,7 @@ def _one_step(
         highest=highest,
         evaluating={device: account.peak for device, account in ledger.accounts.items()},
         operations=operations,
+        moved=moved,
         pipeline=type(engine.generator.pipeline()).__name__,
     )
 
@@ -391,6 +396,7 @@ def _plan(found: Observed, roles: Sequence[Role]) -> Plan:
         lora_parameters=found.lora_parameters,
         memory=memory,
         operations=found.operations,
+        moved=found.moved,
         pipeline=found.pipeline,
         notes=tuple(f"{name}: not loaded with `from_pretrained`; its memory is not in the plan" for name in silent),
     )

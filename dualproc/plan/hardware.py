@@ -23,13 +23,15 @@ class Gpu:
     """10^12 operations per second in bfloat16 or float16, dense, accumulated in float32."""
     single: float
     """The same in float32."""
+    bus: float
+    """10^9 bytes per second from page-locked main memory, measured on an H200 and estimated for others."""
 
 
 GPUS: Mapping[str, Gpu] = {
-    "h200": Gpu(141, 989, 67), "h100": Gpu(80, 989, 67), "a100": Gpu(80, 312, 19.5),
-    "a100-40gb": Gpu(40, 312, 19.5), "l40s": Gpu(48, 362, 91.6), "a6000": Gpu(48, 155, 38.7),
-    "5090": Gpu(32, 210, 105), "4090": Gpu(24, 165, 82.6), "3090": Gpu(24, 71, 35.6),
-    "l4": Gpu(24, 121, 30.3), "v100": Gpu(32, 125, 15.7), "t4": Gpu(16, 65, 8.1),
+    "h200": Gpu(141, 989, 67, 45), "h100": Gpu(80, 989, 67, 45), "a100": Gpu(80, 312, 19.5, 22),
+    "a100-40gb": Gpu(40, 312, 19.5, 22), "l40s": Gpu(48, 362, 91.6, 22), "a6000": Gpu(48, 155, 38.7, 22),
+    "5090": Gpu(32, 210, 105, 45), "4090": Gpu(24, 165, 82.6, 22), "3090": Gpu(24, 71, 35.6, 22),
+    "l4": Gpu(24, 121, 30.3, 22), "v100": Gpu(32, 125, 15.7, 11), "t4": Gpu(16, 65, 8.1, 11),
 }  # fmt: skip
 
 
@@ -41,8 +43,15 @@ def gpu_named(name: str) -> Gpu:
     return found
 
 
-def seconds(operations: Mapping[str, int], gpu: Gpu | None) -> float:
-    """An estimate of the time that operations take, by precision; on this machine if no GPU is given."""
+COMMON = GPUS["4090"]
+"""The GPU that settings are chosen for if none is named."""
+
+
+def seconds(operations: Mapping[str, int], gpu: Gpu | None, *, moved: int = 0) -> float:
+    """An estimate of the time that operations take, by precision; on this machine if no GPU is given.
+
+    Meanwhile, a GPU copies `moved` bytes from main memory.
+    """
     total = 0.0
     for precision, count in operations.items():
         if gpu is None:
@@ -50,7 +59,7 @@ def seconds(operations: Mapping[str, int], gpu: Gpu | None) -> float:
         else:
             rate = 1e12 * (gpu.single if precision in ("float32", "float64") else gpu.half)
         total += count / (rate * SHARE)
-    return total
+    return max(total, moved / (1e9 * gpu.bus)) if gpu else total
 
 
 def measured_rate(precision: str, *, lasting: float = 0.5) -> float:

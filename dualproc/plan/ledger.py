@@ -48,6 +48,8 @@ class Ledger:
         self.accounts: dict[str, Account] = defaultdict(Account)
         self.operations: dict[torch.dtype, int] = defaultdict(int)
         """Floating-point operations since `restart`, by the precision of their results."""
+        self.moved = 0
+        """Bytes copied from main memory since `restart`."""
         self._backward = False
         self._storages: dict[int, _Entry] = {}
 
@@ -55,6 +57,7 @@ class Ledger:
         """Start counting again from the tensors that are alive."""
         self._backward = False
         self.operations.clear()
+        self.moved = 0
         for account in self.accounts.values():
             account.peak = account.kept = account.live
 
@@ -87,6 +90,11 @@ class Ledger:
         account = self.accounts[MAIN if weight and self.offloading else device]
         account.take(size)
         self._storages[key] = _Entry(device, account, weakref.ref(storage, gone))
+
+    def in_main_memory(self, tensor: Tensor) -> bool:
+        """Whether it is a weight that stays in main memory."""
+        entry = self._storages.get(tensor.untyped_storage()._cdata)
+        return entry is not None and entry.account is self.accounts.get(MAIN)
 
     def move(self, tensor: Tensor) -> None:
         """A weight was moved from main memory to the device of its model."""

@@ -73,6 +73,8 @@ class MetaMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             device = self.ledger.device_of(tensors)
             for each in made:
                 self.ledger.add(each, device, weight=self.making and not tensors)
+            if func is torch.ops.aten._to_copy.default and self.ledger.in_main_memory(tensors[0]):
+                self.ledger.moved += made[0].nbytes
             if count := flop_registry.get(func._overloadpacket):
                 self.ledger.operations[made[0].dtype] += count(*args, **kwargs, out_val=out)
         return out

@@ -13,6 +13,7 @@ from dualproc.protocols import MemoryOptions
 from dualproc.spec import PluginRef, TaskSpec, spec_from_dict
 
 from .dry_run import Observed, Plan, dry_run
+from .hardware import COMMON, Gpu, seconds
 
 TINY_VAES = {
     "FluxPipeline": "madebyollin/taef1",
@@ -75,10 +76,14 @@ def search(
     limit: float,
     *,
     gpu: bool,
+    card: Gpu = COMMON,
     known: dict[str, Observed] | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Search:
-    """Search for the cheapest switches that bring every device's peak below `limit` bytes; `known` as in `dry_run`."""
+    """Search for the cheapest switches that bring every device's peak below `limit` bytes; `known` as in `dry_run`.
+
+    What offloading costs depends on the speed of the `card`.
+    """
     found = Search()
     known = {} if known is None else known
     checked = 0
@@ -92,7 +97,7 @@ def search(
         except DualprocError as error:
             return Trial(trial.switches, problem=error.message)
 
-    groups = list(switches_of(spec, plan, gpu=gpu))
+    groups = list(switches_of(spec, plan, gpu=gpu, card=card))
     found.alone = [attempt([switch]) for group in groups for switch in group]
     alone = {trial.flags: trial.plan for trial in found.alone if trial.plan is not None}
     useful = {flags for flags, other in alone.items() if _helps(plan, other, limit)}
@@ -128,7 +133,18 @@ def _price(switches: Sequence[Switch]) -> int:
     return sum(switch.price for switch in switches)
 
 
-def switches_of(spec: TaskSpec, plan: Plan, *, gpu: bool) -> Iterator[list[Switch]]:
+def _offload_price(plan: Plan, name: str, card: Gpu) -> int:
+    """The price of copying a model's weights in each of its three passes: forward, recomputed, and without LoRA.
+
+    3 if the copies take no longer than the computation: then offloading is cheaper than quantisation, which changes
+    the result. It rises with the time of the copies.
+    """
+    size = sum(part.bytes for part in plan.parts if part.role == name and part.stays)
+    computing = seconds(plan.operations, card)
+    return 3 + round(4 * max(0.0, seconds({}, card, moved=3 * size) / max(computing, 1e-9) - 1))
+
+
+def switches_of(spec: TaskSpec, plan: Plan, *, gpu: bool, card: Gpu = COMMON) -> Iterator[list[Switch]]:
     """The switches that the spec's plugins offer, in groups; at most one switch of a group is used."""
     models: list[tuple[str, str, Any]] = [("generator", "generators", spec.generator)]
     models += [(name, "judges", ref) for name, ref in (("judge", spec.judge), ("referee", spec.referee)) if ref]
@@ -141,7 +157,8 @@ def switches_of(spec: TaskSpec, plan: Plan, *, gpu: bool) -> Iterator[list[Switc
         recompute = {f"{name}.checkpointing": True} if differentiated and "checkpointing" in options.offered else {}
         lighter = [Switch(recompute, 1)] if recompute and not options.checkpointing else []
         if "offload" in options.offered and not options.offload and not options.quantize and gpu:
-            lighter.append(Switch({**recompute, f"{name}.offload": True}, 3 if differentiated else 1))
+            price = _offload_price(plan, name, card) if differentiated else 1
+            lighter.append(Switch({**recompute, f"{name}.offload": True}, price))
         if lighter:
             yield lighter
         if "reward_vae" in options.offered and options.reward_vae is None and plan.pipeline in TINY_VAES:
