@@ -1,0 +1,73 @@
+"""Whether a spec fits into the memory of this machine's GPUs, before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from dualproc.errors import DualprocError
+from dualproc.wording import number
+
+from .output import print_doing, print_warning
+
+if TYPE_CHECKING:
+    from dualproc.plan.dry_run import Observed
+    from dualproc.spec import TaskSpec
+
+MARGIN = 0.93
+"""The share of a GPU's free memory that tensors may take; the rest is for the driver, workspaces and fragmentation."""
+
+
+class Fit(str, Enum):
+    """What `dp run` does about a spec that does not fit into GPU memory."""
+
+    check = "check"
+    auto = "auto"
+    off = "off"
+
+
+def free_memory() -> dict[str, float]:
+    """Bytes that tensors may take on each CUDA GPU; empty without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return {}
+    return {f"cuda:{n}": torch.cuda.mem_get_info(n)[0] * MARGIN for n in range(torch.cuda.device_count())}
+
+
+def settings_that_fit(spec: TaskSpec, free: Mapping[str, float], mode: Fit) -> list[str]:
+    """Overrides, as for `--set`, that make a spec fit into `free` bytes by device; empty if it fits as it is.
+
+    Raises DualprocError, with the settings, if some are needed and `mode` is `check`, or if none help.
+    """
+    if mode is Fit.off or not free:
+        return []
+    from dualproc.plan.dry_run import dry_run
+    from dualproc.plan.switches import search
+
+    print_doing("checking whether training fits into GPU memory (--fit off skips this)")
+    known: dict[str, Observed] = {}
+    try:
+        plan = dry_run(spec, gpu=True, known=known)
+    except DualprocError as error:  # what cannot be planned may still train
+        print_warning(f"memory was not checked: {error.message}")
+        return []
+    used = {device: memory.peak for device, memory in plan.devices.items() if device in free}
+    over = [
+        f"{device} needs {number(peak / 1e9)} GB, and has {number(free[device] / 1e9)} GB free"
+        for device, peak in used.items()
+        if peak > free[device]
+    ]
+    if not over:
+        return []
+    limit = min(free[device] for device in used)
+    found = search(spec, plan, limit, gpu=True, known=known, progress=print_doing).together
+    message = f"{spec.label} does not fit into GPU memory: {'; '.join(over)}"
+    if found is None:
+        hint = "no combination of settings was found that fits (see `dp plan`); `--fit off` tries it all the same"
+        raise DualprocError(message, hint=hint)
+    if mode is Fit.check:
+        raise DualprocError(message, hint=f"add {found.flags}\n  or let `--fit auto` set them")
+    print_warning(f"{message}; using {found.flags}")
+    return found.flags.replace("--set ", "").split(" ")
