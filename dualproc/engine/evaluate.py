@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from dualproc.kit.devices import without_cudnn_attention
 from dualproc.kit.structure import structure
 from dualproc.protocols import Judge, Scorer
 from dualproc.spec import QuestionSpec
@@ -38,6 +39,7 @@ def held_out(loop: Loop) -> tuple[list[Prompt], list[int]]:
     return prompts, held_out_seeds(len(prompts))
 
 
+@without_cudnn_attention()
 def evaluate(loop: Loop, advance: Callable[[int], None] = lambda _: None) -> tuple[Evaluation, Images]:
     """Measure the generator with the LoRA off and on; `advance` is told the number of images just generated."""
     import torch
@@ -142,6 +144,7 @@ def diversity(images: Tensor, prompts: Sequence[str]) -> float:
     return together.mean().item() if len(together) else float("nan")
 
 
+@without_cudnn_attention()
 def monitor(loop: Loop) -> tuple[float | None, float]:
     """The referee's mean P(wanted answer), if there is a referee, and the hack meter, in the middle of a fit.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualproc import resolve
 from dualproc.errors import DualprocError, NotFiniteError
+from dualproc.kit.devices import free_memory, without_cudnn_attention
 from dualproc.protocols import Anchor, Generator, Reward
 from dualproc.spec import TaskSpec
 from dualproc.types import Prompt, Question, StepRecord
@@ -37,6 +38,7 @@ class Loop:
         import torch
 
         resolve.check_plugins(spec)
+        free_memory()  # of an earlier engine, whose models refer to each other in circles
         self.spec = spec
         self.generator: Generator = build("generators", spec.generator)
         self.prompts = spec.prompts.train_prompts()
@@ -59,6 +61,7 @@ class Loop:
         self.skipped = 0
         """How many of the last steps in a row were skipped."""
 
+    @without_cudnn_attention()
     def step(self) -> StepRecord:
         """One training step: images, the judge's answers, and their gradient through the images into the LoRA."""
         import torch
@@ -81,21 +84,17 @@ class Loop:
 
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, train.clip).item()
-        finite = math.isfinite(loss.item()) and math.isfinite(norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, train.clip)
+        p_answer = answers.p_wanted(self.wanted).mean()
+        # Read together: each reading would make the CPU wait for the GPU.
+        numbers = torch.stack([loss, reward.mean(), p_answer, penalty.mean(), norm]).tolist()
+        finite = math.isfinite(numbers[0]) and math.isfinite(numbers[-1])
         if finite:
             self.optimiser.step()
         self.done += 1
-        return StepRecord(
-            step=self.done,
-            loss=loss.item(),
-            reward=reward.mean().item(),
-            p_answer=answers.p_wanted(self.wanted).mean().item(),
-            anchor=penalty.mean().item(),
-            grad_norm=norm,
-            seconds=time.perf_counter() - started,
-            skipped=not finite,
-        )
+        names = ("loss", "reward", "p_answer", "anchor", "grad_norm")
+        seconds = time.perf_counter() - started
+        return StepRecord(step=self.done, **dict(zip(names, numbers, strict=True)), seconds=seconds, skipped=not finite)
 
     def steps(self) -> Iterator[StepRecord]:
         """The remaining training steps; raises NotFiniteError after `train.max_skipped` skipped steps in a row."""

@@ -1,7 +1,10 @@
-"""Which device a model computes on: the parameter type, and the torch device that a name stands for."""
+"""Which device a model computes on: the parameter type, the torch device that a name stands for, and its memory."""
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
@@ -37,3 +40,27 @@ def pick_device(wanted: str) -> torch.device:
                 hint="leave `device` out to use what there is, or install the torch build for this machine's GPU",
             )
     return device
+
+
+def free_memory() -> None:
+    """Free the memory of models that nothing refers to any more, on the GPU too.
+
+    Models refer to themselves in circles (hooks, wrapped methods), so that only Python's garbage collector finds them.
+    """
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@contextmanager
+def without_cudnn_attention() -> Iterator[None]:
+    """Within, torch does not use cuDNN's attention kernels.
+
+    With torch 2.11 on an H200, their backward pass ended in an illegal memory access for FLUX.1 with Qwen2.5-VL.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield

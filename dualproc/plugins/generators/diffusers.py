@@ -251,6 +251,7 @@ class DiffusersGenerator:
                 arguments[name] = [value] * len(prompts)  # not every pipeline takes one for a whole batch
         arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         overrides = {"scheduler": scheduler, "image_processor": StraightThrough(pipe.image_processor), **(parts or {})}
+        overrides["maybe_free_model_hooks"] = lambda: None  # it searches all modules for hooks, which we do not set
         if self.prompts is not None:
             overrides["encode_prompt"] = self.prompts
         if getattr(pipe, "safety_checker", None) is not None:

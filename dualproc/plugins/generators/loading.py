@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
+from dualproc.kit.devices import free_memory
 from dualproc.kit.offload import offload
 from dualproc.kit.weights import SAFE_ARGUMENTS, quantization, safe_loading
 
@@ -115,8 +116,7 @@ class TextEncoders:
             self.released[name] = type(self.pipe.__dict__[name])
             # Not through the pipeline's __setattr__, which would forget their classes in its configuration.
             self.pipe.__dict__[name] = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
     def load(self) -> None:
         """Load the released encoders again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,16 @@ class TensorImageProcessor:
 
     def __init__(self, real: Any, images: Tensor) -> None:
         self.real, self.images = real, images
+        self.again: Callable[[Tensor], Any] = self.__call__
+        """Processes other tensors as in the last call."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
     def __call__(self, given: Any, **kwargs: Any) -> Any:
         nested = isinstance(given[0], (list, tuple))
-        return self.real([[image] for image in self.images] if nested else list(self.images), **kwargs)
+        self.again = lambda images: self.real([[one] for one in images] if nested else list(images), **kwargs)
+        return self.again(self.images)
 
 
 def checkpoint(model: Any) -> None:
@@ -73,7 +77,8 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
     with safe_loading("the judge", params.model, "a vision-language model"):
         try:
             # Some processors read these when they are built, others when they are called; `_inputs` passes them again.
-            processor = AutoProcessor.from_pretrained(params.model, trust_remote_code=False, **params.images)
+            settings = {"trust_remote_code": False, "backend": "torchvision", **params.images}  # PIL's takes no tensors
+            processor = AutoProcessor.from_pretrained(params.model, **settings)
             model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **SAFE_ARGUMENTS, **more)
         except ImportError as error:  # a package that the family's processor needs
             raise PluginError(

@@ -61,21 +61,29 @@ class TransformersJudge:
         _weights = model_validator(mode="after")(refuse_offload_with_quantize)
 
     def __init__(self, params: Params) -> None:
+        import torch
+        from PIL.Image import Resampling
+
         self.params = params
         self.device = pick_device(params.device)
         self.model, self.processor = load(params, self.device)
         self.model.requires_grad_(False).eval()
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "left"  # `generate` continues each row at its end
-        self._question_tokens = lru_cache(maxsize=4096)(self._read_question)
+        lanczos = getattr(self.processor.image_processor, "resample", None) == Resampling.LANCZOS
+        self._processes_on = torch.device("cpu") if lanczos else self.device  # a GPU would filter bicubically
+        self._by_image_processor: tuple[str, ...] = ()
+        """The tensors that the image processor alone makes; none if it does not make all of them."""
+        self._rows: dict[tuple[str, int, int], Row] = {}
+        self._ids: dict[tuple[str, str], tuple[int, ...]] = {}
         self._warn_once = lru_cache(maxsize=4096)(
             partial(warn_about_unknown_words, f"the judge {params.model!r}", self.tokenizer)
         )
-        self._answer_ids = lru_cache(maxsize=4096)(self._find_answer_ids)
         if params.offload:
             offload(self.model, self.device)
         if params.checkpointing:
             checkpoint(self.model)
+        self._find_image_tensors()
         self._check_processor()
         self._next_token = self._token_after_prompt()
         self.uses_cache = not params.checkpointing and self._cache_is_exact()
@@ -136,7 +144,7 @@ class TransformersJudge:
         with encoded_once(self.model):
             for row, count in zip(texts, counts, strict=True):
                 positions, own = last_positions(row, [count] * len(row))
-                inputs = {**image_inputs, **joined(row, self._next_token)}
+                inputs = {**image_inputs, **self._batch(row)}
                 logits = self.model(**inputs, use_cache=False, logits_to_keep=positions.to(self.device)).logits
                 yield logits[[[b] for b in range(len(row))], own].float().log_softmax(-1)
 
@@ -147,13 +155,13 @@ class TransformersJudge:
         rows = [row for of_image in zip(*texts, strict=True) for row in of_image]
         all_counts = counts * len(texts[0])
         shared = shared_length(rows, all_counts)
-        start = joined([cut(row, 0, shared) for row in texts[0]], self._next_token)
+        start = self._batch([cut(row, 0, shared) for row in texts[0]])
         cache = self.model(**image_inputs, **start, use_cache=True, logits_to_keep=1).past_key_values
         cache.batch_repeat_interleave(len(texts))
         rest = [cut(row, shared) for row in rows]
         positions, own = last_positions(rest, all_counts)
         logits = self.model(
-            **joined(rest, self._next_token),
+            **self._batch(rest),
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=positions.to(self.device),
@@ -176,7 +184,7 @@ class TransformersJudge:
             text["add_special_tokens"] = False  # the chat template has added them
         blank = Image.new("RGB", (images.shape[-1], images.shape[-2]))
         real = self.processor.image_processor
-        self.processor.image_processor = TensorImageProcessor(real, images)
+        self.processor.image_processor = tensors = TensorImageProcessor(real, images.to(self._processes_on))
         try:
             out = self.processor(
                 images=[[blank] for _ in prompts],
@@ -187,19 +195,34 @@ class TransformersJudge:
             ).to(self.device)
         finally:
             self.processor.image_processor = real
-        return {k: v.to(self.model.dtype) if torch.is_floating_point(v) else v for k, v in out.items() if k != "labels"}
+        self._process = tensors.again
+        return {name: self._cast(value) for name, value in out.items() if name != "labels"}
+
+    def _cast(self, value: Tensor) -> Tensor:
+        return value.to(self.model.dtype) if value.is_floating_point() else value
 
     def _image_inputs(self, images: Tensor) -> dict[str, Tensor]:
         """The processor's tensors that depend only on the images."""
+        if self._by_image_processor:
+            out = self._process(images.to(self._processes_on))
+            return {name: self._cast(out[name].to(self.device)) for name in self._by_image_processor}
         inputs = self._inputs(images, [self._prompt("")] * len(images))
         of_text = {*per_token(inputs), "attention_mask"}
         return {name: value for name, value in inputs.items() if name not in of_text}
 
-    def _read_question(self, text: str, height: int, width: int) -> Row:
-        """The tokens of a question about an image of this size, the image tokens included."""
+    def _question_tokens(self, text: str, height: int, width: int) -> Row:
+        """The tokens of a question about an image of this size, the image tokens included; on the CPU."""
         import torch
 
-        return per_token(self._inputs(torch.zeros(1, 3, height, width), [self._prompt(text)]))
+        key = (text, height, width)
+        if key not in self._rows:
+            row = per_token(self._inputs(torch.zeros(1, 3, height, width), [self._prompt(text)]))
+            self._rows[key] = {name: value.cpu() for name, value in row.items()}
+        return self._rows[key]
+
+    def _batch(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """All rows as one batch, on the judge's device."""
+        return {name: value.to(self.device) for name, value in joined(rows, self._next_token).items()}
 
     def _token_after_prompt(self) -> Row:
         """One token after a prompt, as the model extends its inputs in `generate`; its id is not meaningful."""
@@ -216,11 +239,13 @@ class TransformersJudge:
         )
         return prompt
 
-    def _find_answer_ids(self, question: str, answer: str) -> tuple[int, ...]:
+    def _answer_ids(self, question: str, answer: str) -> tuple[int, ...]:
         """The tokens that `answer` adds to the prompt, found by tokenizing the prompt with and without it.
 
         The answer follows a space, unless the prompt ends in white space or a special token.
         """
+        if (question, answer) in self._ids:
+            return self._ids[question, answer]
         last = int(self._question_tokens(question, 64, 64)["input_ids"][0, -1])
         prompt, end = self._prompt(question), self.tokenizer.decode([last])
         prompt = prompt if prompt.endswith(end) else prompt + end  # some processors add the end themselves
@@ -233,7 +258,8 @@ class TransformersJudge:
                 f"the tokenizer of the judge {self.params.model!r} cannot represent the answer {answer!r}",
                 hint="choose another wording for the answer",
             )
-        return tuple(added)
+        self._ids[question, answer] = tuple(added)
+        return self._ids[question, answer]
 
     def _cache_is_exact(self) -> bool:
         """Whether log-likelihoods with the cache equal those without.
@@ -253,6 +279,19 @@ class TransformersJudge:
                 return False
         return bool((cached - uncached).abs().max() <= CACHE_TOLERANCE[self.params.dtype] * uncached.std())
 
+    def _find_image_tensors(self) -> None:
+        """Find out whether the image processor alone gives the same tensors as the whole processor.
+
+        It does in most families, and then no step has to format and tokenize a prompt for its images.
+        """
+        import torch
+
+        image = _noise()[None].to(self.device)
+        whole = self._image_inputs(image)
+        alone = self._process(image.to(self._processes_on))
+        if all(name in alone and torch.equal(self._cast(alone[name].to(self.device)), value) for name, value in whole.items()):
+            self._by_image_processor = tuple(whole)
+
     def _check_processor(self) -> None:
         """Raises PluginError if the processor cuts the gradient, or treats a tensor unlike the same image in 8 bits."""
         import torch
@@ -261,8 +300,9 @@ class TransformersJudge:
         tensor, prompt = _noise(), [self._prompt("")]
         image = Image.fromarray((tensor * 255).round().byte().permute(1, 2, 0).numpy())
         plain = self.processor(images=[[image]], text=prompt, return_tensors="pt", images_kwargs=self.params.images)
+        tensor = tensor.to(self.device).requires_grad_()  # filters may differ between devices
         with torch.enable_grad():
-            ours = self._inputs(tensor.requires_grad_()[None], prompt)["pixel_values"].float().cpu()
+            ours = self._image_inputs(tensor[None])["pixel_values"].float().cpu()
             total = ours.sum()
         off = (plain["pixel_values"].float() - ours.detach()).abs().max().item()
         if off > TOLERANCE:

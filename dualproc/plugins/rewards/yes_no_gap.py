@@ -43,7 +43,7 @@ class YesNoGap:
                 "the reward yes_no_gap compares the wanted answer with others, but there is only one candidate answer",
                 hint="add a second candidate to the question, or use `reward: {type: answer_likelihood}`",
             )
-        questions, candidates = scores.shape[1:]
-        is_wanted = one_hot(torch.tensor(wanted, device=scores.device), candidates).bool()
-        others = scores[:, ~is_wanted].view(len(scores), questions, candidates - 1)
-        return (scores[:, is_wanted] - others.logsumexp(dim=-1)).mean(dim=1)
+        # A mask made on the CPU and no indexing by it: for its size, the CPU would have to wait for the GPU.
+        is_wanted = one_hot(torch.tensor(wanted), scores.shape[-1]).bool().to(scores.device)
+        others = scores.masked_fill(is_wanted, -torch.inf).logsumexp(dim=-1)
+        return (scores[:, range(len(wanted)), list(wanted)] - others).mean(dim=1)
