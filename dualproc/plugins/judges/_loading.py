@@ -64,7 +64,7 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
     Raises PluginError if they cannot be loaded, or if `images` sets one of LOADING_ARGUMENTS.
     """
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
     dtype, more = getattr(torch, params.dtype), {}
     if params.quantize:
@@ -77,8 +77,11 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
     with safe_loading("the judge", params.model, "a vision-language model"):
         try:
             # Some processors read these when they are built, others when they are called; `_inputs` passes them again.
-            settings = {"trust_remote_code": False, "backend": "torchvision", **params.images}  # PIL's takes no tensors
-            processor = AutoProcessor.from_pretrained(params.model, **settings)
+            processor = AutoProcessor.from_pretrained(params.model, trust_remote_code=False, **params.images)
+            if getattr(processor.image_processor, "backend", None) == "pil":  # which takes no tensors
+                processor.image_processor = AutoImageProcessor.from_pretrained(
+                    params.model, trust_remote_code=False, backend="torchvision", **params.images
+                )
             model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **SAFE_ARGUMENTS, **more)
         except ImportError as error:  # a package that the family's processor needs
             raise PluginError(

@@ -1,8 +1,8 @@
 """Token sequences for a vision-language model: joined to batches, split after a common prefix, the image encoded once.
 
 A row is a processor's tensors for the tokens of one prompt: `input_ids` and any other tensor with a value per token,
-each [1, S, ...] for S tokens. Rows are joined with padding on the right and read without an attention mask: in a causal
-model, no token attends to later ones, so every token is read as it would be alone.
+each [1, S, ...] for S tokens. Rows are joined with padding on the right. A causal model reads them without an attention
+mask: no token attends to later ones, so every token is read as it would be alone.
 """
 
 from __future__ import annotations
@@ -52,6 +52,14 @@ def joined(rows: Sequence[Row], like: Row) -> Row:
     longest = max(map(length, rows))
     padded = [extended(row, [0] * (longest - length(row)), like) for row in rows]
     return {name: torch.cat([row[name] for row in padded]) for name in rows[0]}
+
+
+def mask(rows: Sequence[Row]) -> Tensor:
+    """The attention mask [R, S] of the batch that `joined` makes of R rows: 0 for padding."""
+    import torch
+
+    lengths = torch.tensor([length(row) for row in rows])
+    return (torch.arange(int(lengths.max())) < lengths[:, None]).long()
 
 
 def shared_length(rows: Sequence[Row], counts: Sequence[int]) -> int:
