@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dualproc.errors import PluginError
 from dualproc.kit.weights import SAFE_ARGUMENTS, quantization, safe_loading
 
+from ._attention import pack_attention
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -88,5 +90,6 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
                 f"cannot load the judge {params.model!r}: {error}",
                 hint="install the missing package",
             ) from error
+    pack_attention(model)
     moves = not (params.quantize or params.offload)  # quantised weights are already on the device
     return (model.to(device) if moves else model), processor
