@@ -14,7 +14,8 @@ from small_pipelines import small
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualproc.engine import lora
-from dualproc.kit.offload import offload
+from dualproc.kit.blocks import repeated_blocks
+from dualproc.kit.offload import _into_one_buffer, _views, offload
 from dualproc.plan.ledger import Account, Ledger
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
@@ -47,7 +48,8 @@ class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def frozen_weights(module: torch.nn.Module) -> list[torch.nn.Parameter]:
-    return [weight for weight in module.parameters() if not weight.requires_grad]
+    """Those that stay in main memory."""
+    return [weight for block in repeated_blocks(module) for weight in block.parameters() if not weight.requires_grad]
 
 
 def tiny_with_lora(**changes: object) -> tuple[DiffusersGenerator, list[torch.nn.Parameter]]:
@@ -62,9 +64,8 @@ def gradient(generator: DiffusersGenerator, weights: list[torch.nn.Parameter], *
     if poison:
         with torch.no_grad():
             for part in (generator.adapter_module, generator.pipe.vae):
-                for weight in part.parameters():
-                    if not weight.requires_grad:
-                        weight.fill_(torch.nan)
+                for weight in frozen_weights(part):
+                    weight.fill_(torch.nan)
     sample.images.square().mean().backward()
     return torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
 
@@ -141,11 +142,12 @@ def test_everything_computes_on_the_device() -> None:
     hook.remove()
     on_meta = {name: value.to("meta") if isinstance(value, torch.Tensor) else value for name, value in calls[0].items()}
     offload(generator.adapter_module, torch.device("meta"))
+    in_blocks = {id(weight) for weight in frozen_weights(generator.adapter_module)}
     trained(generator, Lora(rank=4))
     output = generator.adapter_module(**on_meta)[0]
     output.sum().backward()
     for weight in generator.adapter_module.parameters():
-        assert weight.device.type == ("meta" if weight.requires_grad else "cpu")
+        assert weight.device.type == ("cpu" if id(weight) in in_blocks else "meta")
         assert (weight.grad is not None) == weight.requires_grad
 
 
@@ -160,6 +162,18 @@ def test_the_optimiser_state_of_a_checkpoint_is_put_on_the_device_of_the_lora() 
     for weight in weights:
         assert weight.is_meta
         assert optimiser.state[weight]["exp_avg"].is_meta
+
+
+def test_weights_in_one_buffer_are_views_of_it() -> None:
+    sizes = {(3, 5): torch.float32, (7,): torch.bfloat16, (): torch.float32, (2, 2): torch.float16}
+    weights = [torch.nn.Parameter(torch.randn(size).to(dtype)) for size, dtype in sizes.items()]
+    before = [weight.detach().clone() for weight in weights]
+    buffer = _into_one_buffer(weights)
+    copy = buffer.clone()
+    assert all(map(torch.equal, weights, before))
+    buffer.zero_()
+    assert not any(weight.any() for weight in weights)
+    assert all(map(torch.equal, _views(copy, weights), before))
 
 
 def test_reloaded_text_encoders_are_offloaded() -> None:

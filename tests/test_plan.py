@@ -260,8 +260,8 @@ def test_offloaded_weights_are_on_the_device_only_while_used(small: Plan) -> Non
     plan = planned(*SMALL, "generator.offload=true", "generator.checkpointing=true", gpu=True)
     backbone = next(part for part in plan.parts if part.kind == "FluxTransformer2DModel")
     assert backbone.device == "main memory"
-    assert plan.memory["main memory"].weights >= backbone.bytes
-    assert plan.memory["cuda:0"].weights < 0.01 * backbone.bytes  # buffers
+    assert plan.memory["main memory"].weights >= 0.9 * backbone.bytes
+    assert plan.memory["cuda:0"].weights < 0.1 * backbone.bytes  # embeddings, buffers, the middle of the VAE
     without_offload = planned(*SMALL, "generator.checkpointing=true", gpu=True)
     assert plan.peak < without_offload.peak - 0.7 * backbone.bytes
     assert set(without_offload.memory) == {"cuda:0"}

@@ -139,6 +139,7 @@ def _memory_rows(memory: Memory) -> list[tuple[str, str]]:
         ("temporary tensors at the peak", _size(memory.temporaries)),
         ("peak in a training step", _size(memory.training)),
         ("peak while loading", _size(memory.loading)),
+        ("peak in the evaluation", _size(memory.evaluating)),
     ]
 
 
@@ -158,7 +159,7 @@ def _print_limit(found: Plan, limit: float, search: Search | None) -> None:
         typer.secho(f"fits into {_size(limit)}: peak {_size(found.peak)}", fg="green")
         return
     typer.secho(f"does not fit into {_size(limit)}: peak {_size(found.peak)}. Each setting alone:", fg="yellow")
-    headings = ("setting", "peak in a training step", "peak while loading")
+    headings = ("setting", "peak in a training step", "peak while loading", "in the evaluation")
     print_table(headings, [_trial_row(trial) for trial in search.alone])
     for trial in search.alone:
         if trial.problem:
@@ -170,11 +171,12 @@ def _print_limit(found: Plan, limit: float, search: Search | None) -> None:
     typer.echo(f"  {search.together.flags}")
 
 
-def _trial_row(trial: Trial) -> tuple[str, str, str]:
+def _trial_row(trial: Trial) -> tuple[str, ...]:
     if trial.plan is None:
-        return trial.flags, "not tried", ""
+        return trial.flags, "not tried", "", ""
     memories = trial.plan.devices.values()
-    return trial.flags, _size(max(m.training for m in memories)), _size(max(m.loading for m in memories))
+    peaks = [[memory.training, memory.loading, memory.evaluating] for memory in memories]
+    return trial.flags, *(_size(max(column)) for column in zip(*peaks, strict=True))
 
 
 def _as_data(spec: TaskSpec, found: Plan, estimate: float | None, limit: float | None, search: Search | None) -> Any:
@@ -188,7 +190,7 @@ def _as_data(spec: TaskSpec, found: Plan, estimate: float | None, limit: float |
         values = {key: value for switch in one.switches for key, value in switch.values.items()}
         return {"set": values, "memory": memory(one.plan) if one.plan else None, "problem": one.problem or None}
 
-    internal = {"linear", "largest"}
+    internal = {"linear", "largest", "block"}
     return {
         "spec": spec.name,
         "variant": spec.variant,

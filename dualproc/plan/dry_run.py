@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING, Any
 from dualproc import registry, resolve
 from dualproc.engine import Engine
 from dualproc.errors import DualprocError
+from dualproc.kit.blocks import repeated_blocks
+from dualproc.kit.patching import replaced
 from dualproc.protocols import MemoryOptions
 from dualproc.spec import PluginRef, TaskSpec
+from dualproc.types import Sample
 
 from .ledger import MAIN, Ledger
 
@@ -49,6 +52,8 @@ class Part:
     """Bytes of its linear layers, which can be quantised; 0 if its plugin does not quantise them."""
     largest: int = field(default=0, repr=False)
     """Bytes of the largest of these layers, which is unpacked while it is used."""
+    block: int = field(default=0, repr=False)
+    """If it is offloaded, the bytes of its largest repeated block."""
 
     def quantized(self, kind: str | None) -> Part:
         """The same part with its linear layers in fewer bits."""
@@ -72,6 +77,8 @@ class Memory:
     """What else is alive at the peak: logits, gradients, a recomputed block."""
     loading: int
     """The peak while models are loaded and prompts are encoded."""
+    evaluating: int = 0
+    """The peak while held-out images are generated and judged, `evaluation.batch` at a time."""
 
     @property
     def training(self) -> int:
@@ -81,7 +88,7 @@ class Memory:
     @property
     def peak(self) -> int:
         """The peak at any time."""
-        return max(self.training, self.loading)
+        return max(self.training, self.loading, self.evaluating)
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,8 @@ class Observed:
     """Alive when the backward pass begins."""
     highest: Mapping[str, int]
     """The peak of the step."""
+    evaluating: Mapping[str, int]
+    """The peak of a batch of the evaluation."""
     operations: Mapping[str, int]
     pipeline: str
 
@@ -169,6 +178,11 @@ def _observe(spec: TaskSpec, roles: Sequence[Role]) -> Observed:
 
     def note(name: str, model: nn.Module) -> None:
         built.append((weakref.ref(model), list(_parts(current, name, model))))
+        if current.offload:  # only the blocks' weights stay in main memory
+            inside = {id(weight) for block in repeated_blocks(model) for weight in block.parameters()}
+            for weight in model.parameters():
+                if id(weight) not in inside:
+                    ledger.move(weight)
 
     def build(kind: str, ref: PluginRef) -> Any:
         """A live plugin, after telling the ledger which model is built, and for which device."""
@@ -250,7 +264,7 @@ def _parts(role: Role, name: str, model: nn.Module) -> Iterator[Part]:
             yield Part(
                 role.name, inner, type(module).__name__, sum(w.numel() for w in weights.values()),
                 widths.most_common(1)[0][0], widths.total(), MAIN if role.offload else role.device, linear=sum(linear),
-                largest=max(linear, default=0),
+                largest=max(linear, default=0), block=_largest_block(module) if role.offload else 0,
             )  # fmt: skip
 
 
@@ -273,13 +287,18 @@ def _linear_bytes(module: nn.Module) -> list[int]:
     return [layer.weight.numel() * layer.weight.element_size() for layer in layers]
 
 
+def _largest_block(module: nn.Module) -> int:
+    blocks = [[w.numel() * w.element_size() for w in block.parameters()] for block in repeated_blocks(module)]
+    return max(map(sum, blocks), default=0)
+
+
 def _one_step(
     engine: Engine,
     ledger: Ledger,
     built: Sequence[tuple[weakref.ref[nn.Module], list[Part]]],
     encoding: Mapping[str, int],
 ) -> Observed:
-    """Run one training step, and read the ledger before and after."""
+    """Run one training step and a batch of the evaluation, and read the ledger before and after."""
     from transformers import PreTrainedModel
 
     parts: list[Part] = []
@@ -292,7 +311,21 @@ def _one_step(
     resident = {device: account.live for device, account in ledger.accounts.items()}
     loading = {device: account.peak for device, account in ledger.accounts.items()}
     ledger.restart()
-    engine.step()
+    samples: list[Sample] = []
+    sample = engine.generator.sample
+
+    def recorded(*args: Any, **kwargs: Any) -> Sample:
+        samples.append(sample(*args, **kwargs))
+        return samples[-1]
+
+    with replaced(engine.generator, "sample", recorded):
+        engine.step()
+    kept = {device: account.kept for device, account in ledger.accounts.items()}
+    highest = {device: account.peak for device, account in ledger.accounts.items()}
+    operations = {str(dtype).removeprefix("torch."): count for dtype, count in ledger.operations.items()}
+    engine.optimiser.zero_grad(set_to_none=True)
+    ledger.restart()
+    _evaluation_batch(engine, samples[0])
     return Observed(
         parts=tuple(parts),
         lora=sum(weight.numel() * weight.element_size() for weight in engine.weights),
@@ -300,11 +333,29 @@ def _one_step(
         resident=resident,
         encoding=encoding,
         loading=loading,
-        kept={device: account.kept for device, account in ledger.accounts.items()},
-        highest={device: account.peak for device, account in ledger.accounts.items()},
-        operations={str(dtype).removeprefix("torch."): count for dtype, count in ledger.operations.items()},
+        kept=kept,
+        highest=highest,
+        evaluating={device: account.peak for device, account in ledger.accounts.items()},
+        operations=operations,
         pipeline=type(engine.generator.pipeline()).__name__,
     )
+
+
+def _evaluation_batch(engine: Engine, sample: Sample) -> None:
+    """Denoise and judge `evaluation.batch` images like those of `sample`. Few are decoded at a time, as in training."""
+    import torch
+
+    count = engine.spec.evaluation.batch
+    latents, images = (each.detach()[[0] * count] for each in (sample.latents, sample.images))
+    prompts = engine.prompts[:1] * count
+    with torch.no_grad():
+        engine.generator.denoise(latents, 0.5, [prompt.text for prompt in prompts], range(count))
+        for judge in filter(None, (engine.judge, engine.evaluators.referee)):
+            judge.answer_log_likelihoods(engine.judge_view(images), engine.questions(prompts))
+
+
+AHEAD = 2
+"""Copies of offloaded blocks that a GPU keeps besides those in use: the next one, and the last one until it is done."""
 
 
 def _plan(found: Observed, roles: Sequence[Role]) -> Plan:
@@ -315,6 +366,9 @@ def _plan(found: Observed, roles: Sequence[Role]) -> Plan:
     for device, kept in found.kept.items():
         mine = [(old.bytes - new.bytes, new) for old, new in zip(found.parts, parts, strict=True)]
         mine = [(less, part) for less, part in mine if part.device == device]
+        places = {role.name: role.device for role in roles}
+        ahead = AHEAD * max((part.block for part in parts if places[part.role] == device and part.stays), default=0)
+        unpacked = max((part.largest for _, part in mine if part.stays), default=0)
         lora = found.lora if device == roles[0].device else 0
         resident = found.resident.get(device, 0)
         first = found.encoding.get(device, 0) - sum(less for less, part in mine if part.role == roles[0].name)
@@ -323,8 +377,12 @@ def _plan(found: Observed, roles: Sequence[Role]) -> Plan:
             weights=resident - lora - sum(less for less, part in mine if part.stays),
             lora=4 * lora,
             activations=kept - resident,
-            temporaries=found.highest[device] - kept + max((part.largest for _, part in mine if part.stays), default=0),
+            temporaries=found.highest[device] - kept + unpacked + ahead,
             loading=max(first, later),
+            evaluating=found.evaluating.get(device, 0)
+            - sum(less for less, part in mine if part.stays)
+            + unpacked
+            + ahead,
         )
     silent = [role.name for role in roles if role.name not in {part.role for part in parts}]
     order = [role.name for role in roles]

@@ -27,6 +27,11 @@ class Account:
     kept: int = 0
     """The value of `live` when the backward pass began, the first since `Ledger.restart`."""
 
+    def take(self, size: int) -> None:
+        """Count more bytes."""
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
 
 class Ledger:
     """Counts the memory of a dry run's tensors, device by device, and the floating-point operations.
@@ -44,7 +49,7 @@ class Ledger:
         self.operations: dict[torch.dtype, int] = defaultdict(int)
         """Floating-point operations since `restart`, by the precision of their results."""
         self._backward = False
-        self._storages: dict[int, tuple[str, weakref.ref[Any]]] = {}
+        self._storages: dict[int, _Entry] = {}
 
     def restart(self) -> None:
         """Start counting again from the tensors that are alive."""
@@ -66,7 +71,7 @@ class Ledger:
 
         known = [each for each in tensors if each.untyped_storage()._cdata in self._storages]
         first = next((each for each in known if isinstance(each, Parameter)), known[0] if known else None)
-        return self.device if first is None else self._storages[first.untyped_storage()._cdata][0]
+        return self.device if first is None else self._storages[first.untyped_storage()._cdata].device
 
     def add(self, tensor: Tensor, device: str, *, weight: bool = False) -> None:
         """Count a tensor, unless its storage is counted already; `weight`: of a model being built."""
@@ -74,12 +79,30 @@ class Ledger:
         key, size = storage._cdata, storage.nbytes()
         if key in self._storages:
             return
-        account = self.accounts[MAIN if weight and self.offloading else device]
 
         def gone(_: Any) -> None:
-            del self._storages[key]
-            account.live -= size
+            entry = self._storages.pop(key)
+            entry.account.live -= size
 
-        self._storages[key] = (device, weakref.ref(storage, gone))
-        account.live += size
-        account.peak = max(account.peak, account.live)
+        account = self.accounts[MAIN if weight and self.offloading else device]
+        account.take(size)
+        self._storages[key] = _Entry(device, account, weakref.ref(storage, gone))
+
+    def move(self, tensor: Tensor) -> None:
+        """A weight was moved from main memory to the device of its model."""
+        storage = tensor.untyped_storage()
+        entry = self._storages[storage._cdata]
+        entry.account.live -= storage.nbytes()
+        entry.account = self.accounts[entry.device]
+        entry.account.take(storage.nbytes())
+
+
+@dataclass
+class _Entry:
+    """A tensor's storage in the ledger."""
+
+    device: str
+    """Where its model computes."""
+    account: Account
+    """Where it is."""
+    alive: weakref.ref[Any]

@@ -32,7 +32,9 @@ def built_from_configs(
 
     def transformer(cls: Any, path: Any, *_: Any, config: Any = None, **kwargs: Any) -> Any:
         sub = kwargs.get("subfolder") or ""
-        config = config or cls.config_class.from_pretrained(path, subfolder=sub)
+        config = config or cls.config_class.from_pretrained(
+            path, subfolder=sub, revision=kwargs.get("revision", "main")
+        )
         dtype = _precision(kwargs) or config.dtype or torch.float32
         with place():
             model = cls._from_config(config, dtype=dtype)
@@ -41,7 +43,7 @@ def built_from_configs(
 
     def diffuser(cls: Any, path: Any, **kwargs: Any) -> Any:
         sub = kwargs.get("subfolder") or ""
-        config = cls.load_config(path, subfolder=sub or None)
+        config = cls.load_config(path, subfolder=sub or None, revision=kwargs.get("revision"))
         with place(), _default(_precision(kwargs) or torch.float32):
             model = cls.from_config(config)
         single = cls._keep_in_fp32_modules or ()

@@ -12,6 +12,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter, tree_map_only
+from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry
 
 from dualproc.kit.patching import replaced
@@ -41,6 +42,10 @@ class MetaMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.ledger, self.making = ledger, False
         """`making`: tensors requested on `meta` have no data; otherwise they are made for real."""
+        self.known: dict[Any, Any] = {}
+        """The shapes that operations return, by their arguments: models repeat the same blocks many times."""
+        self.aliasing: dict[Any, bool] = {}
+        """Whether an operation returns or changes its arguments, so that it must be run each time."""
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -56,14 +61,14 @@ class MetaMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         tensors = list(_tensors(args, kwargs))
         if any(each.is_meta for each in tensors):
-            out = _shapes(func, args, kwargs)
+            out = self._shapes(func, args, kwargs)
         else:
             # Code puts its tensors where the weights are; only weights (those of a LoRA) stay there.
             data = not self.making and not (tensors and isinstance(tensors[0], torch.nn.Parameter))
             if data and kwargs.get("device") == META:
                 kwargs = {**kwargs, "device": torch.device("cpu")}
             out = func(*args, **kwargs)
-        made = [each for each in tree_iter(out) if isinstance(each, torch.Tensor)]
+        made = list(_tensors((out,), {}))
         if made:
             device = self.ledger.device_of(tensors)
             for each in made:
@@ -71,6 +76,46 @@ class MetaMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if count := flop_registry.get(func._overloadpacket):
                 self.ledger.operations[made[0].dtype] += count(*args, **kwargs, out_val=out)
         return out
+
+    def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What `func` returns, without data; worked out once for arguments of the same shapes."""
+        if func not in self.aliasing:
+            values = (*func._schema.arguments, *func._schema.returns)
+            self.aliasing[func] = any(value.alias_info for value in values) or func in _ANSWERS or func in _BY_MASK
+        if self.aliasing[func]:
+            return _shapes(func, args, kwargs)
+        key = (func, _described(args), *((name, _described(value)) for name, value in kwargs.items()))
+        if key in self.known:
+            return _made(self.known[key])
+        out = _shapes(func, args, kwargs)
+        self.known[key] = _described(out)
+        return out
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What a tensor without data is made from."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _described(value: Any) -> Any:
+    """A value by which operations find their shapes: tensors by theirs, all others by themselves and their type."""
+    if isinstance(value, torch.Tensor):
+        return _Described(value.shape, value.stride(), value.dtype)
+    if isinstance(value, (tuple, list)):
+        return type(value), tuple(map(_described, value))
+    return type(value), value
+
+
+def _made(described: Any) -> Any:
+    """Tensors without data, and other values, from what `_described` returned."""
+    if isinstance(described, _Described):
+        return torch.empty_strided(described.shape, described.stride, dtype=described.dtype, device=META)
+    kind, value = described
+    return kind(map(_made, value)) if kind in (tuple, list) else value
 
 
 def _tensors(args: Any, kwargs: Any) -> Iterator[Tensor]:
@@ -88,6 +133,8 @@ def _shapes(func: Any, args: Any, kwargs: Any) -> Any:
         return _ANSWERS[func](args[0])
     if func in _BY_MASK:
         args = _places(*args)
+    elif "device" not in kwargs and all(each.is_meta for each in _tensors(args, kwargs)):
+        return func(*args, **kwargs)
     originals: dict[int, Tensor] = {}
 
     def emptied(tensor: Tensor) -> Tensor:
@@ -171,8 +218,8 @@ class MixedMode(TorchFunctionMode):
         without = next((each for each in tensors if each.is_meta), None)
         differentiable = torch.is_grad_enabled() and any(each.requires_grad for each in tensors)
         name = getattr(func, "__name__", "")
-        computes = not re.fullmatch(r"_[^_]\w*|__[gs]et__", name)
-        if without is not None and differentiable and computes and not all(each.is_meta for each in tensors):
+        mixed = without is not None and differentiable and not all(each.is_meta for each in tensors)
+        if without is not None and mixed and not re.fullmatch(r"_[^_]\w*|__[gs]et__", name):
             known = not tensors[0].is_meta and bool(re.fullmatch(r"__setitem__|\w*[^_]_", name))
 
             def cross(tensor: Tensor) -> Tensor:

@@ -113,7 +113,8 @@ def search(
 def _helps(before: Plan, after: Plan, limit: float) -> bool:
     """Whether the second plan needs less of a device whose limit the first one exceeds."""
     pairs = [(now, after.memory[device]) for device, now in before.devices.items()]
-    sizes = [each for now, then in pairs for each in ((now.training, then.training), (now.loading, then.loading))]
+    phases = ("training", "loading", "evaluating")
+    sizes = [(getattr(now, phase), getattr(then, phase)) for now, then in pairs for phase in phases]
     return any(now > limit and then < now * (1 - LEAST) for now, then in sizes)
 
 
@@ -155,6 +156,9 @@ def switches_of(spec: TaskSpec, plan: Plan, *, gpu: bool) -> Iterator[list[Switc
             Switch({"train.batch": size}, price, True)
             for size, price in zip(dict.fromkeys(smaller), (3, 5), strict=False)
         ]
+    fewer = [size for size in (4, 1) if size < spec.evaluation.batch]
+    if fewer:
+        yield [Switch({"evaluation.batch": size}, 1) for size in fewer]
     options = MemoryOptions.of(registry.load("generators", spec.generator.type).params(spec.generator.params))
     sides = {"generator.height": options.height or 0, "generator.width": options.width or 0}
     sizes: dict[tuple[int, ...], int] = {}
@@ -183,17 +187,18 @@ def _estimate(plan: Plan, switches: Sequence[Switch], alone: Mapping[str, Plan])
     def one(device: str) -> float:
         base = plan.memory[device]
         fixed, moving, factor = base.weights + base.lora, float(base.activations + base.temporaries), 1.0
-        loading = float(base.loading)
+        loading, evaluating = float(base.loading), float(base.evaluating)
         for switch in switches:
             other = alone[switch.flags].memory[device]
             fixed -= base.weights - other.weights
             loading -= base.loading - other.loading
+            evaluating -= base.evaluating - other.evaluating
             left = other.activations + other.temporaries
             if switch.scales:
                 factor *= left / max(1, base.activations + base.temporaries)
             else:
                 moving -= base.activations + base.temporaries - left
-        return max(fixed + max(0.0, moving) * factor, loading)
+        return max(fixed + max(0.0, moving) * factor, loading, evaluating)
 
     return max(map(one, plan.devices))
 

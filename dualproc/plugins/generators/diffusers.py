@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from dualproc.errors import PluginError
 from dualproc.kit.adapters import lora_off
-from dualproc.kit.devices import Device, pick_device
-from dualproc.kit.offload import offload, refuse_offload_with_quantize
+from dualproc.kit.blocks import compile_blocks
+from dualproc.kit.devices import pick_device
+from dualproc.kit.model_params import ModelParams
+from dualproc.kit.offload import offload
 from dualproc.kit.patching import replaced
 from dualproc.kit.weights import warn_about_unknown_words
 from dualproc.types import Recipe, Sample
@@ -28,6 +30,7 @@ from .loading import (
     load_pipeline,
     load_text_encoder,
     load_tiny_vae,
+    use_flash_attention,
 )
 from .overrides import StraightThrough, fixed_latents, overridden
 from .prompts import PromptCache
@@ -46,12 +49,9 @@ class DiffusersGenerator:
 
     api_version: ClassVar[int] = 1
 
-    class Params(BaseModel):
+    class Params(ModelParams):
         """The model to load, and how to sample from it."""
 
-        model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-        model: str = Field(description="Hub id, or a folder written by `save_pretrained`.")
         height: int | None = Field(
             None, ge=8, description="Height of the images in pixels; the pipeline's default if unset."
         )
@@ -67,10 +67,6 @@ class DiffusersGenerator:
         scheduler: str | None = Field(
             None, description="Name of a diffusers scheduler class, instead of the model's own."
         )
-        dtype: Literal["float32", "bfloat16", "float16"] = Field(
-            "float32", description="Precision of the frozen weights."
-        )
-        device: Device = "auto"
         lora_targets: list[str] | None = Field(
             None,
             min_length=1,
@@ -84,23 +80,10 @@ class DiffusersGenerator:
             False,
             description="Keep the text encoders in memory after encoding the prompts; else reload them when needed.",
         )
-        checkpointing: bool = Field(
-            False,
-            description="Recompute activations in the backward pass instead of keeping them: slower, less memory.",
-        )
-        offload: bool = Field(
-            False,
-            description="Keep backbone and VAE in main memory; copy each layer to the device while it is used. Needs"
-            " `checkpointing`, or the backward pass keeps all copies; not together with `quantize`.",
-        )
         reward_vae: str | None = Field(
             None,
             description="Hub id or folder of an AutoencoderTiny that decodes in training only: faster, less memory.",
         )
-        quantize: Literal["8bit", "4bit"] | None = Field(
-            None, description="Load the frozen backbone and text encoders in 8 or 4 bits (needs bitsandbytes)."
-        )
-        _weights = model_validator(mode="after")(refuse_offload_with_quantize)
 
     def __init__(self, params: Params) -> None:
         import torch
@@ -108,7 +91,7 @@ class DiffusersGenerator:
         self.params = params
         self.device = pick_device(params.device)
         self.dtype: torch.dtype = getattr(torch, params.dtype)
-        self.pipe = load_pipeline(params.model, self.dtype, quantize=params.quantize, scheduler=params.scheduler)
+        self.pipe = load_pipeline(params, self.dtype, scheduler=params.scheduler)
         if not params.offload:
             self.pipe.to(self.device)
         self.pipe.set_progress_bar_config(disable=True)
@@ -131,15 +114,13 @@ class DiffusersGenerator:
         if params.checkpointing:
             decoders = [vae for vae in (self.pipe.vae, self.reward_vae) if vae is not None]
             checkpoint_activations(self.adapter_module, decoders)
-        anew = partial(
-            load_text_encoder,
-            model=params.model,
-            dtype=self.dtype,
-            device=self.device,
-            quantize=params.quantize,
-            offloaded=params.offload,
+        if params.attention == "flash":
+            use_flash_attention(self.adapter_module)
+        if params.compile:
+            compile_blocks(self.adapter_module)
+        self.encoders = TextEncoders(
+            self.pipe, partial(load_text_encoder, params=params, dtype=self.dtype, device=self.device)
         )
-        self.encoders = TextEncoders(self.pipe, anew)
         encode = getattr(self.pipe, "encode_prompt", None)
         self.prompts = PromptCache(encode, self.encoders.load) if encode is not None else None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
 from dualproc.kit.devices import free_memory
+from dualproc.kit.model_params import ModelParams
 from dualproc.kit.offload import offload
 from dualproc.kit.weights import SAFE_ARGUMENTS, quantization, safe_loading
 
@@ -22,20 +23,21 @@ TEXT_ENCODER = "text_encoder"
 """How the names of a pipeline's text encoders start."""
 
 
-def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None, scheduler: str | None = None) -> Any:
+def load_pipeline(params: ModelParams, dtype: torch.dtype, *, scheduler: str | None = None) -> Any:
     """`DiffusionPipeline.from_pretrained`, with errors that say what to do.
 
-    `quantize` is None, `8bit` or `4bit`, for backbone and text encoders; `scheduler` is the name of a class to use
-    instead of the model's own. Reads weights from safetensors only, and runs no code that comes with the model.
-    Raises PluginError.
+    Backbone and text encoders are quantised if `params` says so; `scheduler` is the name of a class to use instead of
+    the model's own. Reads weights from safetensors only, and runs no code that comes with the model. Raises
+    PluginError.
     """
     from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 
+    model, quantize = params.model, params.quantize
     with safe_loading("the generator", model, "a diffusers pipeline"):
-        index = DiffusionPipeline.load_config(model)
+        index = DiffusionPipeline.load_config(model, revision=params.revision)
         _check_index(model, index)
         _check_packages(model, index["_class_name"])
-        more = {}
+        more: dict[str, Any] = {}
         if quantize is not None:
             parts = [name for name, kind in index.items() if name.startswith((*BACKBONES, TEXT_ENCODER)) and kind[0]]
             configs = {
@@ -43,7 +45,8 @@ def load_pipeline(model: str, dtype: torch.dtype, *, quantize: str | None = None
                 for name in parts
             }
             more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=configs)
-        pipe = DiffusionPipeline.from_pretrained(model, torch_dtype=dtype, **SAFE_ARGUMENTS, **more)
+        more |= {**SAFE_ARGUMENTS, **params.source, "torch_dtype": dtype}
+        pipe = DiffusionPipeline.from_pretrained(model, **more)
     if scheduler is not None:
         pipe.scheduler = _scheduler(scheduler).from_config(pipe.scheduler.config)
     return pipe
@@ -60,20 +63,15 @@ def load_tiny_vae(model: str, dtype: torch.dtype) -> Any:
 
 
 def load_text_encoder(
-    kind: Any,
-    name: str,
-    *,
-    model: str,
-    dtype: torch.dtype,
-    device: torch.device,
-    quantize: str | None,
-    offloaded: bool,
+    kind: Any, name: str, *, params: ModelParams, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
     """The component `name` of a model, of class `kind`, frozen."""
-    more = {"quantization_config": quantization(quantize, dtype, "transformers")} if quantize else {}
-    encoder: nn.Module = kind.from_pretrained(model, subfolder=name, dtype=dtype, **SAFE_ARGUMENTS, **more)
+    more: dict[str, Any] = {**SAFE_ARGUMENTS, **params.source, "dtype": dtype, "subfolder": name}
+    if params.quantize:
+        more["quantization_config"] = quantization(params.quantize, dtype, "transformers")
+    encoder: nn.Module = kind.from_pretrained(params.model, **more)
     freeze(encoder)
-    if not offloaded:
+    if not params.offload:
         return encoder.to(device)
     offload(encoder, device)
     return encoder
@@ -96,6 +94,17 @@ def checkpoint_activations(backbone: nn.Module, others: Sequence[nn.Module]) -> 
     for module in (backbone, *others):
         if getattr(module, "_supports_gradient_checkpointing", False):
             module.enable_gradient_checkpointing()  # type: ignore[operator]
+
+
+def use_flash_attention(backbone: Any) -> None:
+    """Let the backbone use the package flash-attn. Raises PluginError if it is missing, or the GPU or model refuses."""
+    try:
+        backbone.set_attention_backend("flash")
+    except (AttributeError, ImportError, RuntimeError, ValueError) as error:
+        raise PluginError(
+            f"attention: flash is not possible for {type(backbone).__name__}: {str(error).strip()[:300]}",
+            hint="pip install flash-attn, for a GPU that it supports; or leave `attention` out",
+        ) from error
 
 
 class TextEncoders:

@@ -18,7 +18,7 @@ NAME = "dualproc_flash_packed"
 
 
 def pack_attention(model: nn.Module) -> None:
-    """Switch the layers of a transformers model that use torch's attention on packed sequences to `packed_attention`."""
+    """Let the layers of a transformers model that use torch's attention on packed sequences use `packed_attention`."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, packed_attention)
@@ -34,12 +34,12 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    _mask: Tensor | None = None,
     *,
     cu_seq_lens_q: Tensor,
     max_length_q: int,
     scaling: float,
-    **_: Any,
+    **_others: Any,
 ) -> tuple[Tensor, None]:
     """Attention [1, S, H, D] of `query`, `key` and `value` [1, H, S, D], within each part of the sequence.
 
@@ -55,20 +55,25 @@ def packed_attention(
         else:
             bounds = cu_seq_lens_q.to(torch.int32)
             parts = [each[0].transpose(0, 1) for each in (query, key, value)]
-            out: Any = varlen_attn(parts[0], parts[1], parts[2], bounds, bounds, max_length_q, max_length_q)
-            return out[None], None
-    mask = _same_part(cu_seq_lens_q, query.shape[2])
-    masked = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
-    return masked.transpose(1, 2), None
+            packed: Any = varlen_attn(parts[0], parts[1], parts[2], bounds, bounds, max_length_q, max_length_q)
+            return packed[None], None
+    index, mask, back = _padding(cu_seq_lens_q, max_length_q, query.shape[2])
+    q, k, v = (each[0].transpose(0, 1)[index].transpose(1, 2) for each in (query, key, value))
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
+    return out.transpose(1, 2).flatten(0, 1)[back][None], None
 
 
-def _same_part(bounds: Tensor, length: int) -> Tensor:
-    """[S, S]: whether two places are in the same part. Kept with the boundaries, which all layers get."""
+def _padding(bounds: Tensor, longest: int, length: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How N parts of a sequence of `length` become a batch [N, L] padded to the `longest` part, and the way back.
+
+    Returns the place in the sequence of everything in the batch [N, L], whether it is not padding [N, 1, 1, L], and the
+    place in the flattened batch of everything in the sequence [S].
+    """
     import torch
 
-    mask: Tensor | None = getattr(bounds, "same_part", None)
-    if mask is None:
-        part = torch.searchsorted(bounds, torch.arange(length, device=bounds.device), right=True)
-        mask = part[:, None] == part
-        bounds.same_part = mask  # type: ignore[attr-defined]
-    return mask
+    column = torch.arange(longest, device=bounds.device)
+    places = torch.arange(length, device=bounds.device)
+    starts, sizes = bounds[:-1], bounds.diff()
+    part = torch.searchsorted(bounds, places, right=True) - 1
+    index = (starts[:, None] + column).clamp(max=length - 1)
+    return index, (column < sizes[:, None])[:, None, None], part * longest + places - starts[part]

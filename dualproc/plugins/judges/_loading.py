@@ -68,23 +68,28 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
 
-    dtype, more = getattr(torch, params.dtype), {}
+    dtype = getattr(torch, params.dtype)
+    more: dict[str, Any] = {"attn_implementation": "flash_attention_2"} if params.attention == "flash" else {}
     if params.quantize:
-        more = {"quantization_config": quantization(params.quantize, dtype, "transformers"), "device_map": {"": device}}
+        more |= {
+            "quantization_config": quantization(params.quantize, dtype, "transformers"),
+            "device_map": {"": device},
+        }
     if wrong := sorted(set(LOADING_ARGUMENTS) & set(params.images)):
         raise PluginError(
             f"the judge's `images` cannot set {', '.join(wrong)}: expected arguments of the image processor only",
-            hint="remove it; to use another revision, download the model yourself and write its folder as `model`",
+            hint="remove it; another revision is the judge's parameter `revision`",
         )
     with safe_loading("the judge", params.model, "a vision-language model"):
         try:
             # Some processors read these when they are built, others when they are called; `_inputs` passes them again.
-            processor = AutoProcessor.from_pretrained(params.model, trust_remote_code=False, **params.images)
+            how = {"trust_remote_code": False, "revision": params.revision or "main", **params.images}
+            processor = AutoProcessor.from_pretrained(params.model, **how)
             if getattr(processor.image_processor, "backend", None) == "pil":  # which takes no tensors
-                processor.image_processor = AutoImageProcessor.from_pretrained(
-                    params.model, trust_remote_code=False, backend="torchvision", **params.images
-                )
-            model = AutoModelForImageTextToText.from_pretrained(params.model, dtype=dtype, **SAFE_ARGUMENTS, **more)
+                how["backend"] = "torchvision"
+                processor.image_processor = AutoImageProcessor.from_pretrained(params.model, **how)
+            more |= {**SAFE_ARGUMENTS, **params.source, "dtype": dtype}
+            model = AutoModelForImageTextToText.from_pretrained(params.model, **more)
         except ImportError as error:  # a package that the family's processor needs
             raise PluginError(
                 f"cannot load the judge {params.model!r}: {error}",

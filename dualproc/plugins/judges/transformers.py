@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
 from dualproc.errors import PluginError
-from dualproc.kit.devices import Device, pick_device
-from dualproc.kit.offload import offload, refuse_offload_with_quantize
+from dualproc.kit.blocks import compile_blocks
+from dualproc.kit.devices import pick_device
+from dualproc.kit.model_params import ModelParams
+from dualproc.kit.offload import offload
 from dualproc.kit.weights import warn_about_unknown_words
 from dualproc.types import Answers, Question
 
@@ -32,14 +34,9 @@ class TransformersJudge:
 
     api_version: ClassVar[int] = 1
 
-    class Params(BaseModel):
+    class Params(ModelParams):
         """The model to load, and how to save memory."""
 
-        model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-        model: str = Field(description="Hub id, or a folder written by `save_pretrained`.")
-        dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the weights.")
-        device: Device = "auto"
         images: dict[str, Any] = Field(
             default_factory=dict,
             description="Further arguments of the image processor, such as do_image_splitting: false.",
@@ -47,19 +44,11 @@ class TransformersJudge:
         template: str | None = Field(
             None, description="Chat template (Jinja) to use instead of the model's; needed if it has none."
         )
-        quantize: Literal["8bit", "4bit"] | None = Field(
-            None, description="Load the frozen weights in 8 or 4 bits (needs bitsandbytes)."
+        chat: dict[str, Any] = Field(
+            default_factory=dict,
+            description="Further arguments of the chat template, such as enable_thinking: false. A judge that thinks"
+            " first must not: the probability of an answer is read where the reply begins.",
         )
-        checkpointing: bool = Field(
-            False,
-            description="Recompute activations in the backward pass instead of keeping them: slower, less memory.",
-        )
-        offload: bool = Field(
-            False,
-            description="Keep the weights in main memory; copy each layer to the device while it is used. Needs"
-            " `checkpointing`, or the backward pass keeps all copies; not together with `quantize`.",
-        )
-        _weights = model_validator(mode="after")(refuse_offload_with_quantize)
 
     def __init__(self, params: Params) -> None:
         import torch
@@ -84,6 +73,8 @@ class TransformersJudge:
             offload(self.model, self.device)
         if params.checkpointing:
             checkpoint(self.model)
+        if params.compile:
+            compile_blocks(self.model)
         self._find_image_tensors()
         self._check_processor()
         self._next_token = self._token_after_prompt()
@@ -178,7 +169,6 @@ class TransformersJudge:
 
         The processor gets blank images, because some accept no tensors; its image processor gets our tensors.
         """
-        import torch
         from PIL import Image
 
         text: dict[str, Any] = {"padding": True}
@@ -241,7 +231,10 @@ class TransformersJudge:
     def _prompt(self, text: str) -> str:
         content = [{"type": "image"}, {"type": "text", "text": text}]
         prompt: str = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], chat_template=self.params.template, add_generation_prompt=True
+            [{"role": "user", "content": content}],
+            chat_template=self.params.template,
+            add_generation_prompt=True,
+            **self.params.chat,
         )
         return prompt
 
@@ -299,7 +292,10 @@ class TransformersJudge:
         image = _noise()[None].to(self.device)
         whole = self._image_inputs(image)
         alone = self._process(image.to(self._processes_on))
-        if all(name in alone and torch.equal(self._cast(alone[name].to(self.device)), value) for name, value in whole.items()):
+        if all(
+            name in alone and torch.equal(self._cast(alone[name].to(self.device)), value)
+            for name, value in whole.items()
+        ):
             self._by_image_processor = tuple(whole)
 
     def _check_processor(self) -> None:

@@ -1,0 +1,31 @@
+"""The repeated blocks of a model: nearly all of its weights and time, and what is compiled or offloaded one by one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """The members of a model's outermost lists of blocks (`ModuleList`) that have weights, in the model's order."""
+    import torch
+
+    found: list[nn.Module] = []
+    for child in model.children():
+        members = list(child.children()) if isinstance(child, torch.nn.ModuleList) else []
+        if members and all(any(block.children()) for block in members):
+            found += [block for block in members if any(True for _ in block.parameters())]
+        else:
+            found += repeated_blocks(child)
+    return found
+
+
+def compile_blocks(model: nn.Module, **how: Any) -> None:
+    """Compile each repeated block with `torch.compile(**how)`, at its first use; blocks of one class share the result.
+
+    So a model of 57 blocks takes as long to compile as one block ("regional compilation").
+    """
+    for block in repeated_blocks(model):
+        block.compile(**how)
