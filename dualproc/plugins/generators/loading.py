@@ -33,7 +33,7 @@ def load_pipeline(params: ModelParams, dtype: torch.dtype, *, scheduler: str | N
     from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 
     model, quantize = params.model, params.quantize
-    with safe_loading("the generator", model, "a diffusers pipeline"):
+    with safe_loading("the generator", model, "a diffusers pipeline", params.source):
         index = DiffusionPipeline.load_config(model, revision=params.revision)
         _check_index(model, index)
         _check_packages(model, index["_class_name"])
@@ -69,7 +69,8 @@ def load_text_encoder(
     more: dict[str, Any] = {**SAFE_ARGUMENTS, **params.source, "dtype": dtype, "subfolder": name}
     if params.quantize:
         more["quantization_config"] = quantization(params.quantize, dtype, "transformers")
-    encoder: nn.Module = kind.from_pretrained(params.model, **more)
+    with safe_loading(f"the generator's {name}", params.model, "a diffusers pipeline", params.source):
+        encoder: nn.Module = kind.from_pretrained(params.model, **more)
     freeze(encoder)
     if not params.offload:
         return encoder.to(device)
