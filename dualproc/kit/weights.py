@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -43,6 +44,8 @@ def safe_loading(what: str, model: str, kind: str, source: Mapping[str, Any] | N
     from diffusers import ModelMixin
     from transformers import PreTrainedModel, dynamic_module_utils
 
+    # Otherwise transformers asks a service of the hub to convert the weights of a model that has no safetensors.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     with ExitStack() as stack:
         # diffusers does not pass `trust_remote_code` on to processors, which would then ask the user.
         stack.enter_context(replaced(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0))
