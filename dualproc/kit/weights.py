@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,6 +102,7 @@ def quantization(kind: str, dtype: torch.dtype, library: Literal["diffusers", "t
 
     config: Any = {"diffusers": diffusers, "transformers": transformers}[library].BitsAndBytesConfig
     if kind == "8bit":
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a conversion at every product
         return config(load_in_8bit=True)
     return config(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
