@@ -117,6 +117,9 @@ def _loading_error(what: str, model: str, error: Exception, kind: str, source: M
     elif model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
         reason = "no such folder"
         hint = f"write a folder that holds {kind}, or a hub id"
+    elif missing := _missing_packages(error):
+        reason = f"its tokenizer needs the {'package' if len(missing) == 1 else 'packages'} {' and '.join(missing)}"
+        hint = f"pip install {' '.join(missing)}"
     elif (known := hub_reason(model, error, source)) is not None:
         reason, hint = known
     elif "safetensors" in str(error):
@@ -126,6 +129,24 @@ def _loading_error(what: str, model: str, error: Exception, kind: str, source: M
     else:
         hint = f"write the hub id of {kind}, or a folder that holds one"
     return PluginError(f"cannot load {what} {model!r}: {reason}", hint=hint)
+
+
+def _missing_packages(error: Exception) -> list[str]:
+    """The packages that reading a file of sentencepiece needs and that are missing; [] if the error is another one.
+
+    Without them, transformers tries to read the file with tiktoken, and asks for that.
+    """
+    if not any(name in str(error).lower() for name in ("sentencepiece", "protobuf", "tiktoken")):
+        return []
+    modules = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+    return [package for package, module in modules.items() if not _importable(module)]
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that should hold it is missing
+        return False
 
 
 def warn_about_unknown_words(owner: str, tokenizer: Any, texts: Sequence[str]) -> None:
