@@ -56,7 +56,7 @@ class _Answers(BaseHTTPRequestHandler):
             self._serve(repository, what, place or "")
         return None
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815 (the name that http.server calls)
 
     def _serve(self, repository: str, what: str | None, place: str) -> None:
         folder = Path(repository)

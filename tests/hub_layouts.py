@@ -95,24 +95,22 @@ GENERATORS: Mapping[str, Mapping[str, str]] = {
 """By component; each also has its scheduler's file and model_index.json."""
 
 MODEL = "config.json generation_config.json preprocessor_config.json tokenizer_config.json tokenizer.json"
+SPECIAL = f"{MODEL} special_tokens_map.json"
+PROCESSOR = f"{SPECIAL} processor_config.json"
+WORDS = "merges.txt vocab.json"
 JUDGES: Mapping[str, str] = {
-    "idefics2": f"{MODEL} processor_config.json special_tokens_map.json added_tokens.json tokenizer.model 7*model",
-    "idefics3": f"{MODEL} processor_config.json special_tokens_map.json chat_template.json 4*model",
-    "smolvlm2": f"{MODEL} processor_config.json special_tokens_map.json chat_template.json added_tokens.json merges.txt "
-    "vocab.json 2*model",
-    "qwen2.5-vl": f"{MODEL} chat_template.json merges.txt vocab.json 5*model",
-    "qwen3-vl": f"{MODEL} chat_template.json merges.txt vocab.json video_preprocessor_config.json 4*model",
-    "gemma3": f"{MODEL} processor_config.json special_tokens_map.json chat_template.json added_tokens.json "
-    "tokenizer.model 2*model",
-    "llava-1.5": f"{MODEL} processor_config.json special_tokens_map.json chat_template.json added_tokens.json "
-    "tokenizer.model 3*model",
-    "llava-onevision": f"{MODEL} processor_config.json special_tokens_map.json chat_template.json added_tokens.json "
-    "merges.txt vocab.json 4*model",
-    "pixtral": f"{MODEL} processor_config.json special_tokens_map.json chat_template.json 6*model",
-    "paligemma2": f"{MODEL} special_tokens_map.json added_tokens.json tokenizer.model 2*model",
-    "internvl3": f"{MODEL} processor_config.json special_tokens_map.json chat_template.jinja added_tokens.json "
-    "merges.txt vocab.json 4*model",
-    "mllama": f"{MODEL} special_tokens_map.json chat_template.json 5*model",
+    "idefics2": f"{PROCESSOR} added_tokens.json tokenizer.model 7*model",
+    "idefics3": f"{PROCESSOR} chat_template.json 4*model",
+    "smolvlm2": f"{PROCESSOR} chat_template.json added_tokens.json {WORDS} 2*model",
+    "qwen2.5-vl": f"{MODEL} chat_template.json {WORDS} 5*model",
+    "qwen3-vl": f"{MODEL} chat_template.json video_preprocessor_config.json {WORDS} 4*model",
+    "gemma3": f"{PROCESSOR} chat_template.json added_tokens.json tokenizer.model 2*model",
+    "llava-1.5": f"{PROCESSOR} chat_template.json added_tokens.json tokenizer.model 3*model",
+    "llava-onevision": f"{PROCESSOR} chat_template.json added_tokens.json {WORDS} 4*model",
+    "pixtral": f"{PROCESSOR} chat_template.json 6*model",
+    "paligemma2": f"{SPECIAL} added_tokens.json tokenizer.model 2*model",
+    "internvl3": f"{PROCESSOR} chat_template.jinja added_tokens.json {WORDS} 4*model",
+    "mllama": f"{SPECIAL} chat_template.json 5*model",
 }
 
 

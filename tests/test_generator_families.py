@@ -254,7 +254,7 @@ def encoded_by_outliers(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tenso
 
 
 def test_in_8_bits_a_prompt_has_the_encoding_that_it_has_alone() -> None:
-    def encode(prompt: list[str], device: str = "cpu") -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(prompt: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
         return encoded_by_outliers(prompt)
 
     cache = PromptCache(encode, lambda: None, alone=True)

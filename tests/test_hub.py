@@ -116,9 +116,9 @@ def test_weights_that_exist_only_as_a_variant_name_it(answers: Mapping[str, str]
 
 
 def test_a_model_of_another_kind_is_neither_gated_nor_missing(answers: Mapping[str, str]) -> None:
-    assert "write the hub id of a vision-language model, or a folder that holds one" in answers[
-        "judge of the wrong kind"
-    ]
+    assert (
+        "write the hub id of a vision-language model, or a folder that holds one" in answers["judge of the wrong kind"]
+    )
 
 
 def test_a_model_that_the_hub_gives_away_is_downloaded_and_kept(answers: Mapping[str, str], cache: Path) -> None:

@@ -134,7 +134,15 @@ def t5_tokenizer(folder: Path, files: Collection[str]) -> int:
 
 
 def gemma_tokenizer(folder: Path, _: Collection[str]) -> int:
-    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{n:02X}>" for n in range(256)), "▁", *sorted({*CONTENT} - {" "})]
+    tokens = [
+        "<pad>",
+        "<eos>",
+        "<bos>",
+        "<unk>",
+        *(f"<0x{n:02X}>" for n in range(256)),
+        "▁",
+        *sorted({*CONTENT} - {" "}),
+    ]
     vocabulary = {token: n for n, token in enumerate(tokens)}
     inner = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     inner.add_special_tokens(tokens[:4])
@@ -306,5 +314,7 @@ def test_a_judge_loads_from_the_files_of_its_repository(preset: str, tmp_path: P
 
 def test_every_large_preset_has_a_layout() -> None:
     for kind, layouts in (("generators", GENERATORS), ("judges", JUDGES)):
-        ours = {each.name for each in registry.entries(kind) if each.target.startswith(f"dualproc.plugins.{kind}.presets")}
+        ours = {
+            each.name for each in registry.entries(kind) if each.target.startswith(f"dualproc.plugins.{kind}.presets")
+        }
         assert ours - {"tiny", "tiny-referee"} == set(layouts)

@@ -120,7 +120,8 @@ def _print_entries(*kinds: str) -> None:
             entry.kind,
             entry.name,
             f"{entry.distribution} {entry.version or ''}",
-            entry.target + (" (gated)" if entry.distribution == "dualproc" and entry.name in closed[entry.kind] else ""),
+            entry.target
+            + (" (gated)" if entry.distribution == "dualproc" and entry.name in closed[entry.kind] else ""),
         )
         for discovery in found.values()
         for entry in discovery.entries

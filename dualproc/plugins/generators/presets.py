@@ -182,7 +182,7 @@ Z_IMAGE_TURBO = large(
     "Z-Image-Turbo (6 B parameters): 1024 x 1024 pixels in 8 steps.",
     model="Tongyi-MAI/Z-Image-Turbo",
     size=1024,
-    steps=8,  # its model card says 9, of which diffusers wasted the last until 0.39: it had no effect, and no gradient
+    steps=8,  # 9 in older versions of diffusers, where the last one has no effect and no gradient
     guidance=0.0,
     lora_targets=Z_IMAGE_TARGETS,
 )
