@@ -11,8 +11,8 @@ from dualproc.wording import listed
 
 LOGIN = "hf auth login"
 """The command that stores a token of the hub."""
-UNREACHABLE = ("LocalEntryNotFoundError", "RevisionResolutionError", "OfflineModeIsEnabled", "ConnectionError")
-"""Names of the exceptions, or their base classes, that mean: not downloaded, and no answer from the hub."""
+UNREACHABLE = ("LocalEntryNotFoundError", "RevisionResolutionError", "ConnectionError", "TransportError")
+"""Names of exceptions, or of their base classes, that mean: not downloaded, and no answer from the hub."""
 _VARIANT = re.compile(r"\.([A-Za-z]\w*)(?:-\d+-of-\d+)?\.safetensors$")
 
 
@@ -31,7 +31,8 @@ def hub_reason(model: str, error: BaseException, source: Mapping[str, Any]) -> t
         error: what `from_pretrained` raised.
         source: the arguments of `from_pretrained` that select the files: `revision`, `variant`.
     """
-    causes = {kind.__name__: cause for cause in _causes(error) for kind in type(cause).__mro__}
+    of_hub = not Path(model).is_dir()
+    causes = {kind.__name__: cause for cause in _causes(error) for kind in type(cause).__mro__} if of_hub else {}
     revision = source.get("revision")
     if (gated := causes.get("GatedRepoError")) is not None:
         who = "you are not logged in" if _status(gated) == 401 else "your account has no access yet"
