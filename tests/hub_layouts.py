@@ -113,6 +113,22 @@ JUDGES: Mapping[str, str] = {
     "mllama": f"{SPECIAL} chat_template.json 5*model",
 }
 
+JUDGE_TOKENIZERS: Mapping[str, str | None] = {
+    "idefics2": "LlamaTokenizer",
+    "idefics3": "PreTrainedTokenizerFast",
+    "smolvlm2": "GPT2Tokenizer",
+    "qwen2.5-vl": "Qwen2Tokenizer",
+    "qwen3-vl": "Qwen2Tokenizer",
+    "gemma3": "GemmaTokenizer",
+    "llava-1.5": "LlamaTokenizer",
+    "llava-onevision": "Qwen2Tokenizer",
+    "pixtral": "PreTrainedTokenizerFast",
+    "paligemma2": "GemmaTokenizer",
+    "internvl3": "Qwen2Tokenizer",
+    "mllama": None,  # transformers cannot resize its embeddings; real: PreTrainedTokenizerFast
+}
+"""The `tokenizer_class` in tokenizer_config.json."""
+
 
 def names(listed: str) -> Iterator[str]:
     """The file names of a list above."""

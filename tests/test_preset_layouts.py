@@ -17,10 +17,11 @@ import pytest
 import small_judges
 import small_pipelines
 import torch
-from hub_layouts import GENERATORS, JUDGES, names
+from hub_layouts import GENERATORS, JUDGE_TOKENIZERS, JUDGES, names
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
+from transformers import AutoModelForImageTextToText
 
 from dualproc import registry
 from dualproc.errors import DualprocWarning
@@ -270,22 +271,49 @@ def test_a_generator_loads_from_the_files_of_its_repository(preset: str, tmp_pat
 # judges
 
 
+def use_real_tokenizer(small: Path, kind: str) -> dict[str, int]:
+    """Replace the tokenizer of a small judge by one of the real class, which spells out every word in bytes.
+
+    Special tokens keep their ids. Returns the vocabulary.
+    """
+    old = json.loads((small / "tokenizer.json").read_text())
+    special = sorted(old["added_tokens"], key=lambda token: token["id"])
+    vocabulary: dict[str, int] = {**old["model"]["vocab"], **{token["content"]: token["id"] for token in special}}
+    for token in (*BYTES, *(f"<0x{n:02X}>" for n in range(256)), "▁"):
+        vocabulary.setdefault(token, len(vocabulary))
+    in_letters = kind not in ("LlamaTokenizer", "GemmaTokenizer")  # these have tokens for bytes instead
+    unknown = {} if in_letters else {"unk_token": "<unk>", "byte_fallback": True}
+    inner = Tokenizer(models.BPE(vocabulary, [], **unknown))
+    if in_letters:
+        inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    inner.add_special_tokens([token["content"] for token in special])
+    inner.save(str(small / "tokenizer.json"))
+    config = json.loads((small / "tokenizer_config.json").read_text())
+    added = {str(token["id"]): {key: token[key] for key in token if key != "id"} for token in special}
+    write(small / "tokenizer_config.json", {**config, "tokenizer_class": kind, "added_tokens_decoder": added})
+    model = AutoModelForImageTextToText.from_pretrained(small)
+    model.resize_token_embeddings(len(vocabulary) + 2, mean_resizing=False)
+    model.save_pretrained(small)
+    return vocabulary
+
+
 def build_judge(preset: str, folder: Path) -> None:
     """A small model of the judge's family; its processor's settings in the files in which the repository has them."""
     small = small_judges.save(preset, folder.with_name("small"))
     files = set(names(JUDGES[preset]))
+    vocabulary = use_real_tokenizer(small, kind) if (kind := JUDGE_TOKENIZERS[preset]) else {}
     processor = json.loads((small / "processor_config.json").read_text())
     template = (small / "chat_template.jinja").read_text() if (small / "chat_template.jinja").exists() else None
     tokens = json.loads((small / "tokenizer_config.json").read_text())
-    kind = {"processor_class": processor["processor_class"]}
+    owner = {"processor_class": processor["processor_class"]}
     images, videos = processor.pop("image_processor"), processor.pop("video_processor", None)
     images["image_processor_type"] = images["image_processor_type"].removesuffix("Fast")
     content: dict[str, Any] = {
-        "preprocessor_config.json": {**images, **kind}, "tokenizer_config.json": {**tokens, **kind},
+        "preprocessor_config.json": {**images, **owner}, "tokenizer_config.json": {**tokens, **owner},
         "special_tokens_map.json": {key: tokens[key] for key in ("eos_token", "pad_token", "unk_token")},
         "added_tokens.json": {}, "processor_config.json": processor, "chat_template.json": {"chat_template": template},
-        "chat_template.jinja": template, "video_preprocessor_config.json": {**(videos or {}), **kind},
-        "merges.txt": "", "vocab.json": {}, "tokenizer.model": "",
+        "chat_template.jinja": template, "video_preprocessor_config.json": {**(videos or {}), **owner},
+        "merges.txt": "#version: 0.2\n", "vocab.json": vocabulary, "tokenizer.model": "",
     }  # fmt: skip
     if template is not None and not {"chat_template.json", "chat_template.jinja"} & files:
         content["processor_config.json"]["chat_template"] = template
