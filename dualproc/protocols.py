@@ -45,6 +45,8 @@ class Preset:
     summary: str
     params: Mapping[str, Any] = field(default_factory=dict)
     api_version: int = API_VERSION
+    gated: bool = False
+    """Whether the hub lets only people download the model who have accepted its terms and are logged in."""
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,8 @@ class LoadedPlugin:
     cls: type[Any]
     summary: str
     preset: Mapping[str, Any]
+    gated: bool = False
+    """Whether a preset says that its model is gated."""
 
     def params(self, given: Mapping[str, Any]) -> Any:
         """Build the plugin's `Params`; values in `given` override those of the preset.
@@ -143,6 +145,12 @@ def entries(kind: str) -> tuple[Entry, ...]:
     return discover(kind).entries
 
 
+def gated(kind: str) -> frozenset[str]:
+    """The names of dualproc's own presets of a kind whose models are gated; imports their module, and no other."""
+    ours = [one for one in entries(kind) if one.target.startswith(f"dualproc.plugins.{kind}.presets:")]
+    return frozenset(one.name for one in ours if isinstance(made := _import(one), Preset) and made.gated)
+
+
 def find(kind: str, name: str) -> Entry:
     """Find the plugin with this `name`, or `distribution/name`.
 
@@ -173,6 +181,7 @@ def load(kind: str, name: str) -> LoadedPlugin:
     chain: list[Entry] = []
     summary: str | None = None
     params: dict[str, Any] = {}
+    gated = False
     while isinstance(thing := _import(entry), Preset):
         _check_api_version(entry, thing)
         if not (isinstance(thing.of, str) and isinstance(thing.summary, str) and isinstance(thing.params, Mapping)):
@@ -180,6 +189,7 @@ def load(kind: str, name: str) -> LoadedPlugin:
         chain.append(entry)
         summary = summary or thing.summary
         params = {**thing.params, **params}
+        gated = gated or thing.gated
         entry = _find_base(entry, thing)
         if entry in chain:
             cycle = " -> ".join(f"'{link.name}'" for link in [*chain, entry])
@@ -187,7 +197,8 @@ def load(kind: str, name: str) -> LoadedPlugin:
     _check_api_version(entry, thing)
     if faults := class_faults(kind, thing):
         raise _unusable(entry, "; ".join(faults))
-    return LoadedPlugin(named, thing, summary or (thing.__doc__ or "").strip().partition("\n")[0], params)
+    summary = summary or (thing.__doc__ or "").strip().partition("\n")[0]
+    return LoadedPlugin(named, thing, summary, params, gated)
 
 
 def _normalised(distribution: str) -> str:

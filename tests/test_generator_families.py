@@ -21,6 +21,7 @@ from dualproc import registry
 from dualproc.engine import lora
 from dualproc.errors import DualprocWarning, PluginError
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
+from dualproc.plugins.generators.prompts import PromptCache
 from dualproc.plugins.generators.targets import find_targets
 from dualproc.spec import Lora
 
@@ -206,8 +207,11 @@ def test_prompts_are_encoded_once_and_the_text_encoders_released(family: str) ->
         assert "encode_prompt" not in vars(pipe)
 
 
-def test_half_precision_trains(family: str) -> None:
-    generator = small(family, dtype="bfloat16")
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_trains(family: str, dtype: str) -> None:
+    """In float16, diffusers would convert the VAE of SDXL and Kolors in every call, which breaks the backward pass."""
+    generator = small(family, dtype=dtype)
+    assert generator.pipe.vae.dtype == (torch.float32 if dtype == "float16" else torch.bfloat16)
     with warnings.catch_warnings():
         warnings.simplefilter("error", DualprocWarning)
         generator.prepare([*PROMPTS, "a dog"])
@@ -216,6 +220,7 @@ def test_half_precision_trains(family: str) -> None:
     sample.images.mean().backward()
     assert sample.images.dtype == sample.latents.dtype == torch.float32
     assert any(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in weights)
+    assert all(weight.grad.isfinite().all() for weight in weights if weight.grad is not None)
     assert generator.denoise(sample.latents, 0.3, PROMPTS, SEEDS).isfinite().all()
     assert set(text_encoders(generator.pipe).values()) == {None}
 
@@ -239,6 +244,29 @@ def test_a_pipeline_whose_batches_cannot_be_joined_encodes_them_itself(monkeypat
         torch.testing.assert_close(ours, plain(generator, PROMPTS, SEEDS), atol=1e-5, rtol=0)
         alone = generator.sample(PROMPTS[:1], SEEDS[:1]).images
     assert (ours[:1] - alone).abs().max() > 1e-3  # the batch does matter
+
+
+def encoded_by_outliers(texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings that depend on the longest prompt of the batch, as in 8 bits they depend on its outliers; a mask."""
+    lengths = torch.tensor([len(text) for text in texts])
+    rows = torch.stack([torch.full((4, 8), float(length)) for length in lengths])
+    return rows + 0.3 * lengths.max(), torch.ones(len(texts), 4, dtype=torch.long)
+
+
+def test_in_8_bits_a_prompt_has_the_encoding_that_it_has_alone() -> None:
+    def encode(prompt: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        return encoded_by_outliers(prompt)
+
+    cache = PromptCache(encode, lambda: None, alone=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DualprocWarning)
+        for batch in (["a cat", "a big house"], ["a big house", "a cat", "a cat"]):
+            rows, mask = cache(batch)
+            assert torch.equal(rows, torch.cat([encoded_by_outliers([text])[0] for text in batch]))
+            assert mask.shape == (len(batch), 4)
+    assert cache.holds
+    with pytest.warns(DualprocWarning, match="encodes a batch differently"):
+        PromptCache(encode, lambda: None)(["a cat", "a big house"])
 
 
 def test_the_mask_of_uneven_batches_is_learned_from_the_first_one() -> None:

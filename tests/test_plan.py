@@ -442,7 +442,9 @@ def test_dp_run_refuses_what_does_not_fit_or_sets_what_does(
     spec, enough, little = spec_of(*SMALL), {"cuda:0": small.peak + 1}, {"cuda:0": 0.8 * small.peak}
     for free, mode in (({}, Fit.check), (enough, Fit.check), (little, Fit.off)):
         assert settings_that_fit(spec, free, mode) == []
-    with pytest.raises(DualprocError, match=r"does not fit into GPU memory: cuda:0 needs .*\n  add --set .*\n.*--fit auto"):
+    with pytest.raises(
+        DualprocError, match=r"does not fit into GPU memory: cuda:0 needs .*\n  add --set .*\n.*--fit auto"
+    ):
         settings_that_fit(spec, little, Fit.check)
     found = settings_that_fit(spec, little, Fit.auto)
     assert planned(*SMALL, *found, gpu=True).peak <= little["cuda:0"]

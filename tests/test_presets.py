@@ -6,10 +6,10 @@ the arguments of the call and of the image processor are accepted.
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,8 +21,10 @@ import torch
 import transformers as tf
 from diffusers import FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
+from typer.testing import CliRunner
 
 from dualproc import registry
+from dualproc.cli import app
 from dualproc.engine import lora
 from dualproc.errors import PluginError
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
@@ -85,20 +87,19 @@ def test_every_preset_has_a_small_model_of_its_family_in_the_tests() -> None:
 # packages that a preset needs
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "package"), [("generators", "kolors", "sentencepiece"), ("judges", "smolvlm2", "num2words")]
-)
-def test_the_summary_says_how_to_install_a_package_that_is_needed(kind: str, name: str, package: str) -> None:
-    (extra,) = re.findall(r"pip install 'dualproc\[(\w+)\]'", registry.load(kind, name).summary)
-    requires = importlib.metadata.requires("dualproc") or []
-    assert any(line.startswith(package) and re.search(rf"extra == .{extra}.", line) for line in requires)
+def test_all_packages_that_a_preset_needs_come_with_dualproc() -> None:
+    declared = (SPEC.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+    (core,) = re.findall(r"^dependencies = \[(.*?)^\]", declared, re.DOTALL | re.MULTILINE)
+    assert {"sentencepiece", "protobuf", "num2words"} <= set(re.findall(r'^  "([\w-]+)', core, re.MULTILINE))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="the package is installed")
 def test_a_missing_package_of_a_generator_is_named(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "KolorsPipeline"}', encoding="utf-8")
     loaded = registry.load("generators", "kolors")
-    with pytest.raises(PluginError, match=r"KolorsPipeline needs sentencepiece[\s\S]*pip install sentencepiece"):
+    with pytest.raises(
+        PluginError, match=r"KolorsPipeline needs the package sentencepiece[\s\S]*pip install sentencepiece"
+    ):
         loaded.cls(loaded.params({"model": str(tmp_path)}))
 
 
@@ -112,6 +113,37 @@ def test_a_missing_package_of_a_judge_is_named(tmp_path: Path) -> None:
     loaded = registry.load("judges", "smolvlm2")
     with pytest.raises(PluginError, match=r"cannot load the judge .*`pip install num2words`"):
         loaded.cls(loaded.params({"model": str(folder), "device": "cpu"}))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="the package is installed")
+def test_a_package_that_a_tokenizer_needs_is_named(tmp_path: Path) -> None:
+    """Without it, transformers reads the file of sentencepiece as one of tiktoken, and asks for that package."""
+    folder = shutil.copytree(small_pipelines.saved("pixart-sigma").name, tmp_path / "model")
+    shutil.rmtree(folder / "tokenizer")
+    (folder / "tokenizer").mkdir()
+    (folder / "tokenizer" / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    (folder / "tokenizer" / "spiece.model").write_bytes(b"\n\x0e\n\x05<pad>\x15\0\0\0\0\x18\x03")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "tokenizer": ["transformers", "T5Tokenizer"]}))
+    loaded = registry.load("generators", "pixart-sigma")
+    with pytest.raises(PluginError, match=r"its tokenizer needs the packages? sentencepiece[\s\S]*pip install senten"):
+        loaded.cls(loaded.params({"model": str(folder), "device": "cpu"}))
+
+
+# gated models
+
+
+GATED = {"flux-schnell", "flux-dev", "sd3.5", "gemma3", "paligemma2", "mllama"}
+
+
+def test_gated_presets_are_marked() -> None:
+    assert {name for kind, name in ALL if registry.load(kind, name).gated} == GATED
+    assert registry.gated("generators") | registry.gated("judges") == GATED
+    listed = CliRunner().invoke(app, ["plugins"]).stdout.splitlines()
+    assert {line.split()[1] for line in listed if line.endswith("(gated)")} == GATED
+    shown = CliRunner().invoke(app, ["plugins", "show", "judges/gemma3"]).stdout
+    assert "accept the terms at https://huggingface.co/google/gemma-3-4b-it, then log in: hf auth login" in shown
+    assert "Gated" not in CliRunner().invoke(app, ["plugins", "show", "judges/qwen2.5-vl"]).stdout
 
 
 # LoRA targets

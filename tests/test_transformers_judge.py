@@ -87,6 +87,21 @@ def test_generate_answers_in_words(judge: TransformersJudge, images: torch.Tenso
     assert set(answers) <= {"yes", "no"}
 
 
+def test_arguments_of_the_chat_template_reach_it(images: torch.Tensor) -> None:
+    """A template that thinks unless it is told not to; here a thought is the word `cat`."""
+    plain = TransformersJudge(TransformersJudge.Params(**TINY.params))
+    thinks = plain.processor.chat_template + "{% if enable_thinking is not false %} cat{% endif %}"
+
+    def answers(**params: Any) -> Tensor:
+        judge = TransformersJudge(TransformersJudge.Params(**{**TINY.params, "template": thinks, **params}))
+        return judge.answer_log_likelihoods(images, both_images(TEXTS[0])).log_likelihoods
+
+    with torch.no_grad():
+        expected = plain.answer_log_likelihoods(images, both_images(TEXTS[0])).log_likelihoods
+        torch.testing.assert_close(answers(chat={"enable_thinking": False}), expected)
+        assert (answers() - expected).abs().max() > 0.1
+
+
 def stretched(image: Tensor) -> Tensor:
     return (image - image.min()) / (image.max() - image.min())
 

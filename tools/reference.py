@@ -66,6 +66,8 @@ def spec() -> str:
 def plugins() -> str:
     """The page with every built-in plugin and its parameters."""
     from dualproc import registry
+    from dualproc.cli.plugins import gated_note
+    from dualproc.kit.hub import LOGIN
     from dualproc.protocols import KINDS
 
     parts = [
@@ -81,6 +83,8 @@ def plugins() -> str:
         for entry in ours:
             loaded = registry.load(kind, f"dualproc/{entry.name}")
             parts.append(f"### {entry.name}\n\n{loaded.summary}\n")
+            if loaded.gated:
+                parts.append(f"{gated_note(loaded.preset['model']).replace(LOGIN, f'`{LOGIN}`')}.\n")
             if loaded.preset:
                 base = names[registry.target_of(loaded.cls)]
                 given = "\n".join(f"    {key}: {_cell(_plain(value))}" for key, value in loaded.preset.items())

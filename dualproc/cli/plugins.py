@@ -59,6 +59,8 @@ def show(name: Annotated[str, typer.Argument(metavar="KIND/NAME", help="The plug
     typer.secho(name, bold=True, nl=False)
     typer.echo(f"  {entry.distribution} {entry.version or ''}  {entry.target}")
     typer.echo(loaded.summary)
+    if loaded.gated:
+        typer.echo(gated_note(loaded.preset["model"]))
     parameters = _parameters(loaded)
     typer.echo("\nparameters:" if parameters else "\nno parameters")
     for line in parameters:
@@ -109,11 +111,18 @@ for _kind in KINDS:
 
 
 def _print_entries(*kinds: str) -> None:
-    from dualproc.registry import discover
+    from dualproc.registry import discover, gated
 
     found = {kind: discover(kind) for kind in kinds}
+    closed = {kind: gated(kind) for kind in kinds}
     rows = [
-        (entry.kind, entry.name, f"{entry.distribution} {entry.version or ''}", entry.target)
+        (
+            entry.kind,
+            entry.name,
+            f"{entry.distribution} {entry.version or ''}",
+            entry.target
+            + (" (gated)" if entry.distribution == "dualproc" and entry.name in closed[entry.kind] else ""),
+        )
         for discovery in found.values()
         for entry in discovery.entries
     ]
@@ -136,6 +145,13 @@ def _parameters(loaded: LoadedPlugin) -> list[str]:
         lines.append(f"  {typer.style(name, bold=True)}  {type_words(field, schema)}  ({default})")
         lines.append(f"      {field.get('description', '')}")
     return lines
+
+
+def gated_note(model: str) -> str:
+    """What to do before a gated model of the hub can be downloaded."""
+    from dualproc.kit.hub import LOGIN, page
+
+    return f"Gated: accept the terms at {page(model)}, then log in: {LOGIN}"
 
 
 def value_words(value: Any) -> str:

@@ -6,6 +6,7 @@
 | `canvas` | parameter types of visual prompts; exact, blended shapes and text |
 | `colors` | CIELAB, CIEDE2000, the dominant colours of an image, shades by name |
 | `devices` | the parameter type of a device, and which device it names |
+| `hub` | why a model of the hub cannot be loaded, and what to do |
 | `image_files` | image files as tensors |
 | `ink` | outlines, as what is dark and narrow |
 | `offload` | frozen weights in main memory, on the device while they are used |

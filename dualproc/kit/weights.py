@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dualproc.errors import DualprocError, DualprocWarning, PluginError
 from dualproc.wording import listed
 
+from .hub import hub_reason
 from .patching import replaced
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ SAFE_ARGUMENTS: Mapping[str, Any] = {"use_safetensors": True, "trust_remote_code
 
 
 @contextmanager
-def safe_loading(what: str, model: str, kind: str) -> Iterator[None]:
+def safe_loading(what: str, model: str, kind: str, source: Mapping[str, Any] | None = None) -> Iterator[None]:
     """Within, `from_pretrained` of transformers and diffusers refuses custom code and missing weights.
 
     This covers all components of a pipeline. Custom code is refused without the question that transformers would ask
@@ -34,6 +37,7 @@ def safe_loading(what: str, model: str, kind: str) -> Iterator[None]:
         what: what is loaded, for the message: `the generator`, `the judge`.
         model: its hub id or folder.
         kind: what the model must be, for the message: `a vision-language model`.
+        source: the arguments of `from_pretrained` that select the files (`revision`, `variant`), for the message.
 
     Raises:
         PluginError: anything was raised within, or weights are missing; says why, and what to do.
@@ -41,6 +45,8 @@ def safe_loading(what: str, model: str, kind: str) -> Iterator[None]:
     from diffusers import ModelMixin
     from transformers import PreTrainedModel, dynamic_module_utils
 
+    # Otherwise transformers asks a service of the hub to convert the weights of a model that has no safetensors.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     with ExitStack() as stack:
         # diffusers does not pass `trust_remote_code` on to processors, which would then ask the user.
         stack.enter_context(replaced(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0))
@@ -52,7 +58,7 @@ def safe_loading(what: str, model: str, kind: str) -> Iterator[None]:
         except DualprocError:
             raise
         except Exception as error:  # the libraries may raise anything on a damaged folder
-            raise _loading_error(what, model, error, kind) from error
+            raise _loading_error(what, model, error, kind, source or {}) from error
 
 
 def _load_complete(load: Callable[..., Any], what: str, model: str, cls: Any, *args: Any, **kwargs: Any) -> Any:
@@ -96,30 +102,51 @@ def quantization(kind: str, dtype: torch.dtype, library: Literal["diffusers", "t
 
     config: Any = {"diffusers": diffusers, "transformers": transformers}[library].BitsAndBytesConfig
     if kind == "8bit":
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a conversion at every product
         return config(load_in_8bit=True)
     return config(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
-def _loading_error(what: str, model: str, error: Exception, kind: str) -> PluginError:
+def _loading_error(what: str, model: str, error: Exception, kind: str, source: Mapping[str, Any]) -> PluginError:
     """Says why `what` cannot be loaded from `model`, which must be `kind`, and what to do."""
     lines = str(error).strip().splitlines()
     reason = lines[0][:500] if lines else type(error).__name__
     if "custom code" in str(error) or "trust_remote_code" in str(error):
         reason = "it comes with its own code, and dualproc never runs code that comes with a model"
         hint = "use a model whose classes are part of the installed diffusers and transformers"
-    elif "safetensors" in str(error):
-        hint = "its weights must be complete .safetensors files; .bin and .ckpt files can hold code and are never read"
     elif model.startswith(("/", "./", "../", "~")) and not Path(model).is_dir():
         reason = "no such folder"
         hint = f"write a folder that holds {kind}, or a hub id"
-    elif _unreachable(error):
-        reason = "it is neither a local folder nor a downloaded model, and the hub cannot be reached"
-        hint = "write a folder that holds it, or run once with network access: downloads are kept"
+    elif missing := _missing_packages(error):
+        reason = f"its tokenizer needs the {'package' if len(missing) == 1 else 'packages'} {' and '.join(missing)}"
+        hint = f"pip install {' '.join(missing)}"
+    elif (known := hub_reason(model, error, source)) is not None:
+        reason, hint = known
+    elif "safetensors" in str(error):
+        hint = "its weights must be complete .safetensors files; .bin and .ckpt files can hold code and are never read"
     elif "out of memory" in str(error):
         hint = "`dp plan` shows how much memory a model needs, and suggests settings that need less"
     else:
-        hint = f"write the hub id of {kind} that you have access to, or a folder that holds one"
+        hint = f"write the hub id of {kind}, or a folder that holds one"
     return PluginError(f"cannot load {what} {model!r}: {reason}", hint=hint)
+
+
+def _missing_packages(error: Exception) -> list[str]:
+    """The packages that reading a file of sentencepiece needs and that are missing; [] if the error is another one.
+
+    Without them, transformers tries to read the file with tiktoken, and asks for that.
+    """
+    if not any(name in str(error).lower() for name in ("sentencepiece", "protobuf", "tiktoken")):
+        return []
+    modules = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+    return [package for package, module in modules.items() if not _importable(module)]
+
+
+def _importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that should hold it is missing
+        return False
 
 
 def warn_about_unknown_words(owner: str, tokenizer: Any, texts: Sequence[str]) -> None:
@@ -137,12 +164,3 @@ def warn_about_unknown_words(owner: str, tokenizer: Any, texts: Sequence[str]) -
     unknown_words = [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
     if unknown_words:
         warnings.warn(f"{owner} does not know the words: {', '.join(unknown_words)}", DualprocWarning, stacklevel=3)
-
-
-def _unreachable(error: BaseException | None) -> bool:
-    """Whether a download failed without network access, or by HF_HUB_OFFLINE; the libraries report a missing file."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    while error is not None and not isinstance(error, LocalEntryNotFoundError):
-        error = error.__cause__ or error.__context__
-    return error is not None

@@ -127,7 +127,8 @@ class DiffusersGenerator:
             self.pipe, partial(load_text_encoder, params=params, dtype=self.dtype, device=self.device)
         )
         encode = getattr(self.pipe, "encode_prompt", None)
-        self.prompts = PromptCache(encode, self.encoders.load) if encode is not None else None
+        how = {"alone": params.quantize == "8bit", "half": params.dtype == "float16"}
+        self.prompts = PromptCache(encode, self.encoders.load, **how) if encode is not None else None
 
     @property
     def adapter_module(self) -> nn.Module:

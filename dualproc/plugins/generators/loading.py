@@ -33,7 +33,7 @@ def load_pipeline(params: ModelParams, dtype: torch.dtype, *, scheduler: str | N
     from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 
     model, quantize = params.model, params.quantize
-    with safe_loading("the generator", model, "a diffusers pipeline"):
+    with safe_loading("the generator", model, "a diffusers pipeline", params.source):
         index = DiffusionPipeline.load_config(model, revision=params.revision)
         _check_index(model, index)
         _check_packages(model, index["_class_name"])
@@ -45,8 +45,9 @@ def load_pipeline(params: ModelParams, dtype: torch.dtype, *, scheduler: str | N
                 for name in parts
             }
             more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=configs)
-        more |= {**SAFE_ARGUMENTS, **params.source, "torch_dtype": dtype}
+        more |= {**SAFE_ARGUMENTS, **params.source, "torch_dtype": _precisions(index, dtype)}
         pipe = DiffusionPipeline.from_pretrained(model, **more)
+    _cast_inputs(getattr(pipe, "vae", None))
     if scheduler is not None:
         pipe.scheduler = _scheduler(scheduler).from_config(pipe.scheduler.config)
     return pipe
@@ -66,15 +67,51 @@ def load_text_encoder(
     kind: Any, name: str, *, params: ModelParams, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
     """The component `name` of a model, of class `kind`, frozen."""
+    dtype = _precision(name, kind.__name__, dtype)
     more: dict[str, Any] = {**SAFE_ARGUMENTS, **params.source, "dtype": dtype, "subfolder": name}
     if params.quantize:
         more["quantization_config"] = quantization(params.quantize, dtype, "transformers")
-    encoder: nn.Module = kind.from_pretrained(params.model, **more)
+    with safe_loading(f"the generator's {name}", params.model, "a diffusers pipeline", params.source):
+        encoder: nn.Module = kind.from_pretrained(params.model, **more)
     freeze(encoder)
     if not params.offload:
         return encoder.to(device)
     offload(encoder, device)
     return encoder
+
+
+def _precision(name: str, kind: str, dtype: torch.dtype) -> torch.dtype:
+    """The precision of the component `name` of class `kind`: `dtype`, except where float16 overflows.
+
+    VAEs such as those of SDXL, Kolors and Sana overflow in float16 when they decode. diffusers then converts them for
+    each call, which breaks the backward pass. Gemma overflows when it encodes.
+    """
+    import torch
+
+    if dtype != torch.float16:
+        return dtype
+    if name == "vae":
+        return torch.float32
+    return torch.bfloat16 if name.startswith(TEXT_ENCODER) and kind.startswith("Gemma") else dtype
+
+
+def _precisions(index: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype | dict[str, torch.dtype]:
+    """The precision of each component of a pipeline, as `from_pretrained` takes it."""
+    parts = {name: str(kind[1]) for name, kind in index.items() if isinstance(kind, list) and kind[0]}
+    different = {name: own for name, kind in parts.items() if (own := _precision(name, kind, dtype)) != dtype}
+    return {**different, "default": dtype} if different else dtype
+
+
+def _cast_inputs(vae: Any) -> None:
+    """Let a VAE decode latents of another precision than its own; not every pipeline converts them."""
+    for part in (getattr(vae, "post_quant_conv", None), getattr(vae, "decoder", None)):
+        if part is not None:
+            part.register_forward_pre_hook(_cast)
+
+
+def _cast(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The first input in the precision of the module's weights."""
+    return (inputs[0].to(next(module.parameters()).dtype), *inputs[1:])
 
 
 def freeze(module: nn.Module) -> None:
@@ -168,7 +205,7 @@ def _check_packages(model: str, pipeline: str) -> None:
     missing = [package for package in needed if importlib.util.find_spec(package) is None]
     if missing:
         raise PluginError(
-            f"cannot load the generator {model!r}: {pipeline} needs {', '.join(missing)}",
+            f"cannot load the generator {model!r}: {pipeline} needs the package {' and '.join(missing)}",
             hint=f"pip install {' '.join(missing)}",
         )
 

@@ -39,9 +39,16 @@ class Layout:
 class PromptCache:
     """Replaces a pipeline's `encode_prompt`: encodes each prompt once, alone, without gradient."""
 
-    def __init__(self, encode: Callable[..., Any], ready: Callable[[], None]) -> None:
-        """`encode` is the pipeline's own method; `ready` is called before it, to load the text encoders."""
-        self._encode, self._ready = encode, ready
+    def __init__(
+        self, encode: Callable[..., Any], ready: Callable[[], None], *, alone: bool = False, half: bool = False
+    ) -> None:
+        """`encode` is the pipeline's own method; `ready` is called before it, to load the text encoders.
+
+        With `alone`, a prompt's encoding is the one that it has alone, and only the shapes of a batch are compared:
+        in 8 bits, the encoding of a prompt depends on the outliers of the others in its batch. With `half`, encodings
+        in bfloat16 become float16, for a backbone in float16.
+        """
+        self._encode, self._ready, self._alone, self._half = encode, ready, alone, half
         self._signature = inspect.signature(encode)
         self._parts: dict[tuple[Any, ...], Part] = {}
         self._layouts: dict[str, Layout] = {}
@@ -80,9 +87,10 @@ class PromptCache:
         try:
             if known is None or (_uneven(parts) and not known.uneven):
                 known = learn(parts, whole)
-            if same(join(parts, known), whole):
+            joined = join(parts, known)
+            if same(joined, whole, exact=not self._alone):
                 self._layouts[rest] = known
-                return whole
+                return joined if self._alone else whole
         except (TypeError, ValueError, RuntimeError):
             pass  # its structure is unknown to `join`
         return self._give_up(bound, whole)
@@ -107,7 +115,10 @@ class PromptCache:
         lists = {name: list(value) for name, value in bound.arguments.items() if isinstance(value, list)}
         again = inspect.BoundArguments(bound.signature, OrderedDict({**bound.arguments, **lists, **changes}))
         with torch.no_grad():
-            return self._encode(*again.args, **again.kwargs)
+            made = self._encode(*again.args, **again.kwargs)
+        if isinstance(made, tuple) and self._half:  # an encoder that overflows in float16 computes in bfloat16
+            made = tuple(each.half() if getattr(each, "dtype", None) == torch.bfloat16 else each for each in made)
+        return made
 
 
 @dataclass(frozen=True)
@@ -213,18 +224,24 @@ def _fresh(part: Part) -> Part:
     return tuple(list(value) if isinstance(value, list) else value for value in part)
 
 
-def same(ours: Any, theirs: Any) -> bool:
-    """Whether two encodings agree, token by token, up to rounding that depends on the batch size."""
+def same(ours: Any, theirs: Any, *, exact: bool = True) -> bool:
+    """Whether two encodings agree, token by token, up to rounding that depends on the batch size.
+
+    If not `exact`, embeddings only need the same shape.
+    """
     import torch
 
     if isinstance(ours, (tuple, list)):
-        return isinstance(theirs, (tuple, list)) and len(ours) == len(theirs) and all(map(same, ours, theirs))
+        alike = isinstance(theirs, (tuple, list)) and len(ours) == len(theirs)
+        return alike and all(same(*pair, exact=exact) for pair in zip(ours, theirs, strict=True))
     if not isinstance(ours, torch.Tensor):
         return bool(ours == theirs)
     if not isinstance(theirs, torch.Tensor) or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
         return False
     if not ours.is_floating_point() or not ours.ndim:
         return torch.equal(ours, theirs)
+    if not exact:
+        return True
     tolerance = 1e-3 if ours.dtype == torch.float32 else 0.1
     apart = (ours.float() - theirs.float()).norm(dim=-1)
     return bool((apart <= tolerance * theirs.float().norm(dim=-1) + 1e-6).all())

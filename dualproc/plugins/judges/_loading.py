@@ -80,7 +80,7 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
             f"the judge's `images` cannot set {', '.join(wrong)}: expected arguments of the image processor only",
             hint="remove it; another revision is the judge's parameter `revision`",
         )
-    with safe_loading("the judge", params.model, "a vision-language model"):
+    with safe_loading("the judge", params.model, "a vision-language model", params.source):
         try:
             # Some processors read these when they are built, others when they are called; `_inputs` passes them again.
             how = {"trust_remote_code": False, "revision": params.revision or "main", **params.images}

@@ -25,9 +25,10 @@ TINY_REFEREE = Preset(
 )
 
 
-def large(summary: str, *, model: str, **more: Any) -> Preset:
+def large(summary: str, *, model: str, gated: bool = False, **more: Any) -> Preset:
     """A model from the Hugging Face hub, with weights in bfloat16."""
-    return Preset(of="transformers", summary=summary, params={"model": model, "dtype": "bfloat16", **more})
+    params = {"model": model, "dtype": "bfloat16", **more}
+    return Preset(of="transformers", summary=summary, gated=gated, params=params)
 
 
 IDEFICS2 = large(
@@ -41,7 +42,7 @@ IDEFICS3 = large(
     images={"do_image_splitting": False},
 )
 SMOLVLM2 = large(
-    "SmolVLM2-2.2B-Instruct in bfloat16, images not split; needs `pip install 'dualproc[smolvlm]'`.",
+    "SmolVLM2-2.2B-Instruct in bfloat16, images not split.",
     model="HuggingFaceTB/SmolVLM2-2.2B-Instruct",
     images={"do_image_splitting": False},
 )
@@ -56,6 +57,7 @@ QWEN3_VL = large(
 GEMMA3 = large(
     "Gemma 3 4B in bfloat16, images not cropped; used in the paper.",
     model="google/gemma-3-4b-it",
+    gated=True,
     images={"do_pan_and_scan": False},
 )
 LLAVA_1_5 = large(
@@ -73,6 +75,7 @@ PIXTRAL = large(
 PALIGEMMA2 = large(
     "PaliGemma 2 3B (mix, 448 pixels) in bfloat16; use lower-case answers (yes, no), which it was trained to give.",
     model="google/paligemma2-3b-mix-448",
+    gated=True,
     template="<image>answer en {{ messages[0]['content'][-1]['text'] }}",
 )
 INTERNVL3 = large(
@@ -83,4 +86,5 @@ INTERNVL3 = large(
 MLLAMA = large(
     "Llama 3.2 11B Vision in bfloat16; images above 560 pixels are split.",
     model="meta-llama/Llama-3.2-11B-Vision-Instruct",
+    gated=True,
 )
