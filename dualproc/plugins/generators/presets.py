@@ -32,7 +32,10 @@ def large(
     gated: bool = False,
     **more: Any,
 ) -> Preset:
-    """A model from the Hugging Face hub: square images, weights in bfloat16."""
+    """A model from the Hugging Face hub: square images, weights in bfloat16.
+
+    With `checkpointing`, four images per step and a judge of 8 B parameters fit on a GPU of 80 GB.
+    """
     return Preset(
         of="diffusers",
         summary=summary,
@@ -96,6 +99,7 @@ FLUX_SCHNELL = large(
     steps=1,
     guidance=0.0,
     lora_targets=FLUX_TARGETS,
+    checkpointing=True,
     call={"max_sequence_length": 256},
 )
 FLUX_DEV = large(
@@ -106,6 +110,7 @@ FLUX_DEV = large(
     steps=28,
     guidance=3.5,
     lora_targets=FLUX_TARGETS,
+    checkpointing=True,
     call={"max_sequence_length": 256},
 )
 FLUX2_KLEIN = large(
@@ -115,6 +120,7 @@ FLUX2_KLEIN = large(
     steps=4,
     guidance=1.0,
     lora_targets=FLUX2_TARGETS,
+    checkpointing=True,
     call={"max_sequence_length": 256},
 )
 SD1_5 = large(
@@ -133,6 +139,7 @@ SDXL = large(
     steps=40,
     guidance=5.0,
     lora_targets=CROSS_TARGETS,
+    checkpointing=True,
 )
 SDXL_TURBO = large(
     "SDXL-Turbo (2.6 B parameters): 512 x 512 pixels in one step.",
@@ -150,6 +157,7 @@ SD3_5 = large(
     steps=40,
     guidance=4.5,
     lora_targets=SD3_TARGETS,
+    checkpointing=True,
     call={"max_sequence_length": 256},
 )
 # Published in float16 and float32. In float16, gradients would underflow, because nothing scales the loss.
@@ -168,6 +176,7 @@ PIXART_SIGMA = large(
     steps=20,
     guidance=4.5,
     lora_targets=CROSS_TARGETS,
+    checkpointing=True,
     call={"clean_caption": False},
 )
 LUMINA2 = large(
@@ -177,6 +186,7 @@ LUMINA2 = large(
     steps=30,
     guidance=4.0,
     lora_targets=LUMINA2_TARGETS,
+    checkpointing=True,
 )
 Z_IMAGE_TURBO = large(
     "Z-Image-Turbo (6 B parameters): 1024 x 1024 pixels in 8 steps.",
@@ -185,6 +195,7 @@ Z_IMAGE_TURBO = large(
     steps=8,  # 9 in older versions of diffusers, where the last one has no effect and no gradient
     guidance=0.0,
     lora_targets=Z_IMAGE_TARGETS,
+    checkpointing=True,
 )
 QWEN_IMAGE = large(
     "Qwen-Image (20 B parameters): 1024 x 1024 pixels in 50 steps.",
@@ -193,6 +204,7 @@ QWEN_IMAGE = large(
     steps=50,
     guidance=None,  # not distilled for guidance: classifier-free guidance is the argument true_cfg_scale
     lora_targets=QWEN_TARGETS,
+    checkpointing=True,
     call={"true_cfg_scale": 4.0, "negative_prompt": " "},
 )
 KOLORS = large(
@@ -203,4 +215,5 @@ KOLORS = large(
     steps=50,
     guidance=5.0,
     lora_targets=CROSS_TARGETS,
+    checkpointing=True,
 )
