@@ -22,6 +22,20 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
     return found
 
 
+def recomputed_blocks(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks; of blocks that checkpoint their parts one by one (U-Nets), the parts instead.
+
+    Checkpointing calls these, and nothing around them, to recompute their activations.
+    """
+    found: list[nn.Module] = []
+    for block in repeated_blocks(model):
+        # diffusers sets this on a block that checkpoints its parts. In transformers, the class of blocks that are
+        # recomputed as a whole has it.
+        parts = recomputed_blocks(block) if "gradient_checkpointing" in vars(block) else []
+        found += parts or [block]
+    return found
+
+
 def compile_blocks(model: nn.Module, **how: Any) -> None:
     """Compile each repeated block with `torch.compile(**how)`, at its first use; blocks of one class share the result.
 

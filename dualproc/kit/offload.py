@@ -17,7 +17,7 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from .blocks import repeated_blocks
+from .blocks import recomputed_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ ALIGNMENT = 256
 
 
 def offload(module: nn.Module, device: torch.device) -> None:
-    """Keep the frozen weights of the module's repeated blocks where they are, and compute with copies on `device`.
+    """Keep the frozen weights of the module's blocks where they are, and compute with copies on `device`.
 
     Changes the module in place: wraps the `forward` of every block, and moves all other frozen weights (embeddings,
     heads) and the buffers to `device`. Weights that require a gradient stay where they are. A LoRA that is attached
@@ -39,7 +39,7 @@ def offload(module: nn.Module, device: torch.device) -> None:
 
     # accelerate's convention: diffusers, transformers and `engine.lora` read the device that a module computes on here.
     module._hf_hook = SimpleNamespace(execution_device=device)  # type: ignore[assignment]
-    blocks = repeated_blocks(module)
+    blocks = recomputed_blocks(module)
     placed = {weight: weight for block in blocks for weight in block.parameters()}
     """Each weight, and what it is now: itself, or one copy of it, also where several layers share it."""
     for layer in module.modules():
