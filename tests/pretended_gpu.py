@@ -113,6 +113,10 @@ class Pretended(torch.Tensor):
 class Computing(TorchDispatchMode):
     """Sends operations that ask for the pretended GPU, or have tensors on it, to `computed`."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch wraps the method below, which takes a tenth of the time
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         asked = kwargs.get("device")
@@ -173,10 +177,9 @@ def refuse_mixed(func: Any, args: Any, theirs: Sequence[torch.Tensor]) -> None:
         if func in READING or isinstance(args[2], Pretended) or not args[2].ndim:
             return
     if wrong := [tuple(each.shape) for each in theirs if each.ndim > 0]:
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device, but {func} got some on {NAME} and {wrong} on the CPU, at "
-            f"{place()}"
-        )
+        message = f"Expected all tensors to be on the same device, but {func} got some on {NAME} and {wrong} on the CPU"
+        print(f"{message}, at {place()}", file=sys.stderr, flush=True)  # in a backward pass, the process ends now
+        raise RuntimeError(f"{message}, at {place()}")
 
 
 def count(func: Any, args: Any, asked: torch.device | None, *, ours: bool, theirs: bool) -> None:
