@@ -37,9 +37,13 @@ def recomputed_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def compile_blocks(model: nn.Module, **how: Any) -> None:
-    """Compile each repeated block with `torch.compile(**how)`, at its first use; blocks of one class share the result.
+    """Compile the `forward` of each repeated block with `torch.compile(**how)`, at its first use.
 
-    So a model of 57 blocks takes as long to compile as one block ("regional compilation").
+    Blocks of one class share the result, so a model of 57 blocks takes as long to compile as one block ("regional
+    compilation"). Set up checkpointing that wraps the `forward` of blocks after this call: torch does not compile a
+    `forward` that is a checkpointed one.
     """
+    import torch
+
     for block in repeated_blocks(model):
-        block.compile(**how)
+        block.forward = torch.compile(block.forward, **how)
