@@ -72,7 +72,7 @@ class TransformersJudge:
         if params.offload:
             offload(self.model, self.device)
         if params.compile:
-            compile_blocks(self.model)
+            compile_blocks(self.model, dynamic=True)  # prompts have many lengths
         if params.checkpointing:
             checkpoint(self.model)
         self._find_image_tensors()
