@@ -10,6 +10,9 @@ from pathlib import Path
 # Before torch is imported, and for the processes that tests start. The models are small: with more threads, the tests
 # take several times as long, because the threads wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests keep their tensors on the CPU, and on a machine with a GPU, models with `device: auto` would be on the GPU.
+if os.environ.get("DUALPROC_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import pytest
 

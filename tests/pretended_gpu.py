@@ -17,9 +17,8 @@ enter it before the process's first backward pass, when autograd counts the devi
 from __future__ import annotations
 
 import sys
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,7 +26,6 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 from dualproc.kit.patching import replaced
 
@@ -115,34 +113,60 @@ class Pretended(torch.Tensor):
 class Computing(TorchDispatchMode):
     """Sends operations that ask for the pretended GPU, or have tensors on it, to `computed`."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch wraps the method below, which takes a tenth of the time
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         asked = kwargs.get("device")
         here = asked is not None and torch.device(asked).type == NAME
-        if here or any(isinstance(each, Pretended) for each in tree_flatten((args, kwargs))[0]):
+        if here or any(isinstance(each, Pretended) for each in tensors_in((args, kwargs))):
             return computed(func, args, kwargs)
         return func(*args, **kwargs)
 
 
 def computed(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     """What an operation gives, computed on the CPU; refused where CUDA would refuse it."""
-    tensors = [each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)]
+    tensors = list(tensors_in((args, kwargs)))
     ours = [each for each in tensors if isinstance(each, Pretended)]
     theirs = [each for each in tensors if not isinstance(each, Pretended)]
     asked = None if kwargs.get("device") is None else torch.device(kwargs["device"])
     if ours and theirs and func not in COPYING:
         refuse_mixed(func, args, theirs)
     count(func, args, asked, ours=bool(ours), theirs=bool(theirs))
-    inner_args, inner_kwargs = tree_map_only(Pretended, lambda each: each.raw, (args, kwargs))
+    inner_args, inner_kwargs = mapped(lambda each: getattr(each, "raw", each), (args, kwargs))
     if asked is not None:
         inner_kwargs = {**inner_kwargs, "device": torch.device("cpu")}
-    out = tree_map_only(torch.Tensor, plain, func(*inner_args, **inner_kwargs))
+    out = mapped(plain, func(*inner_args, **inner_kwargs))
     if func is aten.copy_.default:
         return args[0]
     if not (bool(ours) if asked is None else asked.type == NAME):
         return out
-    out = tree_map_only(torch.Tensor, lambda each: each if isinstance(each, Pretended) else Pretended(each), out)
+    out = mapped(lambda each: each if isinstance(each, Pretended) else Pretended(each), out)
     return return_and_correct_aliasing(func, args, kwargs, out) if ours else out
+
+
+def tensors_in(value: Any) -> Iterable[torch.Tensor]:
+    """The tensors among an operation's arguments; torch's own walk takes most of the time of a small operation."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from tensors_in(each)
+    elif isinstance(value, dict):
+        yield from tensors_in(list(value.values()))
+
+
+def mapped(change: Callable[[torch.Tensor], torch.Tensor], value: Any) -> Any:
+    """The arguments or results of an operation, with its tensors changed."""
+    if isinstance(value, torch.Tensor):
+        return change(value)
+    if isinstance(value, (tuple, list)):
+        return type(value)([mapped(change, each) for each in value])
+    if isinstance(value, dict):
+        return {name: mapped(change, each) for name, each in value.items()}
+    return value
 
 
 def refuse_mixed(func: Any, args: Any, theirs: Sequence[torch.Tensor]) -> None:
@@ -153,10 +177,9 @@ def refuse_mixed(func: Any, args: Any, theirs: Sequence[torch.Tensor]) -> None:
         if func in READING or isinstance(args[2], Pretended) or not args[2].ndim:
             return
     if wrong := [tuple(each.shape) for each in theirs if each.ndim > 0]:
-        raise RuntimeError(
-            f"Expected all tensors to be on the same device, but {func} got some on {NAME} and {wrong} on the CPU, at "
-            f"{place()}"
-        )
+        message = f"Expected all tensors to be on the same device, but {func} got some on {NAME} and {wrong} on the CPU"
+        print(f"{message}, at {place()}", file=sys.stderr, flush=True)  # in a backward pass, the process ends now
+        raise RuntimeError(f"{message}, at {place()}")
 
 
 def count(func: Any, args: Any, asked: torch.device | None, *, ours: bool, theirs: bool) -> None:
@@ -189,12 +212,13 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
 
 def place() -> str:
     """The two innermost lines of the program outside torch."""
-    frames = [
-        f"{frame.filename.split('site-packages/')[-1]}:{frame.lineno}"
-        for frame in reversed(traceback.extract_stack())
-        if frame.filename != __file__ and "/torch/" not in frame.filename
-    ]
-    return " < ".join(frames[:2])
+    frame, found = sys._getframe(1), list[str]()
+    while frame.f_back is not None and len(found) < 2:
+        name = frame.f_code.co_filename
+        if name != __file__ and "/torch/" not in name:
+            found.append(f"{name.split('site-packages/')[-1]}:{frame.f_lineno}")
+        frame = frame.f_back
+    return " < ".join(found)
 
 
 class Backend:

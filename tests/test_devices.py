@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,15 @@ def test_auto_is_a_gpu_if_there_is_one(cuda: bool, mps: bool, found: str, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert pick_device("auto").type == found
+
+
+@pytest.mark.parametrize(("asked", "seen"), [(None, ""), ("1", "0,1")])
+def test_tests_see_a_gpu_only_if_asked_to(asked: str | None, seen: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "DUALPROC_TEST_GPU"}
+    environment["CUDA_VISIBLE_DEVICES"] = "0,1"
+    if asked is not None:
+        environment["DUALPROC_TEST_GPU"] = asked
+    program = "import conftest, os; print(os.environ['CUDA_VISIBLE_DEVICES'])"
+    command, folder = [sys.executable, "-c", program], Path(__file__).parent
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == seen

@@ -14,8 +14,8 @@ from small_pipelines import small
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualproc.engine import lora
-from dualproc.kit.blocks import repeated_blocks
-from dualproc.kit.offload import _into_one_buffer, _views, offload
+from dualproc.kit.blocks import recomputed_blocks, repeated_blocks
+from dualproc.kit.offload import Order, _into_one_buffer, _views, offload
 from dualproc.plan.ledger import Account, Ledger
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
@@ -174,6 +174,26 @@ def test_weights_in_one_buffer_are_views_of_it() -> None:
     buffer.zero_()
     assert not any(weight.any() for weight in weights)
     assert all(map(torch.equal, _views(copy, weights), before))
+
+
+@pytest.mark.parametrize("forward", [[0, 1, 2, 3, 4], [2, 0, 3, 1, 4]], ids=["as listed", "U-Net"])
+def test_the_next_block_is_known_after_one_training_step(forward: list[int]) -> None:
+    """A step is two forward passes and the recomputation of the second one, from its end."""
+    step, order = [*forward, *forward, *reversed(forward)], Order()
+    first, second, third = ([order.after(index) for index in step] for _ in range(3))
+    right = [guess == index for guess, index in zip(third, [*step[1:], step[0]], strict=True)]
+    assert second[1:] == third[1:]
+    assert right.count(False) == 2  # at the ends of the forward passes, after which the one or the other follows
+    assert forward[0] != 0 or first[:4] == [1, 2, 3, 4]
+
+
+def test_parts_that_a_unet_recomputes_one_by_one_make_their_own_copies() -> None:
+    """Checkpointing calls them without the block around them, which would leave their weights in main memory."""
+    unet = small("sd").adapter_module
+    kinds = {type(block).__name__ for block in recomputed_blocks(unet)}
+    assert kinds == {"ResnetBlock2D", "BasicTransformerBlock", "Downsample2D", "Upsample2D"}
+    transformer = small("flux").adapter_module
+    assert recomputed_blocks(transformer) == repeated_blocks(transformer)
 
 
 def test_reloaded_text_encoders_are_offloaded() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,10 +22,37 @@ def repeated_blocks(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-def compile_blocks(model: nn.Module, **how: Any) -> None:
-    """Compile each repeated block with `torch.compile(**how)`, at its first use; blocks of one class share the result.
+def recomputed_blocks(model: nn.Module) -> list[nn.Module]:
+    """The repeated blocks; of blocks that checkpoint their parts one by one (U-Nets), the parts instead.
 
-    So a model of 57 blocks takes as long to compile as one block ("regional compilation").
+    Checkpointing calls these, and nothing around them, to recompute their activations.
     """
+    found: list[nn.Module] = []
     for block in repeated_blocks(model):
-        block.compile(**how)
+        # diffusers sets this on a block that checkpoints its parts. In transformers, the class of blocks that are
+        # recomputed as a whole has it.
+        parts = recomputed_blocks(block) if "gradient_checkpointing" in vars(block) else []
+        found += parts or [block]
+    return found
+
+
+RECOMPILE_LIMIT = 64
+"""Torch compiles the code of a block at most so often, by default 8 times, and then leaves it uncompiled. All blocks of
+transformers share the code of one wrapper."""
+
+
+def compile_blocks(model: nn.Module, *, dynamic: bool) -> None:
+    """Compile the `forward` of each repeated block with `torch.compile`, at its first use.
+
+    Blocks of one class share the result, so a model of 57 blocks takes as long to compile as one block ("regional
+    compilation"). With `dynamic`, one result is for all sizes, else each size has its own. Torch's default, a second
+    result for all sizes, makes checkpointing fail: it may recompute a block with another result than before
+    (pytorch/pytorch#166926). Set up checkpointing that wraps the `forward` of blocks after this call: torch silently
+    leaves a `forward` uncompiled that is a checkpointed one.
+    """
+    import torch
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = max(RECOMPILE_LIMIT, torch._dynamo.config.recompile_limit)
+    for block in repeated_blocks(model):
+        block.forward = torch.compile(block.forward, dynamic=dynamic)

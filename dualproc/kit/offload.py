@@ -17,7 +17,7 @@ from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from .blocks import repeated_blocks
+from .blocks import recomputed_blocks
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ ALIGNMENT = 256
 
 
 def offload(module: nn.Module, device: torch.device) -> None:
-    """Keep the frozen weights of the module's repeated blocks where they are, and compute with copies on `device`.
+    """Keep the frozen weights of the module's blocks where they are, and compute with copies on `device`.
 
     Changes the module in place: wraps the `forward` of every block, and moves all other frozen weights (embeddings,
     heads) and the buffers to `device`. Weights that require a gradient stay where they are. A LoRA that is attached
@@ -39,7 +39,7 @@ def offload(module: nn.Module, device: torch.device) -> None:
 
     # accelerate's convention: diffusers, transformers and `engine.lora` read the device that a module computes on here.
     module._hf_hook = SimpleNamespace(execution_device=device)  # type: ignore[assignment]
-    blocks = repeated_blocks(module)
+    blocks = recomputed_blocks(module)
     placed = {weight: weight for block in blocks for weight in block.parameters()}
     """Each weight, and what it is now: itself, or one copy of it, also where several layers share it."""
     for layer in module.modules():
@@ -105,6 +105,22 @@ class _Copier:
         """A block has computed."""
 
 
+class Order:
+    """Predicts which block computes next, from the order of earlier passes: U-Nets do not use theirs as listed."""
+
+    def __init__(self) -> None:
+        self.seen: dict[tuple[int, int], int] = {}
+        """The block that came after two blocks, the last time."""
+        self.last = (-1, -1)
+
+    def after(self, index: int) -> int:
+        """The block that probably follows block `index`, which computes now; it may not exist."""
+        before = self.last[1]
+        self.seen[self.last] = index
+        self.last = (before, index)
+        return self.seen.get(self.last, 2 * index - before)  # at first: on in the same direction
+
+
 class _CudaCopier(_Copier):
     """Copies from page-locked memory, and ahead: while a block computes, the next one's weights are on their way."""
 
@@ -116,7 +132,7 @@ class _CudaCopier(_Copier):
         self.stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self.ahead: dict[int, tuple[Tensor, torch.cuda.Event]] = {}
         """The block that is copied ahead: its buffer on the device, and the event at the end of the copy."""
-        self.last = 0
+        self.order = Order()
         self.ends: deque[torch.cuda.Event] = deque(maxlen=2)
 
     def copies(self, index: int) -> list[Tensor]:
@@ -127,9 +143,7 @@ class _CudaCopier(_Copier):
         # The CPU runs ahead of the GPU, and would fill its memory with the copies of all blocks.
         if len(self.ends) == self.ends.maxlen:
             self.ends[0].synchronize()
-        first, end = index == 0, index == len(self.blocks) - 1
-        following = index + (1 if first or (index >= self.last and not end) else -1)
-        self.last = index
+        following = self.order.after(index)
         if 0 <= following < len(self.blocks):
             self.ahead[following] = self._start(following)
         stream = torch.cuda.current_stream(self.device)

@@ -122,7 +122,7 @@ class DiffusersGenerator:
         if params.attention == "flash":
             use_flash_attention(self.adapter_module)
         if params.compile:
-            compile_blocks(self.adapter_module)
+            compile_blocks(self.adapter_module, dynamic=False)
         self.encoders = TextEncoders(
             self.pipe, partial(load_text_encoder, params=params, dtype=self.dtype, device=self.device)
         )

@@ -107,6 +107,8 @@ class StopAtStep(SchedulerOverride):
         return (self.clean.to(sample.dtype),)  # some schedulers estimate in float32, which a bfloat16 VAE refuses
 
     def _estimate(self, output: Tensor, timestep: Any, sample: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        import torch
+
         if is_flow(self.scheduler):
             sigma: Tensor = self.scheduler.sigmas[self.done - 1].to(output)
             return sample - sigma * output
@@ -117,7 +119,9 @@ class StopAtStep(SchedulerOverride):
                 return estimate
         # Only then are its samples sqrt(abar) x0 + sqrt(1 - abar) e, and not scaled in another way.
         if hasattr(self.scheduler, "alphas_cumprod") and float(self.scheduler.init_noise_sigma) == 1:
-            signal = self.scheduler.alphas_cumprod.to(sample)[int(timestep)]
+            # Not by int(timestep), which would wait for the GPU.
+            index = torch.as_tensor(timestep, device=sample.device).long().reshape(1)
+            signal = self.scheduler.alphas_cumprod.to(sample).index_select(0, index)
             return clean_estimate(self.scheduler, output, sample, signal**0.5, (1 - signal) ** 0.5)
         raise PluginError(
             f"the scheduler {type(self.scheduler).__name__} gives no estimate of the clean image",

@@ -71,10 +71,10 @@ class TransformersJudge:
         )
         if params.offload:
             offload(self.model, self.device)
+        if params.compile:
+            compile_blocks(self.model, dynamic=True)  # prompts have many lengths
         if params.checkpointing:
             checkpoint(self.model)
-        if params.compile:
-            compile_blocks(self.model)
         self._find_image_tensors()
         self._check_processor()
         self._next_token = self._token_after_prompt()
