@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from dualproc import registry, resolve
 from dualproc.engine import Engine
 from dualproc.errors import DualprocError
-from dualproc.kit.blocks import repeated_blocks
+from dualproc.kit.blocks import recomputed_blocks
 from dualproc.kit.patching import replaced
 from dualproc.protocols import MemoryOptions
 from dualproc.spec import PluginRef, TaskSpec
@@ -182,7 +182,7 @@ def _observe(spec: TaskSpec, roles: Sequence[Role]) -> Observed:
     def note(name: str, model: nn.Module) -> None:
         built.append((weakref.ref(model), list(_parts(current, name, model))))
         if current.offload:  # only the blocks' weights stay in main memory
-            inside = {id(weight) for block in repeated_blocks(model) for weight in block.parameters()}
+            inside = {id(weight) for block in recomputed_blocks(model) for weight in block.parameters()}
             for weight in model.parameters():
                 if id(weight) not in inside:
                     ledger.move(weight)
@@ -291,7 +291,7 @@ def _linear_bytes(module: nn.Module) -> list[int]:
 
 
 def _largest_block(module: nn.Module) -> int:
-    blocks = [[w.numel() * w.element_size() for w in block.parameters()] for block in repeated_blocks(module)]
+    blocks = [[w.numel() * w.element_size() for w in block.parameters()] for block in recomputed_blocks(module)]
     return max(map(sum, blocks), default=0)
 
 
