@@ -89,8 +89,12 @@ class Detect:
         """
         texts = texts_of("detect", context.prompts, self.params.text, self.params.field)
 
+        # OWLv2 pads each text by itself, to the length that it was trained with; Grounding DINO to the longest one.
+        padding = "max_length" if self.net.model.config.model_type.startswith("owl") else True
+
         def values(rows: slice) -> Tensor:
-            inputs = self.net.inputs(images[rows], text=[[text] for text in texts[rows]], padding=True)
+            asked = {"text": [[text] for text in texts[rows]], "padding": padding, "truncation": True}
+            inputs = self.net.inputs(images[rows], **asked)
             return images.new_tensor(self._measured(self.net.model(**inputs), *images.shape[-2:]))
 
         return self.net.measure(len(images), values).to(images)
