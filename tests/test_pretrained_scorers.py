@@ -152,6 +152,9 @@ def test_clip_against_other_texts_is_a_difference(saved: Save) -> None:
     cat, dog, car = (similarity(text=f"a {name}") for name in ("cat", "dog", "car"))
     found = similarity(text="a cat", against=["a dog", "a car"])
     torch.testing.assert_close(found, cat - torch.maximum(dog, car))
+    house = similarity(text="a big red house")
+    by_field = similarity(text="a cat", against=["a dog"], against_field="subject")
+    torch.testing.assert_close(by_field, cat - torch.maximum(dog, torch.stack([cat[0], dog[1], house[2]])))
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 64)])
@@ -254,7 +257,7 @@ def test_where_nothing_is_found_there_is_no_place_but_a_count(saved: Save) -> No
     place, count = (made(Detect, saved("owlv2"), measure=measure, **given) for measure in ("x", "count"))
     assert place.score(noise(2), context(2)).isnan().all()
     assert count.score(noise(2), context(2)).tolist() == [0, 0]
-    assert (place.unit, count.unit) == ("of the image", "found")
+    assert (place.unit, count.unit) == ("x, of the image: a cat", "number: a cat")
 
 
 def test_accepted_values(saved: Save) -> None:

@@ -21,9 +21,9 @@ class Clip:
     """Similarity of the image to its prompt or to another text, by a pretrained CLIP or SigLIP model.
 
     The cosine of the angle between the features of image and text. It is typically about 0.2 to 0.35 for matching ones,
-    so only differences between images mean something. With `against`, the value is the similarity to the text minus the
-    largest one to the other texts: above 0, the text describes the image better than they do. Not yet measured with the
-    pretrained weights.
+    so only differences between images mean something. With `against` or `against_field`, the value is the similarity to
+    the text minus the largest one to the other texts: above 0, the text describes the image better than they do. Not
+    yet measured with the pretrained weights.
     """
 
     api_version: ClassVar[int] = 1
@@ -42,6 +42,9 @@ class Clip:
             None, description="Instead of `text`: the prompt field that holds the text of each image."
         )
         against: tuple[str, ...] = Field((), max_length=100, description="Texts that should describe the image less.")
+        against_field: str | None = Field(
+            None, description="The prompt field that holds one more such text for each image."
+        )
         least: float | None = Field(None, ge=-2, le=2, description="Smallest value that is on target.")
 
         @model_validator(mode="after")
@@ -60,11 +63,19 @@ class Clip:
 
         nan if the text is empty. Raises PluginError if a prompt lacks the field `field`.
         """
+        import torch
+
         texts = texts_of("clip", context.prompts, self.params.text, self.params.field)
         seen = _image_features(self.net, images)
         found = (seen * _text_features(self.net, texts)).sum(1)
+        others = []
         if self.params.against:
-            found = found - (seen @ _text_features(self.net, self.params.against).T).amax(1)
+            others.append(seen @ _text_features(self.net, self.params.against).T)
+        if self.params.against_field:
+            texts = texts_of("clip", context.prompts, None, self.params.against_field)
+            others.append((seen * _text_features(self.net, texts)).sum(1, keepdim=True))
+        if others:
+            found = found - torch.cat(others, 1).amax(1)
         return found.to(images)
 
 

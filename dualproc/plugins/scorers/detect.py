@@ -79,8 +79,10 @@ class Detect:
 
     @property
     def unit(self) -> str:
-        """The unit of what is measured."""
-        return {"confidence": "confidence", "count": "found"}.get(self.params.measure, "of the image")
+        """The unit, with what is looked for: a spec may have several of these scorers."""
+        place = f"{self.params.measure}, of the image"
+        kind = {"confidence": "confidence", "count": "number"}.get(self.params.measure, place)
+        return f"{kind}: {self.params.text or self.params.field}"
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] measurements of `images` [B, 3, H, W] in [0, 1]; nan for place and size where nothing is found.
