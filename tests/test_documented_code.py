@@ -51,7 +51,9 @@ def test_documented_commands_and_python_blocks_run(
     for page in PAGES:
         for command in commands(page):
             code, out, err = dp(capsys, *shlex.split(command, comments=True)[1:])
-            if "generator.type=flux-schnell" in command or "specs/real/" in command:  # the command is valid: only the download fails
+            if (
+                "generator.type=flux-schnell" in command or "specs/real/" in command
+            ):  # the command is valid: only the download fails
                 assert (code, "the hub cannot be reached" in err) == (2, True), f"{page.name}: {command}\n{err}"
             else:
                 assert code == 0, f"{page.name}: {command}\n{out}\n{err}"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from stub_plugins import stubs
+from torch.utils import backend_registration
 
 from dualproc import Engine, registry
 from dualproc.engine.evaluate import evaluate
@@ -130,6 +134,54 @@ def test_half_precision_changes_little(dtype: str, saved: Save) -> None:
     torch.testing.assert_close(found, exact, atol=0.02, rtol=0)
 
 
+ON_A_GPU = """
+import sys
+from pathlib import Path
+
+import torch
+from pretended_gpu import pretended_gpu
+from test_pretrained_scorers import CASES, context, noise
+
+import small_measuring as small
+from dualproc import registry
+
+def found(device):
+    values = []
+    for family, cls, params in CASES:
+        folder = Path(sys.argv[1]) / family
+        given = {"model": str(folder if folder.exists() else small.save(family, folder)), "device": device, **params}
+        scorer = cls(registry.validated(cls.Params, given))
+        places = set()
+        for part in scorer.net.model.modules():
+            part.register_forward_pre_hook(lambda part, _: places.update(w.device.type for w in part.parameters()))
+        values.append(scorer.score(noise(3), context(3, noise(3).flip(0))))
+        assert len(places) == 1, (family, places)
+        assert all(weight.device.type == "cpu" for weight in scorer.net.model.parameters())
+    return values, places
+
+with pretended_gpu():
+    ours, places = found("auto")
+assert places == {"gpu"}, places
+theirs, places = found("cpu")
+assert places == {"cpu"}, places
+for one, other in zip(ours, theirs, strict=True):
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
+    reason="this torch has no backends in Python",
+)
+def test_on_a_pretended_gpu_the_values_are_the_same_and_the_model_leaves_it(tmp_path: Path) -> None:
+    """In a process of its own: torch must know the device before the first backward pass."""
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)])}
+    command = [sys.executable, "-c", ON_A_GPU, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
 # against transformers' own code, which reads image files
 
 
@@ -241,11 +293,12 @@ def test_metric_depth_is_inverted(saved: Save) -> None:
     assert ((values > 0) != (inverted > 0)).all()
 
 
-@pytest.mark.parametrize(("family", "cls", "params"), [case for case in CASES if case[1] in (Clip, PickScore)][:1])
-def test_an_empty_prompt_cannot_be_compared(family: str, cls: type[Any], params: Any, saved: Save) -> None:
+def test_an_empty_text_has_no_value(saved: Save) -> None:
     nothing = ScoreContext([Prompt(""), Prompt("a cat")], [0, 1])
-    for scorer in (made(cls, saved(family), **params), made(PickScore, saved(family))):
+    for scorer in (made(Clip, saved("clip")), made(PickScore, saved("clip"))):
         assert scorer.score(noise(2), nothing).isnan().tolist() == [True, False]
+    unnamed = ScoreContext([Prompt("", {"subject": ""}), Prompt("a cat", {"subject": "a cat"})], [0, 1])
+    assert made(Detect, saved("owlv2"), field="subject").score(noise(2), unnamed).isnan().tolist() == [True, False]
 
 
 def test_without_base_images_dino_has_no_value(saved: Save) -> None:

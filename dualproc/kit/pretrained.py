@@ -79,9 +79,10 @@ class Pretrained:
     def inputs(self, images: Tensor | None = None, **more: Any) -> dict[str, Tensor]:
         """The processor's output for images [B, 3, H, W] in [0, 1] and `more`, on the model's device.
 
-        The model's own processor resizes, crops and normalises the images.
+        The model's own processor resizes, crops and normalises the images, in main memory: it would do so with other
+        rounding on a GPU.
         """
-        given = {} if images is None else {"images": list(images.float()), "do_rescale": False}
+        given = {} if images is None else {"images": list(images.float().cpu()), "do_rescale": False}
         made: Mapping[str, Tensor] = self.processor(**given, **more, return_tensors="pt")
         return {
             name: value.to(self.device, self.dtype) if value.is_floating_point() else value.to(self.device)

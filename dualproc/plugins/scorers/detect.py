@@ -87,7 +87,7 @@ class Detect:
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] measurements of `images` [B, 3, H, W] in [0, 1]; nan for place and size where nothing is found.
 
-        Raises PluginError if a prompt lacks the field `field`.
+        nan also if the text is empty. Raises PluginError if a prompt lacks the field `field`.
         """
         texts = texts_of("detect", context.prompts, self.params.text, self.params.field)
 
@@ -99,7 +99,9 @@ class Detect:
             inputs = self.net.inputs(images[rows], **asked)
             return images.new_tensor(self._measured(self.net.model(**inputs), *images.shape[-2:]))
 
-        return self.net.measure(len(images), values).to(images)
+        found = self.net.measure(len(images), values)
+        found[[not text.strip() for text in texts]] = math.nan
+        return found.to(images)
 
     def _measured(self, outputs: Any, height: int, width: int) -> list[float]:
         """One number per image of this height and width in pixels, from the model's outputs."""
