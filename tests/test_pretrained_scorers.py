@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -409,6 +410,24 @@ def test_a_missing_model_is_reported_when_the_scorer_is_built(tmp_path: Path) ->
     save_file(dict(list(weights.items())[2:]), broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(PluginError, match="its files lack weights"):
         made(Dino, str(broken))
+
+
+def test_pickled_weights_and_code_of_a_model_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask
+    pickled, custom = (small.save("dino", tmp_path / name) for name in ("pickled", "custom"))
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    with pytest.raises(PluginError, match="cannot load the model of the scorer dino") as caught:
+        made(Dino, str(pickled))
+    assert "safetensors" in str(caught.value.hint)
+    marker = tmp_path / "marker"
+    (custom / "evil.py").write_text(f"open({str(marker)!r}, 'w')", encoding="utf-8")
+    config = json.loads((custom / "config.json").read_text(encoding="utf-8"))
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}}
+    (custom / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(PluginError, match="never runs code that comes with a model"):
+        made(Dino, str(custom))
+    assert not marker.exists()
 
 
 @pytest.mark.parametrize(

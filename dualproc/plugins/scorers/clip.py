@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class Clip:
     """Similarity of the image to its prompt or to another text, by a pretrained CLIP or SigLIP model.
 
-    The cosine of the angle between the features of image and text. It is typically about 0.2 to 0.35 for matching ones,
-    so only differences between images mean something. With `against` or `against_field`, the value is the similarity to
+    The cosine of the angle between the features of image and text. It is small even where they match (around 0.3), so
+    only differences between images mean something. With `against` or `against_field`, the value is the similarity to
     the text minus the largest one to the other texts: above 0, the text describes the image better than they do. Not
     yet measured with the pretrained weights.
     """
@@ -82,8 +82,8 @@ class Clip:
 class PickScore:
     """Human preference for the image, given its prompt: PickScore, a CLIP model trained on people's choices.
 
-    The scaled cosine of image and prompt, about 15 to 25. Differences between images of one prompt count: a difference
-    of 1 means that people choose the better image in 73 of 100 cases, according to the model. Use it to notice images
+    The scaled cosine of image and prompt, around 20. Differences between images of one prompt count: a difference of
+    1 means that people choose the better image in 73 of 100 cases, according to the model. Use it to notice images
     that break while the judge's score rises. Not yet measured here with the pretrained weights.
 
     Source: Kirstain et al., Pick-a-Pic (NeurIPS 2023).
