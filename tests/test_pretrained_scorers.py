@@ -485,3 +485,6 @@ def test_the_revision_selects_the_files(tmp_path: Path, monkeypatch: pytest.Monk
         made(Dino, "acme/dino", revision=revision)
     with pytest.raises(PluginError, match="cannot load the model of the scorer dino 'acme/dino'"):
         made(Dino, "acme/dino")
+    for cls, params in ((Dino, {}), (Depth, POINTS), (Clip, {}), (PickScore, {}), (Detect, {"text": "a cat"})):
+        with pytest.raises(PluginError, match="the hub cannot be reached"):
+            made(cls, cls.Params.model_fields["model"].default, **params)

@@ -59,10 +59,11 @@ class Pretrained:
         self.params, self.device, self.dtype = params, pick_device(params.device), getattr(torch, params.dtype)
         source = {} if params.revision is None else {"revision": params.revision}
         with safe_loading(what, params.model, kind):
-            load_processor = getattr(transformers, processor).from_pretrained
-            self.processor: Any = load_processor(params.model, trust_remote_code=False, **source)
+            # The model first: a processor that cannot be downloaded does not say that the hub cannot be reached.
             load_model = getattr(transformers, model).from_pretrained
             self.model: Any = load_model(params.model, dtype=self.dtype, **SAFE_ARGUMENTS, **source)
+            load_processor = getattr(transformers, processor).from_pretrained
+            self.processor: Any = load_processor(params.model, trust_remote_code=False, **source)
         self.model.requires_grad_(False).eval()
 
     def measure(self, count: int, values: Callable[[slice], Tensor]) -> Tensor:
