@@ -57,8 +57,11 @@ BUILT_IN = {
     "rewards": ["answer_likelihood", "yes_no_gap"],
     "visual_prompts": ["box", "image", "line", "points", "swatches", "text"],
     "anchors": ["base_denoise", "base_image"],
-    "scorers": ["composition", "depth_order", "horizon", "kept", "line_weight", "palette", "region_color"],
-}
+    "scorers": [
+        "clip", "composition", "depth", "depth_horizon", "depth_order", "detect", "dino", "horizon", "kept",
+        "line_weight", "palette", "pickscore", "region_color",
+    ],
+}  # fmt: skip
 
 
 def names(kind: str, distribution: str) -> list[str]:

@@ -2,9 +2,9 @@
 
     python benchmarks/configs/make.py
 
-The sizes are the published ones of FLUX.1-schnell, Qwen2.5-VL-7B-Instruct, Idefics2-8B and the small FLUX autoencoder
-(taef1). The tokenizers are stand-ins with one token per word, so texts have slightly fewer tokens than with the real
-ones.
+The sizes are the published ones of FLUX.1-schnell, Qwen2.5-VL-7B-Instruct, Idefics2-8B, SmolVLM2-2.2B-Instruct and the
+small FLUX autoencoder (taef1). The tokenizers are stand-ins with one token per word, so texts have slightly fewer
+tokens than with the real ones.
 """
 
 from __future__ import annotations
@@ -145,9 +145,37 @@ def idefics2_8b() -> None:
     processor.save_pretrained(HERE / "idefics2-8b")
 
 
+def smolvlm2_2b() -> None:
+    """Needs the package num2words."""
+    fake, image, end, whole = "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"
+    tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tok = tokenizer(
+        "<|im_start|>", fake, image, end, whole, *tiles, unknown="<unk>", padding="<pad>", end="</s>", closed=False
+    )
+    config = tf.SmolVLMConfig(
+        vision_config={
+            "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
+            "image_size": 384, "patch_size": 14,
+        },
+        text_config={
+            "model_type": "llama", "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24,
+            "num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 49280, "tie_word_embeddings": False,
+            "max_position_embeddings": 8192, "pad_token_id": 0,
+        },
+        scale_factor=3, image_token_id=tok.convert_tokens_to_ids(image), pad_token_id=0, tie_word_embeddings=False,
+        architectures=["SmolVLMForConditionalGeneration"],
+    )  # fmt: skip
+    images = tf.SmolVLMImageProcessor(size={"longest_edge": 4 * 384}, max_image_size={"longest_edge": 384})
+    template = chat(image, before="<|im_start|>User:", after=f"{end}\n", answer="Assistant:")
+    processor = tf.SmolVLMProcessor(images, tok, tf.SmolVLMVideoProcessor(), image_seq_len=81, chat_template=template)
+    config.save_pretrained(HERE / "smolvlm2-2.2b")
+    processor.save_pretrained(HERE / "smolvlm2-2.2b")
+
+
 if __name__ == "__main__":
     with torch.device("meta"):
         flux_schnell()
         taef1()
     qwen2_5_vl_7b()
     idefics2_8b()
+    smolvlm2_2b()

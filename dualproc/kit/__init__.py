@@ -11,6 +11,7 @@
 | `ink` | outlines, as what is dark and narrow |
 | `offload` | frozen weights in main memory, on the device while they are used |
 | `patching` | change attributes of other libraries for a while |
+| `pretrained` | pretrained models that measure images: parameters, loading, running in small batches |
 | `regions` | an image split into sky, ground and drawing |
 | `structure` | blur, downscaling, and how alike the layouts of two images are |
 | `weights` | load models without running code that comes with them; bitsandbytes |
