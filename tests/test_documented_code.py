@@ -53,7 +53,10 @@ def test_documented_commands_and_python_blocks_run(
             code, out, err = dp(capsys, *shlex.split(command, comments=True)[1:])
             if "generator.type=flux-schnell" in command or "specs/real/" in command:
                 # The command is valid: only the download fails, or, before it, the check for bitsandbytes.
-                fails = ["HF_HUB_OFFLINE forbids downloads", *(["quantize: 4bit needs"] if "quantize=4bit" in command else [])]
+                fails = [
+                    "HF_HUB_OFFLINE forbids downloads",
+                    *(["quantize: 4bit needs"] if "quantize=4bit" in command else []),
+                ]
                 assert code == 2, f"{page.name}: {command}\n{out}"
                 assert any(reason in err for reason in fails), f"{page.name}: {command}\n{err}"
             else:

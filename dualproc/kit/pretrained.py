@@ -58,7 +58,7 @@ class Pretrained:
 
         self.params, self.device, self.dtype = params, pick_device(params.device), getattr(torch, params.dtype)
         source = {} if params.revision is None else {"revision": params.revision}
-        with safe_loading(what, params.model, kind):
+        with safe_loading(what, params.model, kind, source):
             # The model first: a processor that cannot be downloaded does not say that the hub cannot be reached.
             load_model = getattr(transformers, model).from_pretrained
             self.model: Any = load_model(params.model, dtype=self.dtype, **SAFE_ARGUMENTS, **source)
