@@ -1,6 +1,6 @@
 """Accuracy of the classical scorers over image size, on rendered scenes whose truth is known.
 
-    python benchmarks/scorers.py [--sizes 64 256 512 1024] [--scenes 8] [--tune] [--only horizon ...] [--out FILE]
+    python benchmarks/scorers.py [--sizes 64 256 512 1024] [--scenes 8] [--tune] [--only horizon ...]
 
 Every scene is drawn at every size, on four kinds of surface: *flat* colours without noise; *gradient*; *texture*
 (fractal noise); *photo* (a photograph, or its shading in the scene's colours). All but the flat ones get grain and JPEG
