@@ -1,6 +1,6 @@
 """Accuracy of the classical scorers over image size, on rendered scenes whose truth is known.
 
-    python benchmarks/scorers.py [--sizes 64 256 512 1024] [--scenes 8] [--tune] [--only horizon ...]
+    python benchmarks/scorers.py [--sizes 64 256 512 1024] [--scenes 12] [--tune] [--only horizon ...]
 
 Every scene is drawn at every size, on four kinds of surface: *flat* colours without noise; *gradient*; *texture*
 (fractal noise); *photo* (a photograph, or its shading in the scene's colours). All but the flat ones get grain and JPEG
@@ -408,7 +408,7 @@ def measure(name: str, size: int, count: int, *, tune: bool) -> Iterator[tuple[s
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 256, 512, 1024])
-    parser.add_argument("--scenes", type=int, default=8, help="scenes of each kind")
+    parser.add_argument("--scenes", type=int, default=12, help="scenes of each kind")
     parser.add_argument("--only", nargs="+", choices=SCENES, default=list(SCENES), help="these scorers")
     parser.add_argument("--tune", action="store_true", help="draw the scenes and photographs for tuning")
     args = parser.parse_args()

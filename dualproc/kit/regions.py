@@ -53,7 +53,7 @@ TEXTURE = (1.0, 1.5, 2.0)
 of more than ROWS rows get more than the first: photographs and paintings have texture."""
 LEAST_EXPLAINED = 0.3
 """Sky and ground must explain (within OFF) this share of the image: fewer pixels agree with any two areas by chance."""
-LEAST_PLAIN, MOST_DRAWN = 0.8, 0.6
+LEAST_PLAIN, MOST_DRAWN = 0.7, 0.6
 """A drawing can be told from texture if sky and ground explain (within OFF) at least the first share of what is not
 drawn, and at most the second share of the image is drawn."""
 GAP = 0.06
