@@ -4,11 +4,11 @@
 
 Every scene is drawn at every size, on four kinds of surface: *flat* colours without noise; *gradient*; *texture*
 (fractal noise); *photo* (a photograph, or its shading in the scene's colours). All but the flat ones get grain and JPEG
-compression. *nothing* are images that have nothing to measure: a scorer should give them no value.
+compression. *nothing*: photographs, noise and a gradient that have nothing to measure; a scorer should give no value.
 
 The default seeds and photographs are those of the published table. `--tune` draws other scenes with other photographs,
-for work on the scorers. The photographs come with scikit-image; none is downloaded. The columns are described in
-`LEGEND`, which is printed below the table.
+for work on the scorers. The photographs come with scikit-image; none is downloaded. `LEGEND`, printed below the table,
+describes its cells.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ EMPTY = {
 GRAIN, QUALITY = 0.015, 85
 """Standard deviation of the grain, and JPEG quality."""
 LEGEND = """\
-*measured*: share of the scenes with a value. *error*: median distance to the truth. *right*: share of the measured
-scenes whose error is within the tolerance (horizon .05 of the height, line weight 30 %, composition .1) or whose value
-is on the same side of the threshold as the truth (depth order .03, palette 10, region color 12). *of all*: the same as
-a share of all scenes. For *nothing*, *measured* should be 0 %."""
+Each cell: *measured*, the share of the scenes with a value; *error*, the median distance to the truth; *right*, the
+share of the measured scenes whose error is within the tolerance (horizon .05 of the height, line weight 30 %,
+composition .1) or whose value is on the same side of the threshold as the truth (depth order .03, palette 10, region
+color 12). For *nothing*, only *measured*, which should be 0 %."""
 
 
 @dataclass(frozen=True)
@@ -384,25 +384,24 @@ def is_right(case: Case, value: float) -> bool:
     return bool((low <= value <= high) == (low <= case.truth <= high))
 
 
-def row_of(kind: str, pairs: Sequence[tuple[Case, float]]) -> tuple[str, ...]:
-    """kind, measured, error, right, of all."""
+def cell(kind: str, pairs: Sequence[tuple[Case, float]]) -> str:
+    """`measured, error, right`; only `measured` if there is nothing more to say."""
     seen = [(case, value) for case, value in pairs if math.isfinite(value)]
     share = f"{len(seen) / len(pairs):.0%}"
     if kind == NOTHING or not seen:
-        return kind, share, "", "", "" if kind == NOTHING else "0%"
+        return share
     right = sum(is_right(case, value) for case, value in seen)
     error = statistics.median(abs(value - case.truth) for case, value in seen)
-    return kind, share, f"{error:.2g}", f"{right / len(seen):.0%}", f"{right / len(pairs):.0%}"
+    return f"{share}, {error:.2g}, {right / len(seen):.0%}"
 
 
-def measure(name: str, size: int, count: int, *, tune: bool) -> Iterator[tuple[str, ...]]:
-    """A row for each kind of surface."""
+def measure(name: str, size: int, count: int, *, tune: bool) -> dict[str, str]:
+    """The cell of each kind of surface."""
     found: dict[str, list[tuple[Case, float]]] = {}
     for case in cases(name, size, count, tune=tune):
         (value,) = case.scorer.score(case.image[None], ScoreContext(prompts=(), seeds=())).tolist()
         found.setdefault(case.kind, []).append((case, value))
-    for kind, pairs in found.items():
-        yield (name, str(size), *row_of(kind, pairs))
+    return {kind: cell(kind, pairs) for kind, pairs in found.items()}
 
 
 def main() -> None:
@@ -413,12 +412,12 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="draw the scenes and photographs for tuning")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    for line in (("scorer", "px", "surface", "measured", "error", "right", "of all"), ["---"] * 7):
-        print("| " + " | ".join(line) + " |")
+    print("| " + " | ".join(["scorer", "surface", *(f"{size} px" for size in args.sizes)]) + " |")
+    print("| " + " | ".join(["---"] * (2 + len(args.sizes))) + " |")
     for name in args.only:
-        for size in args.sizes:
-            for row in measure(name, size, args.scenes, tune=args.tune):
-                print("| " + " | ".join(row) + " |", flush=True)
+        columns = [measure(name, size, args.scenes, tune=args.tune) for size in args.sizes]
+        for kind in columns[0]:
+            print(f"| {name} | {kind} | {' | '.join(column[kind] for column in columns)} |", flush=True)
     print("\n" + LEGEND)
 
 
