@@ -95,7 +95,7 @@ def test_rows_within_the_tolerance_of_a_target_are_on_target() -> None:
 
 @pytest.mark.parametrize("seed", [0, 2, 3])
 def test_the_horizon_of_a_strongly_textured_ground_is_measured(seed: int) -> None:
-    """Texture with a standard deviation of 35 8-bit units, as coarse as the 64 rows at which the horizon is searched."""
+    """Texture (standard deviation 35 of 255), as coarse as the 64 rows at which the horizon is searched."""
     texture = 35 * np.random.default_rng(seed).standard_normal((64, 64, 1))
     image = np.array(landscape(0.6)).astype(float)
     image[int(0.6 * SIZE) :] += np.kron(texture, np.ones((4, 4, 1)))[int(0.6 * SIZE) :]
