@@ -139,7 +139,10 @@ class Score:
     accepted: tuple[float, float] | None = None
     """Values from the first to the second, both included, are on target; None if the scorer has no such range."""
     on_target: float | None = None
-    """Share of the images whose value is accepted; images without a value count as missed. None without `accepted`."""
+    """Share of the images whose value is accepted; images without a value count as missed.
+
+    None without `accepted`, and if no image has a value: then nothing is known about the share.
+    """
 
 
 @dataclass(frozen=True)

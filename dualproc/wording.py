@@ -9,6 +9,8 @@ from itertools import islice
 
 MISSING = "–"  # noqa: RUF001 (an en dash, as in printed tables)
 """Written in place of a number that was not measured, which is nan."""
+NOT_MEASURED = "not measured"
+"""Written in place of a scorer's mean or share if it has no value for any image."""
 _COMPARED, _LISTED, _LONGEST_NAME = 1000, 20, 100
 """Limits: known names compared with a word, names listed in a hint, characters shown of each name."""
 _CUTOFF = 0.66

@@ -22,7 +22,11 @@ ACCEPTED = (0.036, 0.048)
 
 
 def score(values: tuple[float, ...], **changes: Any) -> Score:
-    on_target = sum(ACCEPTED[0] <= value <= ACCEPTED[1] for value in values) / len(values)
+    on_target = (
+        None
+        if all(map(math.isnan, values))
+        else sum(ACCEPTED[0] <= value <= ACCEPTED[1] for value in values) / len(values)
+    )
     return Score(**({"name": "line_weight", "unit": "of the height", "better": "target", "values": values,
                      "target": 0.042, "on_target": on_target, "accepted": ACCEPTED} | changes))  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -52,10 +53,21 @@ def test_row_shows_every_measurement_of_base_and_trained_generator(tmp_path: Pat
 
 
 def test_scorer_without_target_shows_its_unit(tmp_path: Path) -> None:
-    no_target = {"scores": (score((0.1, 0.3), target=None, on_target=None),)}
+    no_target = {"scores": (score((0.1, 0.3), target=None, accepted=None, on_target=None),)}
     shown = named_cells(row(tmp_path / "run", base=measurement(**no_target), **no_target))
     assert shown["measured"] == "line weight 0.200 -> 0.200 (of the height)"
     assert (shown["on target"], shown["judge - on target"]) == ("–", "–")  # noqa: RUF001
+
+
+def test_scorer_without_any_value_is_not_measured(tmp_path: Path) -> None:
+    blind = row(tmp_path / "run", scores=(score((math.nan,) * 4),))
+    shown = named_cells(blind)
+    assert shown["measured"] == "line weight 0.0300 -> not measured (target 0.042)"
+    assert (shown["on target"], shown["judge - on target"]) == ("25% -> not measured", "–")  # noqa: RUF001
+    assert reached([blind])["on target >= 90%"] == reached([blind])["judge - on target <= 0.1"] == 0
+    assert "line_weight/thick 4 of 4 trained" in " ".join(footer([blind], planned=1, command="dp bench"))
+    old = {"scores": (score((math.nan,) * 4, on_target=0.0),)}  # as older versions wrote it
+    assert named_cells(row(tmp_path / "old", base=measurement(**old), **old))["on target"] == "not measured"
 
 
 def test_missing_measurements_are_dashes_and_reach_no_target(tmp_path: Path) -> None:
@@ -81,7 +93,8 @@ def test_failed_runs_count_as_variants_that_reach_no_target(tmp_path: Path) -> N
     lines = footer(rows, planned=5, command="dp bench specs/")
     assert lines[0] == "Unfinished: 3 of 5 variants so far."
     assert lines[1].startswith("Targets reached, out of 3 variants: on target >= 90%: 0; kept >= 95%: 2;")
-    assert lines[2:] == ["4 held-out images per variant; 2 CPU cores, torch 2.9.0.", "Made by `dp bench specs/`."]
+    assert lines[2].startswith("Images without a value (they count as missed): line_weight/thick 1 of 4 trained;")
+    assert lines[3:] == ["4 held-out images per variant; 2 CPU cores, torch 2.9.0.", "Made by `dp bench specs/`."]
     table = render_markdown(rows, planned=3, command="dp bench specs/").splitlines()
     assert "Unfinished" not in "".join(table)
     assert table[4].startswith("| palette |  | failed: no\\|o x | ")

@@ -141,6 +141,15 @@ def test_images_with_nan_have_no_value() -> None:
     assert math.isnan(region(bad, region="sky", color="blue"))
 
 
+def test_shading_counts_less_if_lightness_is_divided() -> None:
+    shaded = tensor(scene(size=96)) * torch.linspace(0.6, 1.0, 96)
+    plain, shading = (
+        Palette(Palette.Params(colors=(SKY, GROUND), lightness=lightness)).score(shaded[None], NOTHING).item()
+        for lightness in (1.0, 2.0)
+    )
+    assert shading < 0.8 * plain
+
+
 def test_a_photograph_has_the_colours_that_people_see_in_it() -> None:
     """The cat among scikit-image's sample images: ginger, on dark brown."""
     data = pytest.importorskip("skimage.data")

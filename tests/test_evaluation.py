@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from stub_plugins import SIDE, BrightnessJudge, StubGenerator, stubs
 
 from dualproc import Engine
-from dualproc.engine.evaluate import evaluate
+from dualproc.engine.evaluate import evaluate, share_on_target
 from dualproc.spec import spec_from_dict
 from dualproc.types import Answers, Sample
 
@@ -93,3 +94,10 @@ def test_progress_is_reported_per_batch_of_base_and_trained_images() -> None:
     advanced: list[int] = []
     evaluate(engine(4), advanced.append)
     assert advanced == [4, 2] * 2
+
+
+def test_images_without_a_value_count_as_missed_unless_no_image_has_one() -> None:
+    assert share_on_target((0.1, 0.2, math.nan, 0.9), (0.0, 0.5)) == 0.5
+    assert share_on_target((0.9, math.nan), (0.0, 0.5)) == 0
+    assert share_on_target((math.nan, math.nan), (0.0, 0.5)) is None
+    assert share_on_target((0.1,), None) is None

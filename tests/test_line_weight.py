@@ -64,3 +64,40 @@ def test_pale_lines_count_as_thin() -> None:
 
 def test_an_image_without_outlines_has_no_value() -> None:
     assert all(math.isnan(value) for value in measure(torch.full((3, 64, 64), 0.7), torch.zeros(3, 64, 64)))
+
+
+# images of more than 128 rows
+
+
+def photograph(name: str, size: int) -> torch.Tensor:
+    """[3, size, size]: a photograph that comes with scikit-image."""
+    pixels = torch.from_numpy(getattr(pytest.importorskip("skimage.data"), name)()).permute(2, 0, 1).float() / 255
+    return torch.nn.functional.interpolate(pixels[None], size=(size, size), mode="bilinear", antialias=True)[0]
+
+
+@pytest.mark.parametrize("size", [256, 512, 1024])
+def test_outlines_on_a_photograph_are_measured_and_a_photograph_alone_has_no_value(size: int) -> None:
+    ground = 0.3 + 0.7 * photograph("astronaut", size)
+    lines = drawing(0.03, size, ground="#fff") < 0.2  # only the ink is that dark
+    (found,) = measure(torch.where(lines, 0.03, ground))
+    assert found == pytest.approx(0.03, rel=0.2)
+    assert all(
+        math.isnan(value) for value in measure(photograph("astronaut", size), photograph("coffee", size)[:, :, :])
+    )
+
+
+def test_thin_details_do_not_make_thick_outlines_thinner() -> None:
+    image = drawing(0.045, 512)
+    for x in range(300, 440, 20):
+        image[:, 190:380, x : x + 6] = 0.0
+    (found,) = measure(image)
+    assert found == pytest.approx(0.045, rel=0.1)
+
+
+def test_pale_marks_and_specks_are_not_outlines() -> None:
+    torch.manual_seed(0)
+    specks = torch.nn.functional.interpolate((torch.rand(1, 1, 128, 128) > 0.05).float(), size=512)[0].repeat(3, 1, 1)
+    assert all(
+        math.isnan(value)
+        for value in measure(drawing(0.03, 512, ink="#bbb"), specks, torch.full((3, 512, 512), math.nan))
+    )

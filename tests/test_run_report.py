@@ -90,6 +90,18 @@ def test_the_report_states_the_result_and_shows_every_part(run: RunFolder) -> No
         assert all(cell in page.text for cell in row)
 
 
+def test_report_and_card_call_a_scorer_without_any_value_not_measured_and_never_0_percent(run: RunFolder) -> None:
+    blind = score((math.nan,) * 4, on_target=0.0)  # as older versions wrote it
+    html = render_report(finish(run, evaluation(measurement(scores=(blind,)), scores=(blind,))))
+    page = Page(html)
+    assert "Line weight: not measured. The referee's P(wanted answer): 0.200" in page.text
+    assert "line weight: not measured on 4 of 4 base images and 4 of 4 trained images" in page.text
+    assert "not measured → not measured" in page.text
+    assert "0%" not in re.findall(r">([^<]*%[^<]*)<", html)
+    card = render_card(run, Recipe("some/model", "float32"))
+    assert "| line weight on target | not measured | not measured | within 0.036 to 0.048 |" in card
+
+
 def test_the_report_loads_nothing_and_runs_nothing(run: RunFolder) -> None:
     html = render_report(finish(run))
     page = Page(html)
@@ -234,6 +246,12 @@ def test_a_dot_on_the_edge_of_the_accepted_range_is_inside_it_and_no_target_line
     assert inside == {"base": [False, False], "trained": [True] * 3}
     assert "target-line" not in figure
     assert "within 0.25 to 1" in figure
+
+
+def test_a_plot_says_how_many_images_were_not_measured() -> None:
+    chart = dot_plot(score((0.04,)), score((0.04, math.nan)))
+    assert chart is not None
+    assert chart.about == "one dot per image; of the height; 1 of 2 trained not measured"
 
 
 def test_scores_without_any_value_have_no_plot() -> None:

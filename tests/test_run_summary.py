@@ -8,7 +8,7 @@ import math
 import pytest
 from run_examples import evaluation, measurement, score
 
-from dualproc.report import alarms, headline, summary_rows
+from dualproc.report import alarms, headline, image_rows, summary_rows
 from dualproc.report.numeric import mean_and_spread, spread
 from dualproc.report.summary import NO_PROOF, judge_against_measurement, kept
 from dualproc.wording import number, percent, times
@@ -19,7 +19,7 @@ def test_the_rows_have_every_number_once() -> None:
     assert rows == {
         "line weight": ("0.0300 ± 0.0071", "0.0420 ± 0.00082", "target 0.042, of the height"),
         "line weight on target": ("25%", "75%", "within 0.036 to 0.048"),
-        "line weight not measurable": ("0", "1", "of 4 images"),
+        "line weight not measured": ("0", "1 of 4", "images; they count as missed"),
         "judge's P(wanted answer)": ("0.300 ± 0.071", "0.750 ± 0.050", "it trained the LoRA, so it proves nothing"),
         "referee's P(wanted answer)": ("0.200 ± 0.071", "0.700 ± 0.071", "it took no part in training"),
         "subjects kept": ("100%", "100%", "share of images with the referee's P above 0.5"),
@@ -30,7 +30,7 @@ def test_the_rows_have_every_number_once() -> None:
 
 def test_the_headline_puts_the_independent_measurement_first() -> None:
     assert headline(evaluation()) == (
-        "Measured line weight: 0.0300 -> 0.0420 (target 0.042); images on target 25% -> 75%; "
+        "Measured line weight: 0.0300 -> 0.0420 (target 0.042); images on target 25% -> 75% (1 of 4 not measured); "
         "subjects kept 100% -> 100%; hack meter 1.1x the base's"
     )
     plain = {"scores": (), "preserved": None}
@@ -105,14 +105,39 @@ def test_without_a_scorer_the_judge_is_compared_with_the_referee() -> None:
     assert judge_against_measurement(evaluation(base, scores=(), referee=None)) == (NO_PROOF, True)
 
 
-def test_missing_measurements_are_shown_as_a_dash() -> None:
+def test_a_scorer_without_any_value_is_not_measured_and_never_0_percent() -> None:
     blind = score((math.nan, math.nan))
     found = evaluation(measurement(scores=(blind,), hack_meter=math.nan), scores=(blind,), diversity=math.nan)
     rows = {row.label: row for row in summary_rows(found)}
-    assert rows["line weight"][1:3] == ("–", "–")  # noqa: RUF001
-    assert rows["line weight not measurable"][1:3] == ("2", "2")
+    assert rows["line weight"][1:3] == rows["line weight on target"][1:3] == ("not measured", "not measured")
+    assert rows["line weight not measured"][1:3] == ("2 of 2", "2 of 2")
+    assert headline(found).startswith("Line weight: not measured. The referee's P(wanted answer): 0.200 -> 0.700;")
+    assert "on target" not in headline(found)
+    assert image_rows(found.trained)[0][1:3] == ("not measured", "not measured")
+    (alarm,) = [text for text in alarms(found) if "line weight" in text]
+    assert alarm.startswith("line weight: not measured on 2 of 2 base images and 2 of 2 trained images")
+    assert " 0%" not in " ".join([headline(found), alarm, *(" ".join(row) for row in summary_rows(found)[:3])])
     assert rows["diversity"].note == rows["hack meter"].note == ""
     assert "hack meter" not in headline(found)
+
+
+def test_a_scorer_that_measured_only_base_or_only_trained_images_is_compared_with_nothing() -> None:
+    blind = score((math.nan,) * 4)
+    only_base = evaluation(scores=(blind,))
+    assert headline(only_base).startswith("Line weight: not measured.")
+    assert "the referee's is 0.7" in judge_against_measurement(only_base)[0]
+    only_trained = evaluation(measurement(scores=(blind,)))
+    assert "Measured line weight: not measured -> 0.0420" in headline(only_trained)
+    assert "images on target not measured -> 75% (1 of 4 not measured)" in headline(only_trained)
+    (alarm,) = alarms(only_trained)
+    assert "not measured on 4 of 4 base images," in alarm
+
+
+def test_a_minority_of_images_without_a_value_gives_no_warning() -> None:
+    half = score((0.041, 0.042, math.nan, math.nan))
+    assert not any("not measured" in text for text in alarms(evaluation(scores=(half,))))
+    most = score((0.041, math.nan, math.nan, math.nan))
+    assert any("not measured on 3 of 4 trained images" in text for text in alarms(evaluation(scores=(most,))))
 
 
 def test_a_subject_counts_as_kept_above_one_half_and_as_lost_without_an_answer() -> None:

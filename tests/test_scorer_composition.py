@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -54,3 +56,9 @@ def test_the_nearest_upright_object_counts_and_low_or_flying_ones_do_not() -> No
 def test_values_up_to_the_tolerance_are_on_target() -> None:
     params = Composition.Params.model_validate(BOTH | {"element": "upright", "tolerance": 0.2})
     assert Composition(params).accepted == (0.0, 0.2)
+
+
+def test_a_photograph_has_no_value_because_its_texture_passes_for_drawings() -> None:
+    photo = Image.fromarray(pytest.importorskip("skimage.data").astronaut())
+    assert math.isnan(composition(photo, element="expanse"))
+    assert math.isnan(composition(photo, element="upright"))

@@ -46,3 +46,11 @@ def test_a_head_above_its_shoulders_is_the_same_object() -> None:
 
 def test_there_is_no_value_without_an_object_near_a_point() -> None:
     assert math.isnan(ahead((0.1, 0.4, 0.35, 0.9), (0.42, 0.4, 0.5, 0.8)))
+
+
+def test_a_photograph_has_no_value_because_its_texture_passes_for_objects() -> None:
+    photo = (
+        torch.from_numpy(pytest.importorskip("skimage.data").astronaut().copy()).permute(2, 0, 1).float()[None] / 255
+    )
+    scorer = DepthOrder(DepthOrder.Params(a=(0.25, 0.7), b=(0.75, 0.7)))
+    assert math.isnan(scorer.score(photo, ScoreContext(prompts=(), seeds=())).item())

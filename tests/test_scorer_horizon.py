@@ -91,3 +91,18 @@ def test_images_without_a_horizon_have_no_value() -> None:
 def test_rows_within_the_tolerance_of_a_target_are_on_target() -> None:
     assert Horizon(Horizon.Params()).accepted is None
     assert Horizon(Horizon.Params(target=0.3, tolerance=0.1)).accepted == pytest.approx((0.2, 0.4))
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_the_horizon_of_a_strongly_textured_ground_is_measured(seed: int) -> None:
+    """Texture (standard deviation 35 of 255), as coarse as the 64 rows at which the horizon is searched."""
+    texture = 35 * np.random.default_rng(seed).standard_normal((64, 64, 1))
+    image = np.array(landscape(0.6)).astype(float)
+    image[int(0.6 * SIZE) :] += np.kron(texture, np.ones((4, 4, 1)))[int(0.6 * SIZE) :]
+    assert row_of(tensor(Image.fromarray(image.clip(0, 255).astype(np.uint8)))) == pytest.approx(0.6, abs=0.02)
+
+
+def test_a_photograph_without_a_horizon_has_no_value() -> None:
+    data = pytest.importorskip("skimage.data")
+    for photo in (data.astronaut(), data.coffee()):
+        assert math.isnan(row_of(torch.from_numpy(photo.copy()).permute(2, 0, 1).float()[None] / 255))

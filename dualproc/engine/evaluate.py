@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -221,8 +222,8 @@ def _score(name: str, scorer: Scorer, images: Tensor, context: ScoreContext) -> 
 
 
 def share_on_target(values: Sequence[float], accepted: tuple[float, float] | None) -> float | None:
-    """Share of the values that are accepted; None if the scorer accepts no range."""
-    if accepted is None:
+    """Share of the values that are accepted; None if the scorer accepts no range, or no value is finite."""
+    if accepted is None or not any(map(math.isfinite, values)):
         return None
     low, high = accepted  # nan compares false: an image without a value counts as missed
     return sum(low <= value <= high for value in values) / len(values)

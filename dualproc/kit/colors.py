@@ -81,11 +81,14 @@ def to_lab(colors: Sequence[str]) -> Array:
     return np.asarray(rgb2lab(rgb))
 
 
-def distances(found: Array, colors: Sequence[str]) -> Array:
-    """[N]: CIEDE2000 distance from each of `found` [N, 3] (CIELAB) to the nearest of `colors` (names or hex values)."""
+def distances(found: Array, colors: Sequence[str], *, lightness: float = 1.0) -> Array:
+    """[N]: CIEDE2000 distance from each of `found` [N, 3] (CIELAB) to the nearest of `colors` (names or hex values).
+
+    Differences in lightness are divided by `lightness` (the kL of CIEDE2000).
+    """
     from skimage.color import deltaE_ciede2000
 
-    nearest: Array = deltaE_ciede2000(found[:, None], to_lab(colors)[None]).min(axis=1)
+    nearest: Array = deltaE_ciede2000(found[:, None], to_lab(colors)[None], kL=lightness).min(axis=1)
     return nearest
 
 

@@ -25,8 +25,12 @@ def ink_map(images: Tensor, level: float = 0.0) -> Tensor:
 
 def _closing(x: Tensor, size: int) -> Tensor:
     """Grey-scale closing of `x` [B, 1, H, W] by a square of `size` pixels: fills dark areas that are narrower."""
+    return -_highest(-_highest(x, size), size)
+
+
+def _highest(x: Tensor, size: int) -> Tensor:
+    """The highest value in a square of `size` pixels around each pixel: first along columns, then along rows."""
     import torch.nn.functional as F
 
     pad = size // 2
-    wide = F.max_pool2d(x, size, 1, pad)
-    return -F.max_pool2d(-wide, size, 1, pad)
+    return F.max_pool2d(F.max_pool2d(x, (size, 1), 1, (pad, 0)), (1, size), 1, (0, pad))

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,6 +48,14 @@ BAND = (1, 5)
 """The rows on either side of the horizon that show it; the nearest are left out, because an outline may be there."""
 DRAWN = 9.0
 """A colour at this distance (CIELAB) from the plain one belongs to the drawing; up to twice as far in texture."""
+TEXTURE = (1.0, 1.5, 2.0)
+"""How much farther than OFF a colour may be from the plain ones and still show the horizon, tried in turn. Only images
+of more than ROWS rows get more than the first: photographs and paintings have texture."""
+LEAST_EXPLAINED = 0.3
+"""Sky and ground must explain (within OFF) this share of the image: fewer pixels agree with any two areas by chance."""
+LEAST_PLAIN, MOST_DRAWN = 0.7, 0.6
+"""A drawing can be told from texture if sky and ground explain (within OFF) at least the first share of what is not
+drawn, and at most the second share of the image is drawn."""
 GAP = 0.06
 """Parts of a drawing with a vertical gap of up to this share of the height are one object."""
 SPECK = 0.004
@@ -63,6 +72,8 @@ class Layout:
     """The slope of the horizon, rise over run: positive if it falls to the right; 0 without a horizon."""
     drawn: Mask
     """[H, W]: True for pixels that are neither sky nor ground, and for all pixels that those enclose."""
+    clear: bool = True
+    """Whether the drawing can be told from the texture of sky and ground. Images of up to ROWS rows are not tested."""
 
     def objects(self) -> list[Mask]:
         """A mask [H, W] for each drawing that reaches below the horizon or, without one, into the lower two thirds.
@@ -93,28 +104,37 @@ def layouts(images: Tensor) -> Iterator[Layout | None]:
             continue
         mode = "area" if height >= ROWS else "bilinear"
         small = F.interpolate(image[None].clamp(0, 1), size=size, mode=mode)[0]
-        yield layout(rgb2lab(small.permute(1, 2, 0).numpy()).astype("float32"))
+        lab = rgb2lab(small.permute(1, 2, 0).numpy()).astype("float32")
+        yield layout(lab, textured=height > ROWS)
 
 
-def layout(lab: Array) -> Layout:
-    """The layout of one image [H, W, 3] in CIELAB, at its own size; the constants here are meant for ROWS rows."""
+def layout(lab: Array, *, textured: bool = False) -> Layout:
+    """The layout of one image [H, W, 3] in CIELAB, at its own size; the constants here are meant for ROWS rows.
+
+    `textured` images may have more texture than the shipped generator draws: then the horizon is searched with all of
+    TEXTURE, and `clear` is tested.
+    """
     height, width = lab.shape[:2]
-    for stiff in STIFF:
+    for times, stiff in product(TEXTURE if textured else TEXTURE[:1], STIFF):
         row, slope = COARSE * _coarse_row(lab[::COARSE, ::COARSE], stiff) / height, 0.0
         for _ in range(2):
             below = _below(row, slope, height, width)
             sky, ground = _plain(lab, np.stack([1 - below, below]), stiff)
             row, slope = _best_line(_unexplained(lab, sky), _unexplained(lab, ground))
-        found = _seen_row(lab, sky, ground, row, slope)
+        found = _seen_row(lab, sky, ground, row, slope, times * OFF)
         if found is not None:
             break
     else:
         (plain,) = _plain(lab, np.ones((1, height, width)), STIFF[-1])
-        return Layout(np.nan, 0.0, _drawn(np.linalg.norm(lab - plain, axis=-1)))
+        off = np.linalg.norm(lab - plain, axis=-1)
+        drawn = _drawn(off)
+        return Layout(np.nan, 0.0, drawn, clear=not textured or _clear(off, drawn))
     rows = np.arange(height)[:, None] + 0.5 - _line(found, slope, height, width)
     _, unlike = _mixture(lab, sky, ground)
     off = np.linalg.norm(lab - np.where(rows[..., None] > 0, ground, sky), axis=-1)
-    return Layout(found, slope, _drawn(np.where(np.abs(rows) < 1.5, np.minimum(off, unlike), off)))
+    off = np.where(np.abs(rows) < 1.5, np.minimum(off, unlike), off)
+    drawn = _drawn(off)
+    return Layout(found, slope, drawn, clear=not textured or _clear(off, drawn))
 
 
 # --- plain colours ----------------------------------------------------------------------------------------------
@@ -193,13 +213,18 @@ def _best_line(over_sky: Array, over_ground: Array) -> tuple[float, float]:
     return float(rows[row]) / height, float(slopes[slope])
 
 
-def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float) -> float | None:
-    """The row (a fraction of the height) from all columns that show the horizon; None if it is not convincing."""
+def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float, reach: float) -> float | None:
+    """The row (a fraction of the height) from all columns that show the horizon; None if it is not convincing.
+
+    A colour up to the distance `reach` (CIELAB) from a mix of sky and ground shows it.
+    """
     height, width = lab.shape[:2]
     line = _line(row, slope, height, width)
     rows = np.arange(height)[:, None] + 0.5 - line
     ground_share, unlike = _mixture(lab, sky, ground)
-    explained = unlike < OFF
+    if _explained(np.linalg.norm(lab - np.where(rows[..., None] > 0, ground, sky), axis=-1)) < LEAST_EXPLAINED:
+        return None
+    explained = unlike < reach
     over, under = (rows < -BAND[0]) & (rows > -BAND[1]), (rows > BAND[0]) & (rows < BAND[1])
 
     def mostly(what: Mask, where: Mask) -> Mask:
@@ -220,6 +245,11 @@ def _seen_row(lab: Array, sky: Array, ground: Array, row: float, slope: float) -
     ground_part = np.where(explained, ground_share.clip(0, 1), 0.5)  # an outline along the horizon counts as half
     crossing = (near * (1 - ground_part)).sum(0) + (rows <= -BAND[0] - 1).sum(0)
     return float(row + np.median((crossing - line)[seen]) / height)
+
+
+def _explained(off: Array) -> float:
+    """The share of the pixels whose distance `off` (CIELAB) to the plain colours is below OFF."""
+    return float((off < OFF).mean())
 
 
 def _abrupt(ground_share: Array, explained: Mask, line: Array) -> bool:
@@ -260,6 +290,11 @@ def _drawn(off: Array) -> Mask:
     """[H, W]: True where `off`, the distance to the plain colours, is large, and for all pixels that those enclose."""
     mask: Mask = binary_fill_holes(off > np.clip(3 * np.median(off), DRAWN, 2 * DRAWN))
     return mask
+
+
+def _clear(off: Array, drawn: Mask) -> bool:
+    """Whether the distance `off` to the plain colours tells the drawing from texture."""
+    return bool(drawn.mean() <= MOST_DRAWN and (off[~drawn] < OFF).mean() >= LEAST_PLAIN)
 
 
 def connected_parts(mask: Mask) -> list[Mask]:

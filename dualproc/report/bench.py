@@ -13,9 +13,9 @@ from dualproc.run.files import make_folder, write_atomically
 from dualproc.run.folder import RESOLVED, RunFolder
 from dualproc.run.records import Outcome, to_json
 from dualproc.types import Evaluation
-from dualproc.wording import MISSING, number, percent, plural, times
+from dualproc.wording import MISSING, NOT_MEASURED, number, percent, plural, times
 
-from .numeric import mean, ratio
+from .numeric import mean, ratio, unmeasured
 from .summary import kept, share_on_target, title
 
 TABLE_JSON, TABLE_MARKDOWN, GALLERY = "bench.json", "bench.md", "gallery.png"
@@ -54,7 +54,11 @@ class Measured:
     value: Change
     """Mean over the images."""
     on_target: Change
-    """Shares of the images; nan if the scorer has no accepted range."""
+    """Shares of the images; nan if the scorer has no accepted range, or measured no image."""
+    accepts: bool
+    """Whether the scorer has an accepted range."""
+    unmeasured: tuple[str, str]
+    """Base and trained images without a value, such as `3 of 66`; empty if all have one."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,8 @@ def result_of(evaluation: Evaluation, outcome: Outcome, machine: str) -> Result:
                 target=after.target,
                 value=Change(mean(before.values), mean(after.values)),
                 on_target=Change(share_on_target(before), share_on_target(after)),
+                accepts=after.accepted is not None,
+                unmeasured=(unmeasured(before.values), unmeasured(after.values)),
             )
             for before, after in zip(base.scores, trained.scores, strict=True)
         ),
@@ -181,9 +187,9 @@ def cells(row: BenchRow) -> tuple[str, ...]:
 
 
 def on_target_change(row: BenchRow) -> str:
-    """`53% -> 79%`, by the first scorer; a dash where there is none."""
+    """`53% -> 79%`, by the first scorer; `not measured` in place of a share if it has no value for any image."""
     scores = row.result.scores if row.result is not None else ()
-    return _change(scores[0].on_target, percent) if scores else MISSING
+    return _scored(scores[0].on_target, percent) if scores and scores[0].accepts else MISSING
 
 
 def reached(rows: Sequence[BenchRow]) -> dict[str, int]:
@@ -203,9 +209,20 @@ def footer(rows: Sequence[BenchRow], *, planned: int, command: str) -> list[str]
         lines.append(f"Targets reached, out of {plural(len(rows), 'variant')}: {counts}.")
         images = sorted({result.images for result in results})
         amount = " to ".join(map(str, dict.fromkeys((images[0], images[-1]))))
+        lines += _without_a_value(rows)
         machines = "; ".join(dict.fromkeys(result.machine for result in results))
         lines.append(f"{amount} held-out images per variant; {machines}.")
     return [*lines, f"Made by `{command}`."]
+
+
+def _without_a_value(rows: Sequence[BenchRow]) -> list[str]:
+    """A line that counts the images that the first scorers could not measure; no line if there are none."""
+    counts = []
+    for row in rows:
+        sides = row.result.scores[0].unmeasured if row.result is not None and row.result.scores else ("", "")
+        named = [f"{count} {which}" for which, count in zip(("base", "trained"), sides, strict=True) if count]
+        counts += [f"{row.label} {', '.join(named)}"] if named else []
+    return [f"Images without a value (they count as missed): {'; '.join(counts)}."] if counts else []
 
 
 def render_markdown(rows: Sequence[BenchRow], *, planned: int, command: str) -> str:
@@ -229,7 +246,13 @@ def write_table(out: Path, rows: Sequence[BenchRow], *, planned: int, command: s
 
 def _measured(score: Measured) -> str:
     note = score.unit if score.target is None else f"target {score.target:g}"
-    return f"{score.name} {_change(score.value, number)}" + (f" ({note})" if note else "")
+    return f"{score.name} {_scored(score.value, number)}" + (f" ({note})" if note else "")
+
+
+def _scored(change: Change, shown: Callable[[float], str]) -> str:
+    """A change by a scorer, which may have no value for any base image, any trained one, or both."""
+    before, after = (shown(value) if math.isfinite(value) else NOT_MEASURED for value in (change.before, change.after))
+    return before if before == after == NOT_MEASURED else f"{before} -> {after}"
 
 
 def _change(change: Change, shown: Callable[[float], str]) -> str:

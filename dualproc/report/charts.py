@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dualproc.types import Score
-from dualproc.wording import number
+from dualproc.wording import NOT_MEASURED, number
 
-from .numeric import mean, measured
+from .numeric import mean, measured, unmeasured
 from .summary import title as score_title
 from .summary import within
 
@@ -122,7 +122,12 @@ def dot_plot(base: Score, trained: Score) -> Chart | None:
         marks += _stacks(measured(score.values), trained.accepted, frame, lane_floor, label)
     name, aim = score_title(trained), [*(f"target {value:g}" for value in target), within(trained)]
     legend = [("target", ", ".join(filter(None, aim)))] if any(aim) else []
-    return Chart(name, legend, f"one dot per image; {trained.unit}", f"{name} of every image", frame.height, marks)
+    blind = "".join(
+        f"; {count} {which} {NOT_MEASURED}" for which, score in lanes if (count := unmeasured(score.values))
+    )
+    return Chart(
+        name, legend, f"one dot per image; {trained.unit}{blind}", f"{name} of every image", frame.height, marks
+    )
 
 
 def _stacks(

@@ -15,7 +15,7 @@ from dualproc.run.folder import REPORT, WEIGHTS
 from dualproc.run.images import BASE, JUDGE_VIEW, TRAINED, png
 from dualproc.run.resolved import Task, task
 from dualproc.types import Evaluation, StepRecord
-from dualproc.wording import duration, number, plural
+from dualproc.wording import NOT_MEASURED, duration, number, plural
 
 from . import summary
 from .charts import WIDTH, Series, dot_plot, line_chart
@@ -111,7 +111,9 @@ def _cards(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
             "images": [(_data_url(path), _LABELS[kind]) for kind, path in files.items()],
             "prompt": evaluation.prompts[i].text,
             "seed": evaluation.seeds[i],
-            "change": f"{number(before[i])} → {number(after[i])}",
+            "change": " → ".join(
+                number(value) if math.isfinite(value) else NOT_MEASURED for value in (before[i], after[i])
+            ),
         }
         for i, files in sample_files(run.samples, evaluation, CARDS).items()
         if TRAINED in files

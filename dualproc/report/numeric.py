@@ -6,12 +6,18 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from dualproc.wording import MISSING, number
+from dualproc.wording import NOT_MEASURED, number
 
 
 def measured(values: Sequence[float]) -> list[float]:
     """The finite values."""
     return [value for value in values if math.isfinite(value)]
+
+
+def unmeasured(values: Sequence[float]) -> str:
+    """`3 of 66`: how many values are not finite; empty if all are."""
+    count = len(values) - len(measured(values))
+    return f"{count} of {len(values)}" if count else ""
 
 
 def mean(values: Sequence[float]) -> float:
@@ -32,7 +38,7 @@ def ratio(value: float, base: float) -> float:
 
 
 def mean_and_spread(values: Sequence[float]) -> str:
-    """`0.0412 ± 0.0031`."""
+    """`0.0412 ± 0.0031`; `not measured` if no value is finite."""
     if not measured(values):
-        return MISSING
+        return NOT_MEASURED
     return f"{number(mean(values))} ± {number(spread(values), digits=2)}"

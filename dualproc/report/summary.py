@@ -6,9 +6,9 @@ import math
 from typing import NamedTuple
 
 from dualproc.types import Evaluation, Measurement, Score
-from dualproc.wording import number, percent, times
+from dualproc.wording import NOT_MEASURED, number, percent, times
 
-from .numeric import mean, mean_and_spread, measured, ratio
+from .numeric import mean, mean_and_spread, measured, ratio, unmeasured
 
 PRESERVED_ABOVE = 0.5
 """An image's subject counts as kept if the referee's P(wanted answer) to the `preserve` question is above this."""
@@ -24,6 +24,9 @@ DIVERSITY_LIMIT = 0.5
 """Warn if less than this share of the base's diversity is left."""
 LOST_LIMIT = 0.1
 """Warn if more than this share of the subjects is lost."""
+
+MEASURED_LIMIT = 0.5
+"""Warn if a scorer measured less than this share of the base images, or of the trained ones."""
 
 KEPT = "subjects kept"
 HACK_METER = "hack meter"
@@ -71,9 +74,9 @@ def image_rows(measurement: Measurement) -> list[tuple[str, str, str, str]]:
     """The table for images of any origin: what was measured, its mean, the share on target, how to read it."""
     rows = []
     for score in measurement.scores:
-        blind = _blind(score)
-        notes = (_aim(score, unit=True), within(score), f"{blind} not measurable" if blind else "")
-        shown = "" if score.on_target is None else percent(score.on_target)
+        blind = unmeasured(score.values)
+        notes = (_aim(score, unit=True), within(score), f"{blind} {NOT_MEASURED}" if blind else "")
+        shown = "" if score.accepted is None else percent_on_target(score)
         rows.append((title(score), mean_and_spread(score.values), shown, ", ".join(filter(None, notes))))
     rows.append((JUDGE, mean_and_spread(measurement.judge), "", "it trains LoRAs for this task, so it proves nothing"))
     if measurement.referee is not None:
@@ -98,7 +101,10 @@ def headline(evaluation: Evaluation) -> str:
     base, trained = evaluation.base, evaluation.trained
     parts = [outcome(evaluation)]
     if _has_target(trained):
-        parts.append(f"images on target {percent(_on_target(base))} -> {percent(_on_target(trained))}")
+        before, after = base.scores[0], trained.scores[0]
+        blind = unmeasured(after.values)
+        note = f" ({blind} {NOT_MEASURED})" if blind else ""
+        parts.append(f"images on target {percent_on_target(before)} -> {percent_on_target(after)}{note}")
     if base.preserved is not None and trained.preserved is not None:
         parts.append(f"{KEPT} {percent(kept(base))} -> {percent(kept(trained))}")
     change = ratio(trained.hack_meter, base.hack_meter)
@@ -110,14 +116,18 @@ def headline(evaluation: Evaluation) -> str:
 def outcome(evaluation: Evaluation) -> str:
     """The most independent measurement there is, before and after."""
     base, trained = evaluation.base, evaluation.trained
+    blind = ""
     if trained.scores:
         before, after = base.scores[0], trained.scores[0]
-        note = f" ({_aim(after)})" if _aim(after) else ""
-        change = f"{number(mean(before.values))} -> {number(mean(after.values))}"
-        return f"Measured {title(after)}: {change}{note}"
+        if measured(after.values):
+            note = f" ({_aim(after)})" if _aim(after) else ""
+            start = number(mean(before.values)) if measured(before.values) else NOT_MEASURED
+            return f"Measured {title(after)}: {start} -> {number(mean(after.values))}{note}"
+        blind = f"{title(after).capitalize()}: {NOT_MEASURED}. "
     if base.referee is not None and trained.referee is not None:
-        return f"The {REFEREE}: {number(mean(base.referee))} -> {number(mean(trained.referee))}"
-    return f"The {JUDGE}: {number(mean(base.judge))} -> {number(mean(trained.judge))} (not an independent measurement)"
+        return f"{blind}The {REFEREE}: {number(mean(base.referee))} -> {number(mean(trained.referee))}"
+    change = f"{number(mean(base.judge))} -> {number(mean(trained.judge))}"
+    return f"{blind}The {JUDGE}: {change} (not an independent measurement)"
 
 
 def judge_against_measurement(evaluation: Evaluation) -> tuple[str, bool]:
@@ -128,13 +138,15 @@ def judge_against_measurement(evaluation: Evaluation) -> tuple[str, bool]:
     base, trained = evaluation.base, evaluation.trained
     judge = mean(trained.judge)
     sentence = f"The judge's mean P(wanted answer) is {number(judge)}"
-    before, other = _on_target(base), _on_target(trained)
+    before, other = _most_independent(evaluation)
     if _has_target(trained):
         sentence += f"; {percent(other)} of the images are on target."
     elif trained.referee is not None:
         sentence += f"; the referee's is {number(other)}."
     elif trained.scores:
-        return f"{sentence}; the scorer has no target to compare it with.", False
+        blind = not measured(trained.scores[0].values)
+        why = "measured none of the images" if blind else "has no target to compare it with"
+        return f"{sentence}; the scorer {why}.", blind
     else:
         return NO_PROOF, True
     gap = judge - other
@@ -150,7 +162,8 @@ def alarms(evaluation: Evaluation) -> list[str]:
     base, trained = evaluation.base, evaluation.trained
     sentence, alarming = judge_against_measurement(evaluation)
     found = [sentence] if alarming else []
-    before, after = _on_target(base), _on_target(trained)
+    found += _blindness(evaluation)
+    before, after = _most_independent(evaluation)
     if after < CONFIDENT and after - before < LITTLE:
         what = "images on target" if _has_target(trained) else f"the {REFEREE if trained.referee else JUDGE}"
         found.append(
@@ -176,15 +189,36 @@ def alarms(evaluation: Evaluation) -> list[str]:
     return found
 
 
+def _blindness(evaluation: Evaluation) -> list[str]:
+    """A warning for every scorer that measured none, or only a minority, of the base or of the trained images."""
+    found = []
+    for pair in zip(evaluation.base.scores, evaluation.trained.scores, strict=True):
+        sides = [
+            f"{unmeasured(score.values)} {which} images"
+            for which, score in zip(("base", "trained"), pair, strict=True)
+            if len(measured(score.values)) < MEASURED_LIMIT * len(score.values)
+        ]
+        if sides:
+            found.append(
+                f"{title(pair[1])}: {NOT_MEASURED} on {' and '.join(sides)}, because the scorer cannot tell there. "
+                "Look at these images, and measure them with another scorer or the referee."
+            )
+    return found
+
+
 def _has_target(measurement: Measurement) -> bool:
-    return bool(measurement.scores) and measurement.scores[0].on_target is not None
+    """Whether the first scorer has a share on target: it has an accepted range, and measured an image."""
+    return bool(measurement.scores) and math.isfinite(share_on_target(measurement.scores[0]))
 
 
-def _on_target(measurement: Measurement) -> float:
-    """The most independent number between 0 and 1: share on target, else the referee's, else the judge's mean P."""
-    if _has_target(measurement):
-        return share_on_target(measurement.scores[0])
-    return mean(measurement.judge if measurement.referee is None else measurement.referee)
+def _most_independent(evaluation: Evaluation) -> tuple[float, float]:
+    """Base and trained: the share on target if there is one, else the referee's mean P, else the judge's."""
+    base, trained = evaluation.base, evaluation.trained
+    if _has_target(trained):
+        return share_on_target(base.scores[0]), share_on_target(trained.scores[0])
+    if base.referee is not None and trained.referee is not None:
+        return mean(base.referee), mean(trained.referee)
+    return mean(base.judge), mean(trained.judge)
 
 
 def kept(measurement: Measurement) -> float:
@@ -194,8 +228,14 @@ def kept(measurement: Measurement) -> float:
 
 
 def share_on_target(score: Score) -> float:
-    """Share of the images whose value is accepted; nan if the scorer has no accepted range."""
-    return math.nan if score.on_target is None else score.on_target
+    """Share of the images whose value is accepted; nan if the scorer has no accepted range, or measured no image."""
+    return math.nan if score.on_target is None or not measured(score.values) else score.on_target
+
+
+def percent_on_target(score: Score) -> str:
+    """`91%`; `not measured` if no image has a value, and a dash without an accepted range."""
+    blind = score.accepted is not None and not measured(score.values)
+    return NOT_MEASURED if blind else percent(share_on_target(score))
 
 
 def title(score: Score) -> str:
@@ -211,17 +251,14 @@ def within(score: Score) -> str:
 def _score_rows(base: Score, trained: Score) -> list[Row]:
     name = title(trained)
     rows = [Row(name, mean_and_spread(base.values), mean_and_spread(trained.values), _aim(trained, unit=True))]
-    if base.on_target is not None and trained.on_target is not None:
-        rows.append(Row(f"{name} on target", percent(base.on_target), percent(trained.on_target), within(trained)))
-    if _blind(base) or _blind(trained):
-        note = f"of {len(trained.values)} images"
-        rows.append(Row(f"{name} not measurable", str(_blind(base)), str(_blind(trained)), note))
+    if trained.accepted is not None:
+        rows.append(Row(f"{name} on target", percent_on_target(base), percent_on_target(trained), within(trained)))
+    blind = [unmeasured(score.values) for score in (base, trained)]
+    if any(blind):
+        before, after = (count or "0" for count in blind)
+        note = "images" if math.isnan(share_on_target(trained)) else "images; they count as missed"
+        rows.append(Row(f"{name} {NOT_MEASURED}", before, after, note))
     return rows
-
-
-def _blind(score: Score) -> int:
-    """How many images have no value."""
-    return len(score.values) - len(measured(score.values))
 
 
 def _aim(score: Score, *, unit: bool = False) -> str:

@@ -39,6 +39,7 @@ class DepthOrder:
 
     On new rendered scenes of 64 and 96 pixels, the order is right in 98 to 100 % of those whose feet differ by more
     than 0.05 of the height; the mean error is 0.006 to 0.008 (`python -m tools.tiny_world.accuracy_geometry`).
+    Accuracy on texture and photographs: docs/scorers.md.
     """
 
     api_version: ClassVar[int] = 1
@@ -64,11 +65,13 @@ class DepthOrder:
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] differences between the foot rows in `images` [B, 3, H, W] in [0, 1], as fractions of the height.
 
-        The `nearer` object minus the other; A minus B without `nearer`. nan if there is no object at one of the points.
+        The `nearer` object minus the other; A minus B without `nearer`. nan if there is no object at one of the points,
+        or if, in an image of more than 64 rows, the texture of sky and ground cannot be told from objects.
         """
         from dualproc.kit.regions import layouts
 
-        return images.new_tensor([math.nan if found is None else self._ahead(found) for found in layouts(images)])
+        found = layouts(images)
+        return images.new_tensor([self._ahead(one) if one is not None and one.clear else math.nan for one in found])
 
     def _ahead(self, layout: Layout) -> float:
         a, b = feet(layout, self.params.a, self.params.b)

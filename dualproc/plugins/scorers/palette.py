@@ -38,6 +38,13 @@ class Palette:
         """The swatches, and which values are on target."""
 
         colors: tuple[Color, ...] = Field(min_length=1, max_length=12, description="The swatches: names or hex values.")
+        lightness: float = Field(
+            1.0,
+            gt=0,
+            le=10,
+            description="Differences in lightness are divided by this. 2, usual for textured surfaces, lets shaded"
+            " paintings and photographs be near their palette.",
+        )
         within: float = Field(10.0, gt=0, description="Largest distance (CIEDE2000) that is on target.")
 
     def __init__(self, params: Params) -> None:
@@ -52,5 +59,6 @@ class Palette:
         values = []
         for image, outline in zip(pixels, ink, strict=True):
             colours, shares = dominant_colors(image.reshape(-1, 3) if dark else image[~outline])
-            values.append((distances(colours, swatches) @ shares / shares.sum()) if len(shares) else float("nan"))
+            off = distances(colours, swatches, lightness=self.params.lightness)
+            values.append((off @ shares / shares.sum()) if len(shares) else float("nan"))
         return images.new_tensor(values)
