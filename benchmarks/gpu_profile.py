@@ -18,6 +18,7 @@ from gpu_real import same_step, shared
 
 from dualproc import Engine
 from dualproc.kit.adapters import lora_off
+from dualproc.kit.blocks import compile_blocks, repeated_blocks
 from dualproc.kit.patching import replaced
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
@@ -201,15 +202,6 @@ def still(engine: Engine) -> Iterator[None]:
             group["lr"] = rate
 
 
-def repeated_blocks(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """The blocks in a model's outermost block lists, except those of an image encoder."""
-    lists = [
-        part for name, part in model.named_modules()
-        if isinstance(part, torch.nn.ModuleList) and not any(word.isdigit() for word in name.split("."))
-    ]  # fmt: skip
-    return [block for part in lists for block in part if "Vision" not in type(block).__name__]
-
-
 def compiled(machine: Machine, report: Report) -> None:
     """Compile the blocks of backbone and judge: compilation time, time of a step after it, change of the gradient."""
     engine = shared(machine, report)
@@ -223,11 +215,12 @@ def compiled(machine: Machine, report: Report) -> None:
     with still(engine):
         before = gradient()
         report.note(seconds_before=median(machine.timed(step, times=3, warm=1)))
-        blocks = [*repeated_blocks(engine.generator.adapter_module), *repeated_blocks(judge.model)]
+        models = (engine.generator.adapter_module, judge.model)
+        blocks = [block for model in models for block in repeated_blocks(model)]
         torch._dynamo.config.recompile_limit = 32
         torch._dynamo.utils.counters.clear()
-        for block in blocks:
-            block.compile(backend="inductor" if machine.cuda else "eager")
+        for model in models:
+            compile_blocks(model, backend="inductor" if machine.cuda else "eager")
         try:
             first = machine.timed(step, times=2)
             report.note(blocks=len(blocks), classes=sorted({type(block).__name__ for block in blocks}))

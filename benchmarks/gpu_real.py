@@ -22,6 +22,7 @@ from dualproc.plan.dry_run import Observed, dry_run
 from dualproc.plan.hardware import gpu_named, seconds
 from dualproc.plan.ledger import MAIN
 from dualproc.plugins.generators.loading import checkpoint_activations
+from dualproc.plugins.judges._attention import NAME, pack_attention
 from dualproc.plugins.judges._loading import checkpoint
 
 LIMIT = 24e9
@@ -260,16 +261,15 @@ def nothing_else(_engine: Engine) -> Iterator[None]:
 def attention_windows(machine: Machine, report: Report) -> None:
     """Time of forward and backward pass of Qwen2.5-VL's image encoder, with each implementation of window attention."""
     from transformers import AutoImageProcessor
-    from transformers.utils import is_flash_attn_2_available
 
-    report.note(flash_attention_2_installed=bool(is_flash_attn_2_available()))
-    report.note(kernels_installed=importlib.util.find_spec("kernels") is not None)
     side = 512 if machine.full else SMALL_IMAGES
     processor = AutoImageProcessor.from_pretrained(machine.configs / JUDGE)
-    ways = {"sdpa": True, "flash_attention_2": True, "eager": True, "sdpa_no_windows": False}
+    ways = {"sdpa": True, NAME: True, "sdpa_no_windows": False}
     for name, windows in ways.items():
         try:
-            tower = image_encoder(machine, name.partition("_no")[0], windows=windows)
+            tower = image_encoder(machine, "sdpa", windows=windows)
+            if name == NAME:
+                pack_attention(tower)
         except (ImportError, ValueError, RuntimeError) as error:
             report.note(**{name: short(error)})
             continue

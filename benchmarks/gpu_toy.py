@@ -31,7 +31,7 @@ from small_models import trained as with_lora
 from small_pipelines import FAMILIES as GENERATORS
 from small_pipelines import small
 
-from dualproc import Engine, load_spec, registry
+from dualproc import Engine, load_spec, registry, resolve
 from dualproc import cli as command_line
 from dualproc.errors import DualprocError
 from dualproc.kit.patching import replaced
@@ -198,12 +198,15 @@ def second_variant(machine: Machine, report: Report) -> None:
     def alive() -> dict[str, bool]:
         return {name: ref() is not None for name, ref in engines[0].items()}
 
-    def noted(self: Engine, spec: Any, **build: Any) -> None:
-        if engines:
+    def watched(kind: str, ref: Any) -> Any:
+        if engines and not seen:  # the second variant's generator is about to be built
             seen.append({"alive": alive(), "allocated_gb": machine.allocated()})
             machine.tidy()
             seen.append({"alive": alive(), "allocated_gb": machine.allocated()})
-        own(self, spec, **build)
+        return resolve.build(kind, ref)
+
+    def noted(self: Engine, spec: Any) -> None:
+        own(self, spec, build=watched)
         parts: dict[str, Any] = {"backbone": self.generator.adapter_module}
         parts |= {"vae": self.generator.pipe.vae, "judge": self.judge.model}  # type: ignore[attr-defined]
         engines.append({name: weakref.ref(part) for name, part in parts.items()})

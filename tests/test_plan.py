@@ -263,7 +263,9 @@ def test_offloaded_weights_are_on_the_device_only_while_used(small: Plan) -> Non
     assert plan.memory["main memory"].weights >= 0.9 * backbone.bytes
     assert plan.memory["cuda:0"].weights < 0.1 * backbone.bytes  # embeddings, buffers, the middle of the VAE
     without_offload = planned(*SMALL, "generator.checkpointing=true", gpu=True)
-    assert plan.peak < without_offload.peak - 0.7 * backbone.bytes
+    # Of this small backbone's three blocks, one is copied ahead while another one is still in use.
+    assert plan.peak < without_offload.peak - 0.85 * backbone.bytes + 2 * backbone.block
+    assert 2 * backbone.block < 0.75 * backbone.bytes
     assert set(without_offload.memory) == {"cuda:0"}
     without_checkpointing = planned(*SMALL, "generator.offload=true", gpu=True)
     # The backward pass keeps all copies of the offloaded weights, so little is saved.
