@@ -19,6 +19,7 @@ from gpu_real import same_step, shared
 from dualproc import Engine
 from dualproc.kit.adapters import lora_off
 from dualproc.kit.blocks import compile_blocks, repeated_blocks
+from dualproc.kit.devices import without_cudnn_attention
 from dualproc.kit.patching import replaced
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
@@ -81,6 +82,7 @@ def bare(engine: Engine, number: int) -> dict[str, Callable[[], None]]:
     calls = {"backbone": backbone, "vae": decode, "judge": judge.model}
 
     def replay(name: str) -> Callable[[], None]:
+        @without_cudnn_attention()  # as in the engine's step
         def run() -> None:
             for args, kwargs, differentiable, off in recorded[name]:
                 with torch.set_grad_enabled(differentiable), lora_off(backbone, off) if off else nullcontext():
