@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from dualproc.errors import PluginError
+from dualproc.errors import DualprocWarning, PluginError
 
 if TYPE_CHECKING:
     import torch
@@ -24,22 +29,90 @@ Device = Annotated[
 """A parameter that names a device."""
 
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+"""Where Linux describes a loaded NVIDIA driver."""
+
+
 def pick_device(wanted: str) -> torch.device:
-    """The torch device for a name; `auto` is a GPU if there is one. Raises PluginError if the GPU does not exist."""
+    """The torch device for a name; `auto` is a GPU if there is one. Raises PluginError if the GPU does not exist.
+
+    Warns (DualprocWarning, once) if `auto` is the CPU although an NVIDIA GPU seems to be present.
+    """
     import torch
 
     if wanted == "auto":
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(found)
+        with warnings.catch_warnings(record=True) as caught:  # torch gives its reason in a warning, once per process
+            warnings.simplefilter("always")
+            available = torch.cuda.is_available()
+        if available:
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        if reason := _why_unusable(str(caught[0].message) if caught else ""):
+            _warn_about_unusable_gpu(reason)
+        return torch.device("cpu")
     device = torch.device(wanted)
     if device.type != "cpu":
         count = getattr(torch, device.type).device_count()
         if (device.index or 0) >= count:
+            reason = _why_unusable("") if device.type == "cuda" and not count else ""
             raise PluginError(
-                f"device: torch finds no {wanted} on this machine ({device.type} devices: {count})",
+                f"device: torch finds no {wanted} on this machine ({device.type} devices: {count})"
+                + (f": {_in_one_line(reason)}" if reason else ""),
                 hint="leave `device` out to use what there is, or install the torch build for this machine's GPU",
             )
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """A device with the name and memory of its GPU: `cuda:0 (NVIDIA H100 80GB HBM3, 85.0 GB)`, `cpu`."""
+    import torch
+
+    if device.type != "cuda":
+        return str(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    card = torch.cuda.get_device_properties(index)
+    return f"cuda:{index} ({card.name}, {card.total_memory / 1e9:.1f} GB)"
+
+
+def _why_unusable(warned: str) -> str:
+    """Why torch cannot use an NVIDIA GPU that seems to be present; empty if none is, or if it is hidden on purpose.
+
+    `warned` is what torch warned of when it looked for GPUs.
+    """
+    import torch
+
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return ""
+    if not warned and not NVIDIA_DRIVER.exists() and shutil.which("nvidia-smi") is None:
+        return ""
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA"
+    if warned:
+        return warned
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except (RuntimeError, AssertionError) as error:
+        return str(error)
+    return "torch finds no CUDA device"
+
+
+@cache
+def _warn_about_unusable_gpu(reason: str) -> None:
+    """Warn, once for each reason."""
+    warnings.warn(
+        f"an NVIDIA GPU seems to be present, but torch cannot use it: {_in_one_line(reason)}\n"
+        "  Models with `device: auto` run on the CPU. Update the GPU's driver, or install a torch built for it "
+        "(https://pytorch.org/get-started/locally)\n"
+        "  To use the CPU without this warning: --set generator.device=cpu, and the same for judge and referee",
+        DualprocWarning,
+        stacklevel=3,
+    )
+
+
+def _in_one_line(reason: str) -> str:
+    """Torch's message without its line breaks, and without the place in torch's source."""
+    return " ".join(reason.partition("(Triggered internally")[0].split())
 
 
 def free_memory() -> None:

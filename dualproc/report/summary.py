@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from dualproc.run import Outcome
 from dualproc.types import Evaluation, Measurement, Score
 from dualproc.wording import number, percent, times
 
@@ -174,6 +175,12 @@ def alarms(evaluation: Evaluation) -> list[str]:
             f"Subjects were lost: {percent(kept(base))} are recognisable in base images, {percent(kept(trained))} now."
         )
     return found
+
+
+def memory_used(outcome: Outcome) -> str:
+    """The peak memory of a fit: `1.2 GB of main memory, 56.6 GB on cuda:0`; empty where nothing is known."""
+    main = [f"{outcome.peak_memory / 1e9:.1f} GB of main memory"] if outcome.peak_memory else []
+    return ", ".join([*main, *(f"{peak / 1e9:.1f} GB on {device}" for device, peak in outcome.peak_gpu_memory.items())])
 
 
 def _has_target(measurement: Measurement) -> bool:
