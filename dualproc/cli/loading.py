@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 def loaded_models(engine: Engine) -> list[str]:
     """One line for the generator and for each judge and referee: device, its GPU and memory, precision, settings."""
     spec, evaluators = engine.spec, engine.evaluators
-    rows = [("generator", spec.generator.type, list(_settings("generators", spec.generator)))]
+    rows = [("generator", _name(spec.generator), list(_settings("generators", spec.generator)))]
     for role, refs, judge in (("judge", spec.judges, evaluators.judge), ("referee", spec.referees, evaluators.referee)):
         for (_, ref), one in zip(refs, _members(judge), strict=True):
-            rows.append((role, ref.type, [*_settings("judges", ref), *_reading(one)]))
+            rows.append((role, _name(ref), [*_settings("judges", ref), *_reading(one)]))
     width = max(len(name) for _, name, _ in rows)
     return [f"  {role:9} {name:{width}}  {', '.join(settings)}".rstrip() for role, name, settings in rows]
+
+
+def _name(ref: PluginRef) -> str:
+    """The plugin, and the model if the spec names one."""
+    return " ".join(map(str, filter(None, (ref.type, ref.params.get("model")))))
 
 
 def _members(judge: Judge | None) -> Sequence[Judge]:

@@ -19,6 +19,11 @@ def print_warning(message: str) -> None:
     typer.echo(f"{typer.style('warning:', fg='yellow', bold=True)} {message}", err=True)
 
 
+def print_progress(message: str) -> None:
+    """Print to stderr what happens now, dimmed."""
+    typer.secho(f"{message} ...", dim=True, err=True)
+
+
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows under bold headings; each column is as wide as its longest cell."""
     widths = [max(len(cell) for cell in column) for column in zip(headings, *rows, strict=True)]
