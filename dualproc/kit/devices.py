@@ -31,6 +31,8 @@ Device = Annotated[
 
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 """Where Linux describes a loaded NVIDIA driver."""
+NOTHING_THERE = ("Found no NVIDIA driver", "No CUDA GPUs are available")
+"""How torch's reasons begin that also hold on a machine without any GPU."""
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -41,24 +43,21 @@ def pick_device(wanted: str) -> torch.device:
     import torch
 
     if wanted == "auto":
-        with warnings.catch_warnings(record=True) as caught:  # torch gives its reason in a warning, once per process
-            warnings.simplefilter("always")
-            available = torch.cuda.is_available()
-        if available:
+        if torch.cuda.is_available():
             return torch.device("cuda")
         if torch.backends.mps.is_available():
             return torch.device("mps")
-        if reason := _why_unusable(str(caught[0].message) if caught else ""):
+        if reason := _why_unusable():
             _warn_about_unusable_gpu(reason)
         return torch.device("cpu")
     device = torch.device(wanted)
     if device.type != "cpu":
         count = getattr(torch, device.type).device_count()
         if (device.index or 0) >= count:
-            reason = _why_unusable("") if device.type == "cuda" and not count else ""
+            reason = _why_unusable() if device.type == "cuda" and not count else ""
             raise PluginError(
                 f"device: torch finds no {wanted} on this machine ({device.type} devices: {count})"
-                + (f": {_in_one_line(reason)}" if reason else ""),
+                + (f": {reason}" if reason else ""),
                 hint="leave `device` out to use what there is, or install the torch build for this machine's GPU",
             )
     return device
@@ -75,44 +74,34 @@ def describe_device(device: torch.device) -> str:
     return f"cuda:{index} ({card.name}, {card.total_memory / 1e9:.1f} GB)"
 
 
-def _why_unusable(warned: str) -> str:
-    """Why torch cannot use an NVIDIA GPU that seems to be present; empty if none is, or if it is hidden on purpose.
-
-    `warned` is what torch warned of when it looked for GPUs.
-    """
+def _why_unusable() -> str:
+    """Why torch cannot use an NVIDIA GPU that seems to be present; empty if none is, or if it is hidden on purpose."""
     import torch
 
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return ""
-    if not warned and not NVIDIA_DRIVER.exists() and shutil.which("nvidia-smi") is None:
-        return ""
+    seen = NVIDIA_DRIVER.exists() or shutil.which("nvidia-smi") is not None
     if torch.version.cuda is None:
-        return "this torch is built without CUDA"
-    if warned:
-        return warned
+        return "this torch is built without CUDA" if seen else ""
     try:
         torch.cuda.init()  # type: ignore[no-untyped-call]
-    except (RuntimeError, AssertionError) as error:
-        return str(error)
-    return "torch finds no CUDA device"
+    except Exception as error:  # `is_available` gives the reason only in a warning, and once per process
+        reason = " ".join(str(error).split())
+        return "" if reason.startswith(NOTHING_THERE) and not seen else reason
+    return ""
 
 
 @cache
 def _warn_about_unusable_gpu(reason: str) -> None:
     """Warn, once for each reason."""
     warnings.warn(
-        f"an NVIDIA GPU seems to be present, but torch cannot use it: {_in_one_line(reason)}\n"
+        f"an NVIDIA GPU seems to be present, but torch cannot use it: {reason}\n"
         "  Models with `device: auto` run on the CPU. Update the GPU's driver, or install a torch built for it "
         "(https://pytorch.org/get-started/locally)\n"
         "  To use the CPU without this warning: --set generator.device=cpu, and the same for judge and referee",
         DualprocWarning,
         stacklevel=3,
     )
-
-
-def _in_one_line(reason: str) -> str:
-    """Torch's message without its line breaks, and without the place in torch's source."""
-    return " ".join(reason.partition("(Triggered internally")[0].split())
 
 
 def free_memory() -> None:
