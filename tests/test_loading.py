@@ -30,7 +30,7 @@ from dualproc.kit.devices import describe_device, pick_device
 from dualproc.plugins.judges.transformers import TransformersJudge
 from dualproc.report import memory_used, render_card, render_report
 from dualproc.report.bench import BenchRow, cells, read_result
-from dualproc.run import RunFolder, environment
+from dualproc.run import RunFolder, environment, peak_gpu_memory, reset_peak_gpu_memory
 from dualproc.spec import spec_from_dict
 from dualproc.types import Recipe
 
@@ -303,6 +303,17 @@ def test_the_environment_names_gpu_and_driver(
     found = environment()
     assert found["gpu"] == "cuda:0 (NVIDIA H100 80GB HBM3, 85.0 GB)"
     assert (found["cuda"], found["driver"]) == ("13.2", driver)
+
+
+def test_peak_gpu_memory_is_that_of_each_gpu_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = [5_000_000_000, 0, 7_000_000_000]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda index: peaks[index])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda index: peaks.__setitem__(index, 0))
+    assert peak_gpu_memory() == {"cuda:0": 5_000_000_000, "cuda:2": 7_000_000_000}
+    reset_peak_gpu_memory()
+    assert peak_gpu_memory() == {}
 
 
 def test_peak_gpu_memory_is_in_report_card_and_table(tmp_path: Path) -> None:
