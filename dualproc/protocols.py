@@ -54,11 +54,15 @@ class MemoryOptions:
     """Parameters of generators and judges that decide where a model is stored and what memory it needs. All optional.
 
     A plugin that has a parameter of one of these names gives it the meaning below. `dp plan` reads them, and suggests
-    changing those that the plugin has.
+    changing those that save memory; `dp run` prints them once the models are loaded.
     """
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, ...: where the model computes."""
+    dtype: str | None = None
+    """Precision of the frozen weights, such as `bfloat16`."""
+    attention: str | None = None
+    """The kernels that compute attention, such as `sdpa` or `flash`."""
     quantize: str | None = None
     """`8bit` or `4bit`: the frozen weights of linear layers are stored in fewer bits."""
     offload: bool = False
@@ -132,7 +136,11 @@ class Generator(Plugin, Protocol):
 
 @runtime_checkable
 class Judge(Plugin, Protocol):
-    """The frozen vision-language model whose gradient trains the generator."""
+    """The frozen vision-language model whose gradient trains the generator.
+
+    Optional: `reading: str`, an attribute or property that says in a few words how several questions about an image
+    are read. `dp run` prints it.
+    """
 
     def answer_log_likelihoods(self, images: Tensor, questions: Sequence[Sequence[Question]]) -> Answers:
         """Score every candidate of `questions[b][q]` on `images[b]` ([B, 3, H, W] in [0, 1]).

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from dualproc.errors import DualprocError
 from dualproc.wording import number
 
-from .output import print_doing, print_warning
+from .output import print_progress, print_warning
 
 if TYPE_CHECKING:
     from dualproc.plan.dry_run import Observed
@@ -46,7 +46,7 @@ def settings_that_fit(spec: TaskSpec, free: Mapping[str, float], mode: Fit) -> l
     from dualproc.plan.dry_run import dry_run
     from dualproc.plan.switches import search
 
-    print_doing("checking whether training fits into GPU memory (--fit off skips this)")
+    print_progress("checking whether training fits into GPU memory (--fit off skips this)")
     known: dict[str, Observed] = {}
     try:
         plan = dry_run(spec, gpu=True, known=known)
@@ -62,7 +62,7 @@ def settings_that_fit(spec: TaskSpec, free: Mapping[str, float], mode: Fit) -> l
     if not over:
         return []
     limit = min(free[device] for device in used)
-    found = search(spec, plan, limit, gpu=True, known=known, progress=print_doing).together
+    found = search(spec, plan, limit, gpu=True, known=known, progress=print_progress).together
     message = f"{spec.label} does not fit into GPU memory: {'; '.join(over)}"
     if found is None:
         hint = "no combination of settings was found that fits (see `dp plan`); `--fit off` tries it all the same"

@@ -19,8 +19,8 @@ def print_warning(message: str) -> None:
     typer.echo(f"{typer.style('warning:', fg='yellow', bold=True)} {message}", err=True)
 
 
-def print_doing(message: str) -> None:
-    """Print to stderr, dimmed, what the command is doing."""
+def print_progress(message: str) -> None:
+    """Print to stderr what happens now, dimmed."""
     typer.secho(f"{message} ...", dim=True, err=True)
 
 

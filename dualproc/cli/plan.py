@@ -12,7 +12,7 @@ from dualproc.errors import DualprocError
 from dualproc.wording import number, percent, plural
 
 from .arguments import AsJson, File, FirstVariant, Overrides
-from .output import print_doing, print_table, print_warning
+from .output import print_progress, print_table, print_warning
 
 if TYPE_CHECKING:
     from dualproc.plan.dry_run import Memory, Observed, Plan
@@ -70,12 +70,14 @@ def plan(
     card = gpu_named(device) if device else None
     limit = limit or (card.memory * GB if card else None)
     gpu = limit is not None or torch.cuda.is_available()
-    print_doing("building the models without weights, and simulating a training step")
+    print_progress("building the models without weights, and simulating a training step")
     observed: dict[str, Observed] = {}
     found = dry_run(spec, gpu=gpu, known=observed)
     search = None
     if limit is not None and found.peak > limit:
-        search = switches.search(spec, found, limit, gpu=gpu, card=card or COMMON, known=observed, progress=print_doing)
+        search = switches.search(
+            spec, found, limit, gpu=gpu, card=card or COMMON, known=observed, progress=print_progress
+        )
     # The measured speed of this machine's CPU does not apply to a GPU.
     measures = card or not gpu or torch.cuda.is_available()
     estimate = seconds(found.operations, card, moved=found.moved) if measures else None

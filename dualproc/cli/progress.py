@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -14,15 +16,17 @@ from dualproc.errors import DualprocWarning
 from dualproc.run import RunFolder
 from dualproc.types import StepRecord
 
-from .output import print_warning
+from .output import print_progress, print_warning
 from .processes import Job, TrainingProcess
 
 
 def quiet() -> None:
-    """Suppress progress bars and warnings of the libraries. Call it before they are imported."""
+    """Suppress progress bars and warnings of the libraries, except progress of downloads.
+
+    Call it before the libraries are imported.
+    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # it reports every attempt to reach the hub
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("always", category=DualprocWarning)
@@ -32,7 +36,30 @@ def quiet() -> None:
     from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # also the hub's
+    _show_downloads()
+
+
+def _show_downloads() -> None:
+    """Show downloads from the hub: its own bars in a terminal, elsewhere (in a log) a line for each file.
+
+    Nothing is shown where the user has set HF_HUB_DISABLE_PROGRESS_BARS.
+    """
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+
+    downloads = "huggingface_hub"  # the bars of downloads are in this group; the others count files, or checked files
+    enable_progress_bars(downloads)
+    if not (are_progress_bars_disabled(downloads) or sys.stderr.isatty()):
+        logger = logging.getLogger("huggingface_hub.file_download")
+        logger.setLevel(logging.DEBUG)
+        logger.addFilter(_print_download)
+
+
+def _print_download(record: logging.LogRecord) -> bool:
+    """Print a line if the hub logs the start of a download. Whether the record itself is to be logged: errors are."""
+    if started := re.match("Downloading '(.+)' to '", record.getMessage()):
+        print_progress(f"downloading {started[1]}")
+    return record.levelno >= logging.ERROR
 
 
 class Bars(Progress):

@@ -93,11 +93,15 @@ def _target(spec: TaskSpec, out: str | None, *, several: bool) -> Path:
 
 
 def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: bool) -> FitResult:
+    from dualproc.report import memory_used
+    from dualproc.run import reset_peak_gpu_memory
     from dualproc.run.folder import METRICS
 
+    from .loading import loaded_models
     from .progress import FitBars, quiet
 
     quiet()
+    reset_peak_gpu_memory()
     if resume and not (out / METRICS).exists():
         typer.echo(f"{spec.label}: nothing to resume in {out}, starting a new run")
     judges = " + ".join(ref.type for _, ref in spec.judges)
@@ -107,6 +111,8 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 
     try:
         engine = Engine(spec)
+        for line in loaded_models(engine):
+            typer.echo(line)
         with FitBars() as bars:
             result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
     except KeyboardInterrupt:
@@ -123,6 +129,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     if outcome.lora_step != outcome.steps:
         typer.echo(f"the LoRA is from training step {outcome.lora_step}, where the referee's score was highest")
     print_evaluation(result.evaluation)
+    typer.echo(f"  memory    peak: {memory_used(outcome) or 'unknown'}")
     typer.echo(f"  images    {result.run / 'samples' / 'before_after.png'}")
     typer.echo(f"  report    {result.run / 'report.html'}")
     typer.echo(f'  next      dp generate {result.run} "{result.evaluation.prompts[0].text}" --seed 3 -n 4\n')

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from dualproc.errors import DualprocError, NotFiniteError
 from dualproc.protocols import Generator
 from dualproc.report import write_card, write_report, write_samples
-from dualproc.run import Outcome, RunFolder, peak_memory, portable
+from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
 from dualproc.run.folder import RESOLVED, default_folder
 from dualproc.types import Evaluation, StepRecord
 
@@ -116,8 +116,10 @@ def fit(
             seconds=sum(record.seconds for record in records),
             wall_seconds=time.perf_counter() - started,
             peak_memory=peak_memory(),
+            peak_gpu_memory=peak_gpu_memory(),
         )
         run.write_outcome(outcome)
+        _present(loop, run)  # again, now with the outcome
         return FitResult(run=run.path, evaluation=evaluation, outcome=outcome, generator=loop.generator)
 
 
@@ -147,9 +149,14 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
         )
         run.write(RESOLVED, portable(loop.spec).text)  # `dp score RUN --set` may have changed how it is evaluated
         run.write_evaluation(evaluation)
-        write_card(run, loop.generator.recipe())
-        write_report(run)
+        _present(loop, run)
         return evaluation
+
+
+def _present(loop: Loop, run: RunFolder) -> None:
+    """Write model card and report from what the run folder has."""
+    write_card(run, loop.generator.recipe())
+    write_report(run)
 
 
 class _End(NamedTuple):

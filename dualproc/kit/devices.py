@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import gc
+import os
+import shutil
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from dualproc.errors import PluginError
+from dualproc.errors import DualprocWarning, PluginError
 
 if TYPE_CHECKING:
     import torch
@@ -24,22 +29,79 @@ Device = Annotated[
 """A parameter that names a device."""
 
 
+NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+"""Where Linux describes a loaded NVIDIA driver."""
+NOTHING_THERE = ("Found no NVIDIA driver", "No CUDA GPUs are available")
+"""How torch's reasons begin that also hold on a machine without any GPU."""
+
+
 def pick_device(wanted: str) -> torch.device:
-    """The torch device for a name; `auto` is a GPU if there is one. Raises PluginError if the GPU does not exist."""
+    """The torch device for a name; `auto` is a GPU if there is one. Raises PluginError if the GPU does not exist.
+
+    Warns (DualprocWarning, once) if `auto` is the CPU although an NVIDIA GPU seems to be present.
+    """
     import torch
 
     if wanted == "auto":
-        found = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        return torch.device(found)
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        if reason := _why_unusable():
+            _warn_about_unusable_gpu(reason)
+        return torch.device("cpu")
     device = torch.device(wanted)
     if device.type != "cpu":
         count = getattr(torch, device.type).device_count()
         if (device.index or 0) >= count:
+            reason = _why_unusable() if device.type == "cuda" and not count else ""
             raise PluginError(
-                f"device: torch finds no {wanted} on this machine ({device.type} devices: {count})",
+                f"device: torch finds no {wanted} on this machine ({device.type} devices: {count})"
+                + (f": {reason}" if reason else ""),
                 hint="leave `device` out to use an available one, or install the torch build for this machine's GPU",
             )
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """A device with the name and memory of its GPU: `cuda:0 (NVIDIA H100 80GB HBM3, 85.0 GB)`, `cpu`."""
+    import torch
+
+    if device.type != "cuda":
+        return str(device)
+    index = torch.cuda.current_device() if device.index is None else device.index
+    card = torch.cuda.get_device_properties(index)
+    return f"cuda:{index} ({card.name}, {card.total_memory / 1e9:.1f} GB)"
+
+
+def _why_unusable() -> str:
+    """Why torch cannot use an NVIDIA GPU that seems to be present; empty if none is, or if it is hidden on purpose."""
+    import torch
+
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return ""
+    seen = NVIDIA_DRIVER.exists() or shutil.which("nvidia-smi") is not None
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA" if seen else ""
+    try:
+        torch.cuda.init()  # type: ignore[no-untyped-call]
+    except Exception as error:  # `is_available` gives the reason only in a warning, and once per process
+        reason = " ".join(str(error).split())
+        return "" if reason.startswith(NOTHING_THERE) and not seen else reason
+    return ""
+
+
+@cache
+def _warn_about_unusable_gpu(reason: str) -> None:
+    """Warn, once for each reason."""
+    warnings.warn(
+        f"an NVIDIA GPU seems to be present, but torch cannot use it: {reason}\n"
+        "  Models with `device: auto` run on the CPU. Update the GPU's driver, or install a torch built for it "
+        "(https://pytorch.org/get-started/locally)\n"
+        "  To use the CPU without this warning: --set generator.device=cpu, and the same for judge and referee",
+        DualprocWarning,
+        stacklevel=3,
+    )
 
 
 def free_memory() -> None:

@@ -31,7 +31,7 @@ LEGEND = (
     "target*, after training: far above 0, the judge accepts images that miss the target (reward hacking). *kept*: "
     "share of images whose subject the referee recognises. *diversity*: as a share of the base's. *hack meter*: as a "
     "multiple of the base's. *seconds*: all training steps, without loading and evaluation. *memory*: peak main memory "
-    "of the process."
+    "of the process, and peak GPU memory of its tensors."
 )
 _ERROR_LENGTH = 200
 
@@ -131,9 +131,9 @@ def read_result(folder: Path) -> Result:
     evaluation, outcome, environment = run.read_evaluation(), run.read_outcome(), run.environment
     if evaluation is None or outcome is None:
         raise RunError(f"the run {folder} is not finished")
-    facts = {"cpu_count": "{} CPU cores", "platform": "{}", "python": "Python {}"}
+    facts = {"gpu": "{}", "cpu_count": "{} CPU cores", "platform": "{}", "python": "Python {}"}
     facts |= {"torch": "torch {}", "dualproc": "dualproc {}"}
-    machine = ", ".join(text.format(environment[key]) for key, text in facts.items() if key in environment)
+    machine = ", ".join(text.format(environment[key]) for key, text in facts.items() if environment.get(key))
     return result_of(evaluation, outcome, machine)
 
 
@@ -171,6 +171,7 @@ def cells(row: BenchRow) -> tuple[str, ...]:
         shown = textwrap.shorten(row.error or "not run", _ERROR_LENGTH, placeholder="...")
         return (*head, f"failed: {shown}", *[MISSING] * (len(HEADINGS) - 3))
     result, outcome = row.result, row.result.outcome
+    peaks = (outcome.peak_memory, sum(outcome.peak_gpu_memory.values()))
     return (
         *head,
         _measured(result.scores[0]) if result.scores else MISSING,
@@ -182,7 +183,7 @@ def cells(row: BenchRow) -> tuple[str, ...]:
         percent(ratio(result.diversity.after, result.diversity.before)),
         times(ratio(result.hack_meter.after, result.hack_meter.before)),
         f"{outcome.seconds:.0f}" if outcome.seconds >= 10 else f"{outcome.seconds:.1f}",
-        f"{outcome.peak_memory / 1e9:.1f} GB" if outcome.peak_memory else MISSING,
+        " + ".join(f"{peak / 1e9:.1f} GB" for peak in peaks if peak) or MISSING,
     )
 
 

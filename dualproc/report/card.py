@@ -13,8 +13,9 @@ from dualproc.run.folder import CARD, SAMPLES, RunFolder
 from dualproc.run.images import GRID
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Recipe
+from dualproc.wording import duration, plural
 
-from .summary import alarms, headline, judge_against_measurement, summary_rows
+from .summary import alarms, headline, judge_against_measurement, memory_used, summary_rows
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -49,6 +50,7 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
         *_results(evaluation),
         f"![Base and trained images, one above the other]({SAMPLES}/{GRID})" if (run.samples / GRID).exists() else "",
         _usage(recipe, prompt),
+        _training(run),
         f"## The spec\n\n{_fenced(run.resolved_text, 'yaml')}",
         f"## Limits\n\n{_LIMITS}",
     ]
@@ -73,6 +75,17 @@ def _results(evaluation: Evaluation | None) -> list[str]:
         remarks.append(_cell(sentence))
     about = f"{len(evaluation.seeds)} held-out images; base and trained use the same prompts and seeds."
     return ["## What it does", f"{_cell(headline(evaluation))}.", "\n".join(lines), about, *remarks]
+
+
+def _training(run: RunFolder) -> str:
+    """What the fit took; empty before its end."""
+    outcome, gpu = run.read_outcome(), run.environment.get("gpu")
+    if outcome is None:
+        return ""
+    took = f"{plural(outcome.steps, 'training step')} in {duration(outcome.seconds)}"
+    used = memory_used(outcome)
+    parts = [took + (f" on {_cell(str(gpu))}" if gpu else ""), f"peak memory: {used}" if used else ""]
+    return f"## What training took\n\n{'; '.join(filter(None, parts))}."
 
 
 def _usage(recipe: Recipe, prompt: str) -> str:

@@ -52,13 +52,21 @@ def render_report(run: RunFolder) -> str:
         "alarms": [_UNFINISHED],
         "task": known,
         "resolved": run.resolved_text,
-        "environment": [(key.replace("_", " "), value) for key, value in run.environment.items()],
+        "environment": _environment(run),
         "lora": run.path.name if (run.path / WEIGHTS).exists() else "",
         **_curves(records, evaluation),
     }
     if evaluation is not None:
         values |= _header(evaluation, progress) | _results(evaluation, known.preserve) | _cards(run, evaluation)
     return page(values)
+
+
+def _environment(run: RunFolder) -> list[tuple[str, str | int]]:
+    """Versions, machine, and the fit's peak memory once it has ended."""
+    facts = [(key.replace("_", " "), value) for key, value in run.environment.items() if value is not None]
+    outcome = run.read_outcome()
+    used = summary.memory_used(outcome) if outcome is not None else ""
+    return [*facts, ("peak memory", used)] if used else facts
 
 
 def page(values: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from dualproc.run import Outcome
 from dualproc.types import Evaluation, Measurement, Score
 from dualproc.wording import NOT_MEASURED, number, percent, times
 
@@ -204,6 +205,12 @@ def _blindness(evaluation: Evaluation) -> list[str]:
                 "Look at these images, and measure them with another scorer or the referee."
             )
     return found
+
+
+def memory_used(outcome: Outcome) -> str:
+    """The peak memory of a fit: `1.2 GB of main memory, 56.6 GB on cuda:0`; empty where nothing is known."""
+    main = [f"{outcome.peak_memory / 1e9:.1f} GB of main memory"] if outcome.peak_memory else []
+    return ", ".join([*main, *(f"{peak / 1e9:.1f} GB on {device}" for device, peak in outcome.peak_gpu_memory.items())])
 
 
 def _has_target(measurement: Measurement) -> bool:

@@ -14,7 +14,7 @@ from dualproc.errors import RunError
 from dualproc.types import Evaluation, StepRecord
 
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
-from .environment import environment
+from .environment import Environment, environment
 from .files import ASIDE, as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
@@ -68,7 +68,7 @@ class RunFolder:
         spec_text: str,
         resolved_text: str,
         files: Mapping[str, bytes] | None = None,
-        env: Mapping[str, str | int] | None = None,
+        env: Mapping[str, str | int | None] | None = None,
         resume: bool = False,
         overwrite: bool = False,
     ) -> RunFolder:
@@ -233,10 +233,10 @@ class RunFolder:
         return plain(self.resolved_text, self.path / RESOLVED)
 
     @property
-    def environment(self) -> dict[str, str | int]:
-        """Versions and machine; empty if not recorded."""
+    def environment(self) -> Environment:
+        """Versions and machine; empty if not recorded. Runs of earlier versions have fewer facts."""
         path = self.path / ENVIRONMENT
-        return from_json(dict[str, str | int], read_text(path), source=path) if path.exists() else {}
+        return from_json(Environment, read_text(path), source=path) if path.exists() else {}
 
     def metrics(self) -> list[StepRecord]:
         """Every training step so far. Ignores a last line cut short by a crash; RunError if another line is damaged."""

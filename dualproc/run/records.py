@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,8 @@ class Outcome:
     """Peak main memory of the last session's process in bytes; None where unknown."""
     skipped: int = 0
     """Steps that did not change the LoRA, because their loss or gradient was not finite."""
+    peak_gpu_memory: Mapping[str, int] = field(default_factory=dict)
+    """Peak GPU memory of the last session's tensors in bytes, by device such as `cuda:0`; empty without such a GPU."""
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:

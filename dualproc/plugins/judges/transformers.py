@@ -83,6 +83,14 @@ class TransformersJudge:
         self.uses_cache = self.is_causal and not params.checkpointing
         """Whether rows share a key-value cache of their common prefix."""
 
+    @property
+    def reading(self) -> str:
+        """How several questions about an image are read, and why not with a cache: for the line of `dp run`."""
+        if self.uses_cache:
+            return "reads questions with a cache"
+        reason = "checkpointing" if self.is_causal else "a cache would change its answers"
+        return f"reads each question from its start ({reason})"
+
     def answer_log_likelihoods(self, images: Tensor, questions: Sequence[Sequence[Question]]) -> Answers:
         """Log-likelihoods [B, Q, K] of the candidates of `questions[b][q]`, for `images` [B, 3, H, W] in [0, 1].
 
