@@ -106,12 +106,13 @@ def spec_of(
         "judge.model": configs / JUDGE, "referee": "null", "train.stop": "null", "train.batch": batch,
         **{
             f"{role}.{key}": value for role in ("generator", "judge")
-            for key, value in (("dtype", dtype), ("quantize", quantize), ("device", device))
+            for key, value in (
+                ("dtype", dtype), ("quantize", quantize), ("device", device),
+                ("checkpointing", str(checkpointing).lower()),
+            )
         },
         **({f"generator.{side}": SMALL_IMAGES for side in ("height", "width")} if scale == "small" else {}),
     }  # fmt: skip
-    if checkpointing:
-        settings |= {"generator.checkpointing": "true", "judge.checkpointing": "true"}
     overrides = [*(f"{key}={value}" for key, value in settings.items()), *more]
     data = load_spec(ROOT / "specs" / "line_weight.yaml", variant="thick", overrides=overrides).model_dump()
     return TaskSpec.model_validate(

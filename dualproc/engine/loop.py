@@ -27,7 +27,7 @@ class Loop:
     """The live plugins of one spec, the LoRA, and the training step.
 
     Building it checks the whole spec and loads its models. Every random draw of a step follows from the spec's seed and
-    the number of the step, so a run resumed from a checkpoint repeats what an uninterrupted run would have done.
+    the number of the step, so a run resumed from a checkpoint draws the same as an uninterrupted one.
     """
 
     def __init__(self, spec: TaskSpec, *, build: resolve.Builder = resolve.build) -> None:
