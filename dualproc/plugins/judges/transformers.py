@@ -27,6 +27,9 @@ TOLERANCE = 0.05
 CAUSAL_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2, "float16": 0.05}
 """Largest change of the next token's probabilities by the cache, as a share of their change from one question to
 another, by `dtype`. Rounding gives about 1e-6, 0.04 and 0.006; in a model that is not causal, it is about 3."""
+OF_ALL_TOKENS = {"cross_attention_mask"}
+"""Inputs of which a model (Mllama) selects its tokens' part itself. On a GPU, one that is too short would make
+transformers 5.17 read beyond its end, after which CUDA refuses all further work of the process."""
 
 
 class TransformersJudge:
@@ -162,8 +165,9 @@ class TransformersJudge:
         cache.batch_repeat_interleave(len(texts))
         rest = [cut(row, shared) for row in rows]
         positions, own = last_positions(rest, all_counts)
+        whole = self._batch(rows)
         logits = self.model(
-            **self._batch(rest),
+            **{**self._batch(rest), **{name: whole[name] for name in OF_ALL_TOKENS & whole.keys()}},
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=positions.to(self.device),
