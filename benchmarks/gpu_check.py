@@ -68,7 +68,7 @@ CHECKS = (
     Check("real_bf16_b4", gpu_real.four_images, 20, shares=True),
     Check("real_sampling", gpu_real.sampling, 25, shares=True),
     Check("second_variant_memory", gpu_toy.second_variant, 25),
-    Check("families", gpu_toy.families, 80, most=110),
+    Check("families", gpu_toy.families, 80, most=160),
     Check("real_4bit", gpu_real.four_bits, 45, pretends=False),
     Check("real_8bit", gpu_real.eight_bits, 40, pretends=False),
     Check("resume_on_cuda", gpu_toy.resume, 25),
