@@ -151,7 +151,8 @@ def filled(precision: str, device: str) -> Callable[[str, torch.nn.Module], None
 
     def fill(_name: str, model: torch.nn.Module) -> None:
         quantized = precision.endswith("bit") and not type(model).__name__.startswith("Autoencoder")
-        for owner in list(model.modules()):
+        # Not the linear layers themselves: a list of them would keep their weights until all are quantised.
+        for owner in [part for part in model.modules() if not isinstance(part, torch.nn.Linear)]:
             for name, layer in list(owner.named_children()):
                 if not isinstance(layer, torch.nn.Linear):
                     continue

@@ -441,21 +441,21 @@ def test_dp_run_refuses_what_does_not_fit_or_sets_what_does(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     spec, enough, little = spec_of(*SMALL), {"cuda:0": small.peak + 1}, {"cuda:0": 0.8 * small.peak}
     for free, mode in (({}, Fit.check), (enough, Fit.check), (little, Fit.off)):
-        assert settings_that_fit(spec, free, mode) == []
+        assert settings_that_fit(spec, free, mode, known=KNOWN) == []
     with pytest.raises(
         DualprocError, match=r"does not fit into GPU memory: cuda:0 needs .*\n  add --set .*\n.*--fit auto"
     ):
-        settings_that_fit(spec, little, Fit.check)
-    found = settings_that_fit(spec, little, Fit.auto)
+        settings_that_fit(spec, little, Fit.check, known=KNOWN)
+    found = settings_that_fit(spec, little, Fit.auto, known=KNOWN)
     assert planned(*SMALL, *found, gpu=True).peak <= little["cuda:0"]
     assert f"using --set {found[0]}" in capsys.readouterr().err
     with pytest.raises(DualprocError, match="no combination of settings was found"):
-        settings_that_fit(spec, {"cuda:0": 1000}, Fit.auto)
+        settings_that_fit(spec, {"cuda:0": 1000}, Fit.auto, known=KNOWN)
 
 
 @pytest.mark.usefixtures("third_party")
 def test_dp_run_trains_what_cannot_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
-    assert settings_that_fit(spec_of("generator={type: own}", *LIGHT), {"cuda:0": 1e6}, Fit.check) == []
+    assert settings_that_fit(spec_of("generator={type: own}", *LIGHT), {"cuda:0": 1e6}, Fit.check, known=KNOWN) == []
     assert "memory was not checked: own cannot be planned" in capsys.readouterr().err
 
 

@@ -153,7 +153,8 @@ def test_run_killed_before_every_file_change_ends_like_an_undisturbed_run(server
         kills += 1
         assert_no_partial_files(tmp_path / "run")
     assert fit["code"] == 0
-    assert kills == fit["events"] > 30
+    # A fit that was killed after it had written its outcome removes that first, so later fits change one file more.
+    assert 30 < fit["events"] <= kills <= fit["events"] + 1
     assert result(tmp_path / "run") == result(server.whole)
     assert not leftovers(tmp_path / "run")
 

@@ -36,8 +36,12 @@ def free_memory() -> dict[str, float]:
     return {f"cuda:{n}": torch.cuda.mem_get_info(n)[0] * MARGIN for n in range(torch.cuda.device_count())}
 
 
-def settings_that_fit(spec: TaskSpec, free: Mapping[str, float], mode: Fit) -> list[str]:
+def settings_that_fit(
+    spec: TaskSpec, free: Mapping[str, float], mode: Fit, *, known: dict[str, Observed] | None = None
+) -> list[str]:
     """Overrides, as for `--set`, that make a spec fit into `free` bytes by device; empty if it fits as it is.
+
+    `known` as in `dry_run`.
 
     Raises DualprocError, with the settings, if some are needed and `mode` is `check`, or if none help.
     """
@@ -47,7 +51,7 @@ def settings_that_fit(spec: TaskSpec, free: Mapping[str, float], mode: Fit) -> l
     from dualproc.plan.switches import search
 
     print_progress("checking whether training fits into GPU memory (--fit off skips this)")
-    known: dict[str, Observed] = {}
+    known = {} if known is None else known
     try:
         plan = dry_run(spec, gpu=True, known=known)
     except DualprocError as error:  # what cannot be planned may still train
