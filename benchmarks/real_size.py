@@ -3,6 +3,7 @@
     python benchmarks/real_size.py                        on a GPU: FLUX.1-schnell and Qwen2.5-VL-7B
     python benchmarks/real_size.py --scale small          the same classes with few layers, for a CPU
     python benchmarks/real_size.py --planned --card h100  only the predictions, on any machine
+    python benchmarks/real_size.py --models sd            Stable Diffusion 1.5 and SmolVLM-256M, 256 x 256, for a CPU
 
 The weights are random and created on the device, from the configurations in `configs/`. Time and memory do not depend
 on their values, and nothing is downloaded. The plugins, the engine and its step are the real ones.
@@ -41,6 +42,11 @@ from dualproc.plan.meta_tensors import MetaMode
 CONFIGS = Path(__file__).parent / "configs"
 ROOT = CONFIGS.parents[1]
 GENERATOR, JUDGE = "flux-schnell", "qwen2.5-vl-7b"
+SD = (
+    "generator.type=sd1.5", "generator.model={configs}/sd1.5", "generator.height=256", "generator.width=256",
+    "generator.steps=1", "judge.type=transformers", "judge.model={configs}/smolvlm-256m",
+)  # fmt: skip
+"""Overrides for `--models sd`: one sampling step, so that no step runs without gradient."""
 SMALL: dict[str, dict[str, Any]] = {
     "flux-schnell/transformer/config.json": {
         "num_layers": 2, "num_single_layers": 4, "num_attention_heads": 4, "joint_attention_dim": 256,
@@ -229,6 +235,8 @@ def timed_step(engine: Engine, cuda: bool) -> float:
 def row(configs: Path, args: argparse.Namespace, precision: str, questions: int, observed: dict[str, Observed]) -> str:
     """One row of the table; `observed` is the `known` of `dry_run`."""
     more = {"device": args.device, "scale": args.scale, "batch": args.batch, "checkpointing": args.checkpointing}
+    if args.models == "sd":
+        more["more"] = [each.format(configs=configs) for each in SD]
     spec = spec_of(configs, precision, questions, **more)
     plan = dry_run(spec, gpu=args.device.startswith("cuda"), known=observed)
     (memory,) = plan.memory.values()
@@ -253,6 +261,7 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=["full", "small"], default="full")
+    parser.add_argument("--models", choices=["flux", "sd"], default="flux")
     parser.add_argument("--device", default="cuda" if cuda else "cpu")
     parser.add_argument("--card", help="name of the GPU, as in `dp plan --device`; its speed is measured if not given")
     parser.add_argument("--precision", nargs="+", default=["bfloat16", "8bit", "4bit"] if cuda else ["float32"])

@@ -2,9 +2,9 @@
 
     python benchmarks/configs/make.py
 
-The sizes are the published ones of FLUX.1-schnell, Qwen2.5-VL-7B-Instruct, Idefics2-8B, SmolVLM2-2.2B-Instruct and the
-small FLUX autoencoder (taef1). The tokenizers are stand-ins with one token per word, so texts have slightly fewer
-tokens than with the real ones.
+The sizes are the published ones of FLUX.1-schnell, Stable Diffusion 1.5, Qwen2.5-VL-7B-Instruct, Idefics2-8B,
+SmolVLM2-2.2B-Instruct, SmolVLM-256M-Instruct and the small FLUX autoencoder (taef1). The tokenizers are stand-ins with
+one token per word, so texts have slightly fewer tokens than with the real ones.
 """
 
 from __future__ import annotations
@@ -66,6 +66,34 @@ def flux_schnell() -> None:
         tokenizer=tokenizer(unknown=end, padding="<pad>", end=end, closed=True, model_max_length=77),
         tokenizer_2=tokenizer(unknown="<unk>", padding="<pad>", end="</s>", closed=True, model_max_length=512),
     )  # fmt: skip
+    save(pipe, folder)
+
+
+def stable_diffusion() -> None:
+    clip = tf.CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, projection_dim=768,
+        pad_token_id=0, eos_token_id=1, bos_token_id=1, architectures=["CLIPTextModel"],
+    )  # fmt: skip
+    end = "<|endoftext|>"
+    pipe = df.StableDiffusionPipeline(
+        unet=df.UNet2DConditionModel(sample_size=64, cross_attention_dim=768),  # other sizes: the class's defaults
+        vae=df.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
+            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        ),
+        scheduler=df.DDIMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
+            set_alpha_to_one=False, steps_offset=1,
+        ),
+        text_encoder=tf.CLIPTextModel(clip),
+        tokenizer=tokenizer(unknown=end, padding="<pad>", end=end, closed=True, model_max_length=77),
+        safety_checker=None, feature_extractor=None, image_encoder=None, requires_safety_checker=False,
+    )  # fmt: skip
+    save(pipe, HERE / "sd1.5")
+
+
+def save(pipe: Any, folder: Path) -> None:
+    """Write the configurations of a pipeline and its components."""
     pipe.save_config(folder)
     for name, part in pipe.components.items():
         if hasattr(part, "save_config"):
@@ -145,6 +173,31 @@ def idefics2_8b() -> None:
     processor.save_pretrained(HERE / "idefics2-8b")
 
 
+def smolvlm_256m() -> None:
+    fake, image, end, whole = "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"
+    tok = tokenizer("<|im_start|>", fake, image, end, whole, unknown="<unk>", padding="<pad>", end="</s>", closed=False)
+    config = tf.Idefics3Config(
+        vision_config={
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "image_size": 512, "patch_size": 16,
+        },
+        text_config={
+            "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+            "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49280, "tie_word_embeddings": True,
+            "max_position_embeddings": 8192, "pad_token_id": 0,
+        },
+        scale_factor=4, image_token_id=tok.convert_tokens_to_ids(image), pad_token_id=0, tie_word_embeddings=True,
+        architectures=["Idefics3ForConditionalGeneration"],
+    )  # fmt: skip
+    images = tf.Idefics3ImageProcessor(
+        size={"longest_edge": 512}, max_image_size={"longest_edge": 512}, do_image_splitting=False
+    )
+    template = chat(image, before="<|im_start|>User:", after=f"{end}\n", answer="Assistant:")
+    processor = tf.Idefics3Processor(images, tok, image_seq_len=64, chat_template=template)
+    config.save_pretrained(HERE / "smolvlm-256m")
+    processor.save_pretrained(HERE / "smolvlm-256m")
+
+
 def smolvlm2_2b() -> None:
     """Needs the package num2words."""
     fake, image, end, whole = "<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>"
@@ -175,7 +228,9 @@ def smolvlm2_2b() -> None:
 if __name__ == "__main__":
     with torch.device("meta"):
         flux_schnell()
+        stable_diffusion()
         taef1()
     qwen2_5_vl_7b()
     idefics2_8b()
     smolvlm2_2b()
+    smolvlm_256m()
