@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from dualproc.errors import PluginError, SpecError
+from dualproc.registry import failure, find
 from dualproc.resolve import build, check_plugins, installed_schema, load_spec, read_checked
 from dualproc.spec import PluginRef, TaskSpec, spec_from_dict
 
@@ -179,6 +181,13 @@ def test_a_failing_constructor_is_reported_with_its_origin(install: Install) -> 
     install("good")
     with pytest.raises(PluginError, match=r"'moody' \(acme-good 1.2.*OSError: no weights on this planet"):
         build("rewards", PluginRef(type="moody"))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_model_that_does_not_fit_while_it_is_loaded_needs_settings_and_no_reinstallation(error: Exception) -> None:
+    found = failure(find("generators", "tiny"), error)
+    assert type(error).__name__ in found.message
+    assert found.hint == "not enough memory: `dp plan` shows settings that need less"
 
 
 def test_a_plugin_error_of_a_constructor_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
