@@ -62,6 +62,8 @@ class Recipe:
     """The pipeline component that PEFT loads the LoRA into; None if the pipeline has its own LoRA loader."""
     library: str = "diffusers"
     """The package that the pipeline comes from. For other packages, the model card says to use `dp generate`."""
+    source: Mapping[str, str] = field(default_factory=dict)
+    """Further arguments of `from_pretrained` that select the files: `revision`, `variant`."""
 
 
 @dataclass(frozen=True)

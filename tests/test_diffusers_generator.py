@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, IFPipeline
 from small_models import stable_diffusion, trained
 
 from dualproc.engine import lora
@@ -41,6 +41,23 @@ def test_images_equal_those_of_the_plain_pipeline() -> None:
     ).images  # fmt: skip
     assert ours.shape == (2, 3, 64, 64)
     assert torch.equal(ours, plain.cpu())
+
+
+def test_the_recipe_names_the_files_that_were_loaded() -> None:
+    assert tiny().recipe().source == {}
+    assert tiny(revision="main").recipe().source == {"revision": "main"}
+
+
+def test_a_pipeline_without_a_vae_is_refused_for_what_it_lacks(tmp_path: Path) -> None:
+    parts = DiffusionPipeline.from_pretrained(stable_diffusion(tmp_path / "sd"))
+    names = ("tokenizer", "text_encoder", "unet", "scheduler")
+    pipe = IFPipeline(
+        **{name: getattr(parts, name) for name in names}, safety_checker=None, feature_extractor=None,
+        watermarker=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(tmp_path / "if")
+    with pytest.raises(PluginError, match="IFPipeline has no prepare_latents"):
+        DiffusersGenerator(DiffusersGenerator.Params(model=str(tmp_path / "if")))
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -54,7 +54,7 @@ class ModelParams(BaseModel):
         return self
 
     @property
-    def source(self) -> dict[str, Any]:
+    def source(self) -> dict[str, str]:
         """The arguments of `from_pretrained` that select the files."""
         chosen = {"revision": self.revision, "variant": self.variant}
         return {name: value for name, value in chosen.items() if value is not None}

@@ -94,13 +94,14 @@ def _usage(recipe: Recipe, prompt: str) -> str:
         return f"## Use it\n\n{command}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
     inside, part = _shipped(recipe.model), f"pipe.{recipe.peft_module}"
     model = f'str(files("dualproc") / {_quoted(inside)})' if inside else _quoted(recipe.model)
+    source = "".join(f", {name}={_quoted(value)}" for name, value in recipe.source.items())
     settings = "".join(f", {name}={value!r}" for name, value in recipe.call.items())
     lines = [
         "from importlib.resources import files" if inside else "",
         "import torch",
         "from diffusers import DiffusionPipeline" + (f", {recipe.scheduler}" if recipe.scheduler else ""),
         "from peft import PeftModel" if recipe.peft_module else "",
-        f"\npipe = DiffusionPipeline.from_pretrained({model}, torch_dtype=torch.{recipe.dtype})",
+        f"\npipe = DiffusionPipeline.from_pretrained({model}{source}, torch_dtype=torch.{recipe.dtype})",
         f"pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config)" if recipe.scheduler else "",
         f'{part} = PeftModel.from_pretrained({part}, "path/to/this/folder")  # at weight 1.0'
         if recipe.peft_module

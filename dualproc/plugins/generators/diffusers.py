@@ -97,8 +97,9 @@ class DiffusersGenerator:
         self.pipe = load_pipeline(params, self.dtype, scheduler=params.scheduler)
         if not params.offload:
             self.pipe.to(self.device)
-        if (params.height or 1024) * (params.width or 1024) >= LARGE and hasattr(self.pipe.vae, "enable_slicing"):
-            self.pipe.vae.enable_slicing()
+        vae = getattr(self.pipe, "vae", None)
+        if (params.height or 1024) * (params.width or 1024) >= LARGE and hasattr(vae, "enable_slicing"):
+            vae.enable_slicing()
         self.pipe.set_progress_bar_config(disable=True)
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -117,7 +118,7 @@ class DiffusersGenerator:
         self.targets = params.lora_targets or find_targets(self.adapter_module)
         self.reward_vae = self._reward_vae(params.reward_vae) if params.reward_vae else None
         if params.checkpointing:
-            decoders = [vae for vae in (self.pipe.vae, self.reward_vae) if vae is not None]
+            decoders = [decoder for decoder in (vae, self.reward_vae) if decoder is not None]
             checkpoint_activations(self.adapter_module, decoders)
         if params.attention == "flash":
             use_flash_attention(self.adapter_module)
@@ -207,7 +208,8 @@ class DiffusersGenerator:
         set_here = {name: value for name, value in own.items() if value is not None}
         call = {**set_here, "num_inference_steps": params.steps, **params.call}
         own_loader = hasattr(self.pipe, "load_lora_weights")
-        return Recipe(params.model, params.dtype, call, params.scheduler, None if own_loader else self.backbone)
+        peft_module = None if own_loader else self.backbone
+        return Recipe(params.model, params.dtype, call, params.scheduler, peft_module, source=params.source)
 
     def pipeline(self) -> Any:
         """The diffusers pipeline itself, with its text encoders and the LoRA on."""
