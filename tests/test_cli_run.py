@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from found_images import dp
 
+from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.run import RunFolder
+from dualproc.types import Sample
 
 SPEC = """\
 name: short
@@ -16,7 +19,7 @@ question: {template: "Does the red line match the horizon?"}
 visual_prompt: {layers: [{type: line, from: [0, "{row}"], to: [1, "{row}"], width: 0.02}]}
 variants: {high: {row: 0.3}, low: {row: 0.6}}
 train: {steps: 1, batch: 1, lora: {rank: 2}}
-evaluation: {seeds: 1}
+evaluation: {seeds: 1, batch: 1}
 """
 
 
@@ -28,8 +31,14 @@ def spec(tmp_path: Path) -> Path:
 
 
 def test_every_variant_is_trained_used_and_evaluated_again(
-    capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sample, sizes = DiffusersGenerator.sample, list[int]()
+
+    def counted(self: Any, prompts: Any, seeds: Any, **how: Any) -> Sample:
+        sizes.append(len(seeds))
+        return sample(self, prompts, seeds, **how)
+
     code, out, _ = dp(capsys, "run", spec, "--out", tmp_path / "runs")
     assert code == 0
     assert "Evaluation on 2 held-out images" in out
@@ -38,8 +47,11 @@ def test_every_variant_is_trained_used_and_evaluated_again(
     low = tmp_path / "runs" / "low"
     assert (low / "spec.yaml").read_text() == SPEC
 
-    code, out, err = dp(capsys, "generate", low, "a cartoon of an astronaut", "--seed", "3", "-n", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusersGenerator, "sample", counted)
+        code, out, err = dp(capsys, "generate", low, "a cartoon of an astronaut", "--seed", "3", "-n", "2")
     assert code == 0
+    assert sizes == [1, 1]  # as many at a time as in the run's evaluation, which fitted into memory
     assert len(list((low / "generated").glob("*.png"))) == len(out.splitlines()) == 2
     assert "does not know the words: astronaut\n" in err
 

@@ -439,23 +439,27 @@ def test_dp_run_refuses_what_does_not_fit_or_sets_what_does(
     small: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    spec, enough, little = spec_of(*SMALL), {"cuda:0": small.peak + 1}, {"cuda:0": 0.8 * small.peak}
-    for free, mode in (({}, Fit.check), (enough, Fit.check), (little, Fit.off)):
-        assert settings_that_fit(spec, free, mode, known=KNOWN) == []
+    spec, limit = spec_of(*SMALL), 0.8 * small.peak
+    # A GPU that is not used is left alone: another process may have reserved it.
+    enough: dict[str, Callable[[], float]] = {"cuda:0": lambda: small.peak + 1, "cuda:1": pytest.fail}
+    little: dict[str, Callable[[], float]] = {"cuda:0": lambda: limit}
+    for gpus, mode in (({}, Fit.check), (enough, Fit.check), (little, Fit.off)):
+        assert settings_that_fit(spec, gpus, mode, known=KNOWN) == []
     with pytest.raises(
         DualprocError, match=r"does not fit into GPU memory: cuda:0 needs .*\n  add --set .*\n.*--fit auto"
     ):
         settings_that_fit(spec, little, Fit.check, known=KNOWN)
     found = settings_that_fit(spec, little, Fit.auto, known=KNOWN)
-    assert planned(*SMALL, *found, gpu=True).peak <= little["cuda:0"]
+    assert planned(*SMALL, *found, gpu=True).peak <= limit
     assert f"using --set {found[0]}" in capsys.readouterr().err
     with pytest.raises(DualprocError, match="no combination of settings was found"):
-        settings_that_fit(spec, {"cuda:0": 1000}, Fit.auto, known=KNOWN)
+        settings_that_fit(spec, {"cuda:0": lambda: 1000}, Fit.auto, known=KNOWN)
 
 
 @pytest.mark.usefixtures("third_party")
 def test_dp_run_trains_what_cannot_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
-    assert settings_that_fit(spec_of("generator={type: own}", *LIGHT), {"cuda:0": 1e6}, Fit.check, known=KNOWN) == []
+    spec = spec_of("generator={type: own}", *LIGHT)
+    assert settings_that_fit(spec, {"cuda:0": lambda: 1e6}, Fit.check, known=KNOWN) == []
     assert "memory was not checked: own cannot be planned" in capsys.readouterr().err
 
 

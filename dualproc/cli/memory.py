@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dualproc.errors import DualprocError
@@ -27,26 +28,42 @@ class Fit(str, Enum):
     off = "off"
 
 
-def free_memory() -> dict[str, float]:
-    """Bytes that tensors may take on each CUDA GPU; empty without a GPU."""
+def gpus() -> dict[str, Callable[[], float]]:
+    """For each CUDA GPU, a function that says how many bytes tensors may take there; empty without a GPU.
+
+    To be called for the GPUs in use only: it takes memory of the GPU, and fails if the GPU is reserved for a process.
+    """
     import torch
 
     if not torch.cuda.is_available():
         return {}
-    return {f"cuda:{n}": torch.cuda.mem_get_info(n)[0] * MARGIN for n in range(torch.cuda.device_count())}
+    return {f"cuda:{n}": partial(_free, n) for n in range(torch.cuda.device_count())}
+
+
+def _free(index: int) -> float:
+    import torch
+
+    return torch.cuda.mem_get_info(index)[0] * MARGIN
 
 
 def settings_that_fit(
-    spec: TaskSpec, free: Mapping[str, float], mode: Fit, *, known: dict[str, Observed] | None = None
+    spec: TaskSpec,
+    gpus: Mapping[str, Callable[[], float]],
+    mode: Fit,
+    *,
+    known: dict[str, Observed] | None = None,
 ) -> list[str]:
-    """Overrides, as for `--set`, that make a spec fit into `free` bytes by device; empty if it fits as it is.
+    """Overrides, as for `--set`, that make a spec fit into the memory of `gpus`; empty if it fits as it is.
 
-    `known` as in `dry_run`.
+    `gpus` has a function for the free bytes of each GPU, by device; `known` as in `dry_run`.
 
     Raises DualprocError, with the settings, if some are needed and `mode` is `check`, or if none help.
     """
-    if mode is Fit.off or not free:
+    if mode is Fit.off or not gpus:
         return []
+    from .progress import quiet
+
+    quiet()
     from dualproc.plan.dry_run import dry_run
     from dualproc.plan.switches import search
 
@@ -57,7 +74,8 @@ def settings_that_fit(
     except DualprocError as error:  # what cannot be planned may still train
         print_warning(f"memory was not checked: {error.message}")
         return []
-    used = {device: memory.peak for device, memory in plan.devices.items() if device in free}
+    used = {device: memory.peak for device, memory in plan.devices.items() if device in gpus}
+    free = {device: gpus[device]() for device in used}
     over = [
         f"{device} needs {number(peak / 1e9)} GB, and has {number(free[device] / 1e9)} GB free"
         for device, peak in used.items()
@@ -65,7 +83,7 @@ def settings_that_fit(
     ]
     if not over:
         return []
-    limit = min(free[device] for device in used)
+    limit = min(free.values())
     found = search(spec, plan, limit, gpu=True, known=known, progress=print_progress).together
     message = f"{spec.label} does not fit into GPU memory: {'; '.join(over)}"
     if found is None:

@@ -12,7 +12,7 @@ from dualproc.errors import DualprocError
 from dualproc.wording import plural
 
 from .arguments import EveryVariant, File, Overrides, given_folder
-from .memory import Fit, free_memory, settings_that_fit
+from .memory import Fit, gpus, settings_that_fit
 from .output import print_table, print_warning
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dualproc.engine import FitResult
     from dualproc.spec import TaskSpec
     from dualproc.types import Evaluation
+
+AT_A_TIME = 8
+"""Images that `dp generate` draws at a time; fewer if the run's evaluation drew fewer, for which memory was enough."""
 
 
 def run(
@@ -72,7 +75,7 @@ def run(
     given = overrides or []
     specs, targets = read(given)
     # Variants differ in what they ask, and their models need the same memory.
-    if more := settings_that_fit(specs[0], free_memory(), fit):
+    if more := settings_that_fit(specs[0], gpus(), fit):
         specs, targets = read([*given, *more])
     text = Path(file).read_text(encoding="utf-8")
     for spec, folder in zip(specs, targets, strict=True):  # refuse before hours of training, not after
@@ -167,7 +170,7 @@ def generate(
 
     quiet()
     from dualproc.engine.reload import generate as draw
-    from dualproc.engine.reload import load_generator
+    from dualproc.engine.reload import load_generator, open_run
     from dualproc.run import write_images
     from dualproc.run.folder import GENERATED
     from dualproc.run.images import image_names
@@ -175,7 +178,8 @@ def generate(
     seeds = range(seed, seed + count)
     generator = load_generator(run, strength=strength)
     generator.prepare([prompt])
-    images = draw(generator, prompt, seeds)
+    _, spec = open_run(run)
+    images = draw(generator, prompt, seeds, batch=min(AT_A_TIME, spec.evaluation.batch))
     folder = Path(run, GENERATED) if out is None else given_folder(out)
     ending = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
     for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
