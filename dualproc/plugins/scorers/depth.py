@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from dualproc.errors import PluginError
+from dualproc.kit.canvas import Place
 from dualproc.kit.pretrained import Pretrained, PretrainedParams
 from dualproc.types import ScoreContext
 
@@ -29,8 +30,6 @@ STRAIGHT = 0.9
 """The smallest share of the variance between rows that a level ground explains."""
 EDGE = 0.05
 """A horizon is at least this share of the height away from the upper and the lower edge."""
-
-Place = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
 
 
 class DepthParams(PretrainedParams):
