@@ -140,3 +140,8 @@ def test_flash_attention_without_its_package_is_refused(tmp_path: Path) -> None:
         TransformersJudge(TransformersJudge.Params(model=str(folder), device="cpu", attention="flash"))
     with pytest.raises(PluginError, match="attention: flash is not possible for FluxTransformer2DModel"):
         small("flux", attention="flash")
+
+
+def test_flash_attention_that_a_unet_would_ignore_is_refused() -> None:
+    with pytest.raises(PluginError, match="attention: flash is not possible for UNet2DConditionModel: its attention"):
+        small("sd", attention="flash")

@@ -135,6 +135,12 @@ def checkpoint_activations(backbone: nn.Module, others: Sequence[nn.Module]) -> 
 
 def use_flash_attention(backbone: Any) -> None:
     """Let the backbone use the package flash-attn. Raises PluginError if it is missing, or the GPU or model refuses."""
+    # The attention of U-Nets, SD 3.5, Sana, PixArt and Lumina would ignore the choice without a word.
+    if not any(hasattr(getattr(part, "processor", None), "_attention_backend") for part in backbone.modules()):
+        raise PluginError(
+            f"attention: flash is not possible for {type(backbone).__name__}: its attention is always torch's",
+            hint="leave `attention` out",
+        )
     try:
         backbone.set_attention_backend("flash")
     except (AttributeError, ImportError, RuntimeError, ValueError) as error:
