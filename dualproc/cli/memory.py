@@ -86,10 +86,11 @@ def settings_that_fit(
     limit = min(free.values())
     found = search(spec, plan, limit, gpu=True, known=known, progress=print_progress).together
     message = f"{spec.label} does not fit into GPU memory: {'; '.join(over)}"
-    if found is None:
+    if found is None or found.plan is None:
         hint = "no combination of settings was found that fits (see `dp plan`); `--fit off` tries it all the same"
         raise DualprocError(message, hint=hint)
     if mode is Fit.check:
-        raise DualprocError(message, hint=f"add {found.flags}\n  or let `--fit auto` set them")
-    print_warning(f"{message}; using {found.flags}")
+        advice = [f"add {found.flags}", "or let `--fit auto` set them", *found.plan.notes]
+        raise DualprocError(message, hint="\n  ".join(advice))
+    print_warning("\n  ".join([f"{message}; using {found.flags}", *found.plan.notes]))
     return found.flags.replace("--set ", "").split(" ")

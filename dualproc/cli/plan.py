@@ -170,6 +170,9 @@ def _print_limit(found: Plan, limit: float, search: Search | None) -> None:
         return
     typer.secho(f"\nfits with these settings, peak {_size(search.together.plan.peak)}:", fg="green")
     typer.echo(f"  {search.together.flags}")
+    for note in search.together.plan.notes:
+        if note not in found.notes:
+            print_warning(note)
 
 
 def _trial_row(trial: Trial) -> tuple[str, ...]:
