@@ -97,7 +97,7 @@ class DiffusersGenerator:
         self.pipe = load_pipeline(params, self.dtype, scheduler=params.scheduler)
         if not params.offload:
             self.pipe.to(self.device)
-        vae = getattr(self.pipe, "vae", None)
+        vae: Any = getattr(self.pipe, "vae", None)
         if (params.height or 1024) * (params.width or 1024) >= LARGE and hasattr(vae, "enable_slicing"):
             vae.enable_slicing()
         self.pipe.set_progress_bar_config(disable=True)
