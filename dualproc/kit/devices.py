@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -102,6 +102,15 @@ def _warn_about_unusable_gpu(reason: str) -> None:
         DualprocWarning,
         stacklevel=3,
     )
+
+
+@contextmanager
+def as_current(device: torch.device) -> Iterator[None]:
+    """Within, a CUDA `device` is the current one: bitsandbytes loads quantised weights there, and some stay there."""
+    import torch
+
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
 
 
 def free_memory() -> None:

@@ -14,7 +14,7 @@ from pydantic import Field
 from dualproc.errors import PluginError
 from dualproc.kit.adapters import lora_off
 from dualproc.kit.blocks import compile_blocks
-from dualproc.kit.devices import pick_device
+from dualproc.kit.devices import as_current, pick_device
 from dualproc.kit.model_params import ModelParams
 from dualproc.kit.offload import offload
 from dualproc.kit.patching import replaced
@@ -94,7 +94,8 @@ class DiffusersGenerator:
         self.params = params
         self.device = pick_device(params.device)
         self.dtype: torch.dtype = getattr(torch, params.dtype)
-        self.pipe = load_pipeline(params, self.dtype, scheduler=params.scheduler)
+        with as_current(self.device):
+            self.pipe = load_pipeline(params, self.dtype, scheduler=params.scheduler)
         if not params.offload:
             self.pipe.to(self.device)
         vae: Any = getattr(self.pipe, "vae", None)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
-from dualproc.kit.devices import free_memory
+from dualproc.kit.devices import as_current, free_memory
 from dualproc.kit.model_params import ModelParams
 from dualproc.kit.offload import offload
 from dualproc.kit.weights import SAFE_ARGUMENTS, quantization, safe_loading
@@ -71,7 +71,10 @@ def load_text_encoder(
     more: dict[str, Any] = {**SAFE_ARGUMENTS, **params.source, "dtype": dtype, "subfolder": name}
     if params.quantize:
         more["quantization_config"] = quantization(params.quantize, dtype, "transformers")
-    with safe_loading(f"the generator's {name}", params.model, "a diffusers pipeline", params.source):
+    with (
+        as_current(device),
+        safe_loading(f"the generator's {name}", params.model, "a diffusers pipeline", params.source),
+    ):
         encoder: nn.Module = kind.from_pretrained(params.model, **more)
     freeze(encoder)
     if not params.offload:
