@@ -14,6 +14,7 @@ from .output import print_progress, print_warning
 
 if TYPE_CHECKING:
     from dualproc.plan.dry_run import Observed
+    from dualproc.plan.hardware import Gpu
     from dualproc.spec import TaskSpec
 
 MARGIN = 0.93
@@ -44,6 +45,16 @@ def _free(index: int) -> float:
     import torch
 
     return torch.cuda.mem_get_info(index)[0] * MARGIN
+
+
+def _card(device: str) -> Gpu:
+    """The data sheet of a GPU of this machine; that of a common one if it is not known."""
+    import torch
+
+    from dualproc.plan.hardware import COMMON, GPUS
+
+    name = torch.cuda.get_device_name(device).lower() if torch.cuda.is_available() else ""
+    return next((card for known, card in GPUS.items() if known in name), COMMON)
 
 
 def settings_that_fit(
@@ -84,7 +95,8 @@ def settings_that_fit(
     if not over:
         return []
     limit = min(free.values())
-    found = search(spec, plan, limit, gpu=True, known=known, progress=print_progress).together
+    card = _card(next(iter(used)))
+    found = search(spec, plan, limit, gpu=True, card=card, known=known, progress=print_progress).together
     message = f"{spec.label} does not fit into GPU memory: {'; '.join(over)}"
     if found is None or found.plan is None:
         hint = "no combination of settings was found that fits (see `dp plan`); `--fit off` tries it all the same"

@@ -72,14 +72,19 @@ def run(
         specs = [one.require() for one in read_checked(file, overrides=overrides, variant=variant).each()]
         return specs, [_target(spec, out, several=len(specs) > 1) for spec in specs]
 
+    def refuse() -> None:
+        for spec, folder in zip(specs, targets, strict=True):
+            RunFolder.refuse(folder, portable(spec).text, resume=resume, overwrite=overwrite)
+
     given = overrides or []
     specs, targets = read(given)
+    text = Path(file).read_text(encoding="utf-8")
+    if fit is not Fit.auto:  # which may change the specs
+        refuse()
     # Variants differ in what they ask, and their models need the same memory.
     if more := settings_that_fit(specs[0], gpus(), fit):
         specs, targets = read([*given, *more])
-    text = Path(file).read_text(encoding="utf-8")
-    for spec, folder in zip(specs, targets, strict=True):  # refuse before hours of training, not after
-        RunFolder.refuse(folder, portable(spec).text, resume=resume, overwrite=overwrite)
+    refuse()  # before hours of training, not after
     for spec, folder in zip(specs, targets, strict=True):
         if resume and is_finished(folder):
             typer.echo(f"{spec.label}: already finished, in {folder} (evaluate it again: dp score {folder})")
