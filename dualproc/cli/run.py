@@ -57,13 +57,14 @@ def run(
     train.checkpoint_every, and the models' device, checkpointing and offload, for example if memory ran out.
 
     \b
-    dp run specs/line_weight.yaml
-    dp run specs/line_weight.yaml --variant thick --set train.steps=50 --out runs/short
-    dp run specs/line_weight.yaml --variant thick --resume
+    dp run line_weight
+    dp run line_weight --variant thick --set train.steps=50 --out runs/short
+    dp run line_weight --variant thick --resume
     """
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
     from dualproc.run import RunFolder, portable
+    from dualproc.spec import locate
 
     def read(overrides: Sequence[str]) -> tuple[list[TaskSpec], list[Path]]:
         specs = [one.require() for one in read_checked(file, overrides=overrides, variant=variant).each()]
@@ -74,7 +75,7 @@ def run(
     # Variants differ in what they ask, and their models need the same memory.
     if more := settings_that_fit(specs[0], free_memory(), fit):
         specs, targets = read([*given, *more])
-    text = Path(file).read_text(encoding="utf-8")
+    text = locate(file).read_text(encoding="utf-8")
     for spec, folder in zip(specs, targets, strict=True):  # refuse before hours of training, not after
         RunFolder.refuse(folder, portable(spec).text, resume=resume, overwrite=overwrite)
     for spec, folder in zip(specs, targets, strict=True):
