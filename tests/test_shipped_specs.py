@@ -33,7 +33,7 @@ def test_every_spec_in_specs_has_a_name_and_files_that_only_extend_have_none() -
 def test_a_name_is_a_spec_in_python_and_on_the_command_line() -> None:
     assert load_spec("line_weight", variant="thick").name == "line_weight"
     assert "ok: real_horizon, variants high, middle, low" in dp("spec", "check", "real/horizon")
-    assert {job.spec.label for job in plan_jobs(["horizon"], (), "low", Path("runs"))} == {"horizon, low"}
+    assert {job.spec.label for job in plan_jobs(["horizon"], (), "low", Path("runs"))} == {"horizon/low"}
 
 
 def test_a_file_of_the_same_name_is_chosen_by_its_ending() -> None:

@@ -1,7 +1,7 @@
 """Write constraints-lowest.txt: the lowest version of every dependency that pyproject.toml allows.
 
-    python -m tools.lowest            write it
-    make test-lowest                  run the tests with these versions
+python -m tools.lowest            write it
+make test-lowest                  run the tests with these versions
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "constraints-lowest.txt"
-HEAD = "# The lowest versions that pyproject.toml allows; `make test-lowest` tests them. Made by: python -m tools.lowest\n"
+HEAD = (
+    "# The lowest versions that pyproject.toml allows; `make test-lowest` tests them. Made by: python -m tools.lowest\n"
+)
 
 
 def lowest() -> str:

@@ -110,4 +110,6 @@ def _other_specs(path: Path) -> str | None:
     names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     if folder == path:
         return f"specs in this folder: {', '.join(names[:10])}" if names else None
-    return nearest(path.name, names[:1000]) if names else f"there is no spec in {folder}; `dp specs` lists the shipped specs"
+    if names:
+        return nearest(path.name, names[:1000])
+    return f"there is no spec in {folder}; `dp specs` lists the shipped specs"

@@ -28,7 +28,7 @@ def locate(spec: str | os.PathLike[str]) -> Path:
 
 
 def hint_for_missing(path: Path) -> str | None:
-    """A hint for a spec file that does not exist: the shipped spec that it may refer to, such as `specs/horizon.yaml`."""
+    """A hint for a missing spec file: the shipped spec that it may refer to, for example `specs/horizon.yaml`."""
     shipped = shipped_specs()
     bare = path.with_suffix("") if path.name else path
     for name in ("/".join(bare.parts[-2:]), bare.name):
