@@ -27,7 +27,7 @@ TRUST = "trust_remote_code"
 
 
 def load_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> TaskSpec:
-    """Read and check a spec file, including the parameters of every plugin that it names.
+    """Read and check a spec, a file or a shipped one by name, including the parameters of every plugin that it names.
 
     Raises SpecError if the spec has mistakes (it lists each with its place), or it has variants and none is chosen.
     """

@@ -275,7 +275,7 @@ def test_the_card_has_front_matter_numbers_image_and_usage(run: RunFolder) -> No
     assert "# line_weight, thick" in body
     assert "| line weight on target | 25% | 75% | within 0.036 to 0.048 |" in body
     assert "(samples/before_after.png)" in body
-    assert 'DiffusionPipeline.from_pretrained("black-forest-labs/FLUX.1-schnell", torch_dtype=torch.bfloat16)' in body
+    assert 'DiffusionPipeline.from_pretrained("black-forest-labs/FLUX.1-schnell", dtype=torch.bfloat16)' in body
     assert "weight 1.0" in body
     assert SPEC.strip() in body
     (code,) = re.findall(r"```python\n(.*?)```", body, flags=re.DOTALL)
@@ -285,7 +285,7 @@ def test_the_card_has_front_matter_numbers_image_and_usage(run: RunFolder) -> No
 def test_a_model_in_a_folder_is_not_a_hub_id_and_is_called_with_the_sampling_arguments(run: RunFolder) -> None:
     text = render_card(run, Recipe("/models/mine", "float32", {"height": 64, "guidance_scale": 0.0}))
     assert "base_model:" not in text
-    assert 'from_pretrained("/models/mine", torch_dtype=torch.float32)' in text
+    assert 'from_pretrained("/models/mine", dtype=torch.float32)' in text
     assert ", height=64, guidance_scale=0.0).images[0]" in text
 
 
@@ -301,7 +301,7 @@ def test_a_shipped_model_is_found_wherever_dualproc_is_installed(run: RunFolder)
     assert "A LoRA for `dualproc/weights/generator`" in text
     assert str(folder.parent) not in text.replace(run.resolved_text, "")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    (found,) = re.findall(r"from_pretrained\((.*), torch_dtype", code)
+    (found,) = re.findall(r"from_pretrained\((.*), dtype", code)
     assert Path(eval(found, {"files": files, "str": str})) == folder
 
 

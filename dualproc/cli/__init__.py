@@ -13,7 +13,7 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import ask, bench, plan, plugins, run, score, spec
+from . import ask, bench, plan, plugins, run, score, spec, specs
 from .output import print_error
 
 
@@ -33,9 +33,11 @@ def _root(
     One YAML file, the spec, declares the task: prompts, question and expected answer. Run the commands in this order:
 
     \b
-    dp spec check specs/line_weight.yaml           check the spec for mistakes
-    dp plan specs/line_weight.yaml                 estimate memory and time, without loading weights
-    dp run specs/line_weight.yaml                  train and evaluate; results go to runs/line_weight/
+    dp specs                                       list the shipped specs; each runs by its name
+    dp specs copy line_weight                      write line_weight.yaml, to change it
+    dp spec check line_weight.yaml                 check a spec for mistakes
+    dp plan line_weight                            estimate memory and time, without loading weights
+    dp run line_weight                             train and evaluate; results go to runs/line_weight/
     dp generate runs/line_weight/thick "a cartoon of an owl"
 
     Other commands:
@@ -43,10 +45,10 @@ def _root(
     \b
     dp bench specs/                                run every variant of every spec and print one table
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
-    dp score images/ --spec specs/horizon.yaml --variant high
+    dp score images/ --spec horizon --variant high
     dp plugins                                     list the installed plugins
     dp plugins show visual_prompts/line            show the parameters of a plugin
-    dp spec show specs/line_weight.yaml --variant thin --set train.steps=50
+    dp spec show line_weight --variant thin --set train.steps=50
     dp schema > spec.schema.json                   write a schema for YAML completion in an editor
     """
 
@@ -59,6 +61,7 @@ for _command in (run.run, run.generate, plan.plan, score.score, ask.ask, bench.b
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
 app.add_typer(spec.group, name="spec")
+app.add_typer(specs.group, name="specs")
 
 
 def main(arguments: Sequence[str] | None = None, *, error_file: str | None = None) -> None:

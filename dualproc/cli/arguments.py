@@ -10,7 +10,9 @@ import typer
 
 from dualproc.errors import DualprocError
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="The spec: a YAML or JSON file.")]
+File = Annotated[
+    str, typer.Argument(metavar="SPEC", help="The spec: a YAML or JSON file, or the name of a shipped spec (dp specs).")
+]
 
 Overrides = Annotated[
     list[str] | None,
@@ -31,7 +33,8 @@ EveryVariant = Annotated[str | None, variant_option("every variant")]
 FirstVariant = Annotated[str | None, variant_option("the first")]
 
 SpecFile = Annotated[
-    str | None, typer.Option("--spec", metavar="SPEC", help="The spec that has the questions, models and scorers.")
+    str | None,
+    typer.Option("--spec", metavar="SPEC", help="The spec (file or name) that has the questions, models and scorers."),
 ]
 
 Fields = Annotated[

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMS = """\
 dp ask cat.png "Is this a drawing of a cat?"
-  dp ask cat.png --spec specs/horizon.yaml --variant high --field subject="an owl\""""
+  dp ask cat.png --spec horizon --variant high --field subject="an owl\""""
 DEFAULT_JUDGE = "tiny"
 SAYABLE = 0.01
 """Warn if the judge gives all candidates together less than this probability on every image."""
@@ -86,7 +86,7 @@ def ask(
     dp ask images/ "Is this a cat or a dog?" --candidates cat,dog --json
     dp ask cat.png "Is the sky blue?" --judge transformers --set model=path/to/a/judge
     dp ask cat.png "What is in the image?" --suffix "" --tokens 30 --judge qwen2.5-vl
-    dp ask images/ --spec specs/horizon.yaml --variant high --field subject="a cat"
+    dp ask images/ --spec horizon --variant high --field subject="a cat"
     """
     places, text = _split(words)
     if text is None and spec is None:

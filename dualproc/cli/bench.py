@@ -18,7 +18,7 @@ DEFAULT_PATHS, DEFAULT_OUT = ("specs",), "runs/bench"
 def bench(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH]...", help="Specs, or folders of specs.", show_default="specs/"),
+        typer.Argument(metavar="[PATH]...", help="Specs (files or names), or folders of specs.", show_default="specs/"),
     ] = None,
     overrides: Overrides = None,
     variant: Annotated[
@@ -46,10 +46,10 @@ def bench(
 
     \b
     dp bench specs/                                        all specs, all variants
-    dp bench specs/line_weight.yaml specs/horizon.yaml     two specs
+    dp bench line_weight horizon                           two specs
     dp bench specs/ --variant thin                         only variants called thin
     dp bench specs/ --set train.steps=20 --out runs/short  a quick test in another folder
-    dp bench specs/horizon.yaml --overwrite                train one spec again
+    dp bench horizon --overwrite                           train one spec again
     dp bench specs/ --jobs 2                               two fits at the same time
     """
     from .bench_jobs import Results, make_way, plan_jobs, run_jobs

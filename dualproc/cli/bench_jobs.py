@@ -19,6 +19,7 @@ from dualproc.resolve import read_checked
 from dualproc.run import RunFolder, portable
 from dualproc.run.files import as_run_error
 from dualproc.run.lock import refuse_locked
+from dualproc.spec import locate
 from dualproc.spec.files import SUFFIXES
 from dualproc.wording import plural
 
@@ -61,7 +62,7 @@ def plan_jobs(paths: Sequence[str], overrides: tuple[str, ...], variant: str | N
 def _files(paths: Sequence[str]) -> list[Path]:
     """The spec files, each once; those of a folder in alphabetical order."""
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(locate, paths):
         if not path.is_dir():
             found.append(path)  # if it does not exist, reading it raises the error
             continue

@@ -50,9 +50,9 @@ def plan(
     memory-saving setting alone, and prints the cheapest combination of --set options that fits.
 
     \b
-    dp plan specs/line_weight.yaml
-    dp plan specs/horizon.yaml --set generator.type=flux-schnell --set judge.type=qwen2.5-vl --device h100
-    dp plan specs/horizon.yaml --set generator.type=sdxl-turbo --set judge.type=qwen2.5-vl --memory 24GB
+    dp plan line_weight
+    dp plan horizon --set generator.type=flux-schnell --set judge.type=qwen2.5-vl --device h100
+    dp plan horizon --set generator.type=sdxl-turbo --set judge.type=qwen2.5-vl --memory 24GB
     """
     from dualproc.resolve import read_checked
 

@@ -60,13 +60,14 @@ def run(
     train.checkpoint_every, and the models' device, checkpointing and offload, for example if memory ran out.
 
     \b
-    dp run specs/line_weight.yaml
-    dp run specs/line_weight.yaml --variant thick --set train.steps=50 --out runs/short
-    dp run specs/line_weight.yaml --variant thick --resume
+    dp run line_weight
+    dp run line_weight --variant thick --set train.steps=50 --out runs/short
+    dp run line_weight --variant thick --resume
     """
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
     from dualproc.run import RunFolder, portable
+    from dualproc.spec import locate
 
     def read(overrides: Sequence[str]) -> tuple[list[TaskSpec], list[Path]]:
         specs = [one.require() for one in read_checked(file, overrides=overrides, variant=variant).each()]
@@ -78,7 +79,7 @@ def run(
 
     given = overrides or []
     specs, targets = read(given)
-    text = Path(file).read_text(encoding="utf-8")
+    text = locate(file).read_text(encoding="utf-8")
     if fit is not Fit.auto:  # which may change the specs
         refuse()
     # Variants differ in what they ask, and their models need the same memory.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMS = """\
 a run:       dp score runs/horizon/high
-  any images:  dp score IMAGES --spec specs/horizon.yaml --variant high"""
+  any images:  dp score IMAGES --spec horizon --variant high"""
 
 
 def score(
@@ -52,8 +52,8 @@ def score(
     \b
     dp score runs/line_weight/thick
     dp score runs/line_weight/thick --set evaluation.batch=1
-    dp score images/ --spec specs/horizon.yaml --variant high --csv numbers.csv
-    dp score cat.png --spec specs/horizon.yaml --variant high --field subject="a cat" --json
+    dp score images/ --spec horizon --variant high --csv numbers.csv
+    dp score cat.png --spec horizon --variant high --field subject="a cat" --json
     """
     if spec is None:
         if variant or fields or as_json or csv:

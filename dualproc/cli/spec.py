@@ -22,8 +22,8 @@ def _group() -> None:
     """Check a spec, or show all its values.
 
     \b
-    dp spec check specs/line_weight.yaml
-    dp spec show specs/line_weight.yaml --variant thin
+    dp spec check line_weight
+    dp spec show line_weight --variant thin
     """
 
 
@@ -34,8 +34,8 @@ def check(file: File, overrides: Overrides = None, variant: EveryVariant = None)
     The check covers all variants and the parameters of all plugins. No model is loaded.
 
     \b
-    dp spec check specs/line_weight.yaml
-    dp spec check specs/line_weight.yaml --set train.lr=3e-4
+    dp spec check line_weight
+    dp spec check line_weight --set train.lr=3e-4
     """
     from dualproc.resolve import read_checked
 
@@ -54,8 +54,8 @@ def show(file: File, overrides: Overrides = None, variant: Variant = None) -> No
     A comment after every value names its origin: file and line, --set, or default. The output is a valid spec.
 
     \b
-    dp spec show specs/line_weight.yaml --variant thin
-    dp spec show specs/line_weight.yaml --variant thin --set train.steps=50 > mine.yaml
+    dp spec show line_weight --variant thin
+    dp spec show line_weight --variant thin --set train.steps=50 > mine.yaml
     """
     from dualproc.resolve import read_checked
 

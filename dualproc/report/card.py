@@ -101,7 +101,7 @@ def _usage(recipe: Recipe, prompt: str) -> str:
         "import torch",
         "from diffusers import DiffusionPipeline" + (f", {recipe.scheduler}" if recipe.scheduler else ""),
         "from peft import PeftModel" if recipe.peft_module else "",
-        f"\npipe = DiffusionPipeline.from_pretrained({model}{source}, torch_dtype=torch.{recipe.dtype})",
+        f"\npipe = DiffusionPipeline.from_pretrained({model}{source}, dtype=torch.{recipe.dtype})",
         f"pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config)" if recipe.scheduler else "",
         f'{part} = PeftModel.from_pretrained({part}, "path/to/this/folder")  # at weight 1.0'
         if recipe.peft_module

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -20,6 +19,7 @@ from .messages import for_report, problems_from
 from .models import MAX_VARIANTS, TaskSpec
 from .paths import resolve_paths
 from .refs import PluginPlace, plugin_places
+from .shipped import locate
 from .template import defined_names, fill
 
 
@@ -71,16 +71,17 @@ class LoadedSpec:
 
 
 def read_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> LoadedSpec:
-    """Read and check a spec file (`.yaml`, `.yml`, `.json`).
+    """Read and check a spec: a file (`.yaml`, `.yml`, `.json`), or the name of a shipped spec, such as `line_weight`.
 
     Precedence, from low to high: defaults, the file named by `extends`, the file itself, `overrides` (`a.b=c`) from
     left to right. The variant's values are filled in last. Mistakes in the contents are returned in `problems`. Raises
     SpecError if the file is missing, not a regular file, larger than 1 MB, or not readable.
     """
-    document, problems = read_chain(Path(path))
+    file = locate(path)
+    document, problems = read_chain(file)
     if document is None:
         shown = for_report(problems)
-        return LoadedSpec(None, shown, None, (), Node({}, Place(str(path))), None, shown)
+        return LoadedSpec(None, shown, None, (), Node({}, Place(str(file))), None, shown)
     document, more = override(document, overrides)
     return _load(document, [*problems, *more], variant)
 

@@ -45,7 +45,7 @@ def load_pipeline(params: ModelParams, dtype: torch.dtype, *, scheduler: str | N
                 for name in parts
             }
             more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=configs)
-        more |= {**SAFE_ARGUMENTS, **params.source, "torch_dtype": _precisions(index, dtype)}
+        more |= {**SAFE_ARGUMENTS, **params.source, "dtype": _precisions(index, dtype)}
         pipe = DiffusionPipeline.from_pretrained(model, **more)
     _cast_inputs(getattr(pipe, "vae", None))
     if scheduler is not None:
@@ -58,7 +58,7 @@ def load_tiny_vae(model: str, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderTiny
 
     with safe_loading("the reward_vae", model, "a diffusers AutoencoderTiny"):
-        vae = AutoencoderTiny.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
+        vae = AutoencoderTiny.from_pretrained(model, dtype=dtype, use_safetensors=True)
     freeze(vae)
     return vae
 
