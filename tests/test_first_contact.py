@@ -143,7 +143,7 @@ def notebook(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         def update(self, drawn: str) -> None:
             shown.append(drawn)
 
-    def display(drawn: str, *, display_id: bool) -> Handle:
+    def display(_drawn: str, *, display_id: bool) -> Handle:
         assert display_id  # without one, every drawing would stay
         return Handle()
 
@@ -188,7 +188,7 @@ def test_the_bar_of_a_notebook_shows_steps_then_images_and_few_drawings(notebook
         ({}, []),
         ({"generator": {"type": "flux-schnell"}}, ["judge", "referee"]),
         ({"generator": {"type": "flux-schnell"}, "judge": {"type": "qwen2.5-vl"}}, ["referee"]),
-        ({"generator": {"type": "sdxl"}, "judge": [{"type": "qwen2.5-vl"}, {"type": "tiny"}], "referee": None}, ["judge"]),
+        ({"generator": {"type": "sdxl"}, "judge": [{"type": "gemma3"}, {"type": "tiny"}], "referee": None}, ["judge"]),
         ({"generator": {"type": "sdxl"}, "judge": {"type": "qwen2.5-vl"}, "referee": {"type": "smolvlm2"}}, []),
         ({"judge": {"type": "qwen2.5-vl"}}, []),
         ({"generator": {"type": "sdxl"},
@@ -196,7 +196,7 @@ def test_the_bar_of_a_notebook_shows_steps_then_images_and_few_drawings(notebook
     ],
 )  # fmt: skip
 def test_a_toy_judge_or_referee_of_another_generator_is_named_with_flags_that_replace_it(
-    models: dict[str, Any], roles: list[str], spec: Path, tmp_path: Path
+    models: dict[str, Any], roles: list[str], spec: Path
 ) -> None:
     loaded = load_spec(spec).model_dump(mode="json")
     warned = toy_mix(TaskSpec.model_validate({**loaded, **models}))
@@ -208,9 +208,8 @@ def test_a_toy_judge_or_referee_of_another_generator_is_named_with_flags_that_re
     assert [flag.split("=")[0] for flag in flags if flag != "--set"] == roles
     generator = f"generator={{type: {models['generator']['type']}}}"
     replaced = load_spec(spec, overrides=[generator, *(flag for flag in flags if flag != "--set")])
-    assert not {"tiny", "tiny-referee"} & {
-        ref.type for _, ref in (*replaced.judges, *(replaced.referees * ("referee" in roles)))
-    }
+    pretrained = {"judge": "qwen2.5-vl", "referee": "smolvlm2"}
+    assert all(getattr(replaced, role).type == pretrained[role] for role in roles)
 
 
 def test_a_check_of_the_spec_warns_of_toys(capsys: pytest.CaptureFixture[str], spec: Path) -> None:
@@ -250,16 +249,12 @@ def test_a_fit_in_a_notebook_shows_its_progress_and_its_warnings_reach_result_an
 
     report = render_report(RunFolder.open(tmp_path / "run"))
     assert (tmp_path / "run" / "report.html").read_text() == report
-    for words in (
-        "are toy models",
-        "zorgblat",
-        "the referee &#39;dualproc/weights/referee&#39; does not know the words",
-    ):
-        assert words in report
+    assert "are toy models" in report
+    assert "zorgblat" in report
+    assert "the referee &#39;dualproc/weights/referee&#39; does not know the words" in report
     assert str(PACKAGE) not in report
 
-    again, shown = warned_by(
-        lambda: Engine(loaded).fit(tmp_path / "again", progress=None)
-    )  # noted, though shown before
+    # Python alone would not show the same warnings again.
+    again, shown = warned_by(lambda: Engine(loaded).fit(tmp_path / "again", progress=None))
     assert again.warnings == result.warnings
     assert len(shown) == 4

@@ -31,7 +31,8 @@ def test_the_rows_have_every_number_once() -> None:
 def test_the_headline_begins_with_the_share_on_target_and_the_base() -> None:
     assert headline(evaluation()) == (
         "75% of 4 held-out images on target (base: 25%); "
-        "line weight: 0.0300 -> 0.0420 (target 0.042), 1 of 4 not measured; subjects kept 100% -> 100%; hack meter 1.1x the base's"
+        "line weight: 0.0300 -> 0.0420 (target 0.042), 1 of 4 not measured; "
+        "subjects kept 100% -> 100%; hack meter 1.1x the base's"
     )
     plain = {"scores": (), "preserved": None}
     assert headline(evaluation(measurement(**plain), **plain)).startswith(
@@ -128,10 +129,8 @@ def test_the_verdict_follows_the_share_on_target_and_the_base(
 def test_without_a_scorer_the_referee_gives_the_verdict_and_the_judge_never_does() -> None:
     plain = {"scores": (), "preserved": None}
     found = verdict(evaluation(measurement(**plain), referee=(0.9,) * 4, **plain))
-    assert found == (
-        "good",
-        "Most images are as wanted, by the referee's answers, and clearly more than without the LoRA.",
-    )
+    assert found.level == "good"
+    assert found.sentence.startswith("Most images are as wanted, by the referee's answers, and clearly more")
     plain |= {"referee": None}
     assert verdict(evaluation(measurement(**plain), judge=(0.99,) * 4, **plain)) == ("", "")
 
