@@ -86,10 +86,10 @@ def test_a_judge_is_called_blind_only_if_the_measurement_did_not_follow_it() -> 
     few = score((0.042, 0.03, 0.03, 0.03))
     worked = evaluation(measurement(judge=(0.2,) * 4, scores=(score((0.03,) * 4),)), judge=(0.9,) * 4)  # 0% -> 75%
     assert not any("does not see" in alarm for alarm in alarms(worked))
-    blind = evaluation(measurement(judge=(0.9,) * 4, scores=(few,)), judge=(0.95,) * 4, scores=(few,))
+    blind = evaluation(measurement(judge=(0.9,) * 4, scores=(few,)), judge=(0.93,) * 4, scores=(few,))
     assert "the judge does not see what the scorer measures" in alarms(blind)[0]
     plain = {"scores": (), "preserved": None, "referee": (0.3,) * 4}
-    blind = evaluation(measurement(judge=(0.9,) * 4, **plain), judge=(0.95,) * 4, **plain)
+    blind = evaluation(measurement(judge=(0.9,) * 4, **plain), judge=(0.93,) * 4, **plain)
     assert "the judge does not see what the referee sees" in alarms(blind)[0]
 
 

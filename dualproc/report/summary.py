@@ -194,6 +194,8 @@ def judge_against_measurement(evaluation: Evaluation) -> tuple[str, bool]:
     else:
         return NO_PROOF, True
     gap, measures = judge - other, "the scorer measures" if _has_target(trained) else "the referee sees"
+    if not math.isfinite(gap):
+        return sentence, False
     if gap < -GAP_LIMIT:
         return f"{sentence} The judge is more cautious than that.", False
     if gap <= GAP_LIMIT:
