@@ -66,6 +66,22 @@ def test_a_printed_command_can_be_pasted(path: str) -> None:
     assert command("dp", "score", "runs/a") == "dp score runs/a"
 
 
+def test_a_run_prints_progress_lines_and_commands_for_a_folder_with_spaces(
+    capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "läufe 1"
+    code, out, _ = dp(capsys, "run", spec, "--out", folder, "--set", "referee=null")
+    assert code == 0
+    assert re.search(r"^training: 1 of 1  loss -?\d", out, flags=re.MULTILINE)
+    assert "\nevaluating: 2 of 2\n" in out
+    (after,) = [line for line in out.splitlines() if line.startswith("  next ")]
+    assert shlex.split(after)[1:] == ["dp", "generate", str(folder), "a cartoon of an owl", "--seed", "3", "-n", "4"]
+    assert "\nThe judge's P(wanted answer): " in out
+    code, out, _ = dp(capsys, "run", spec, "--out", folder, "--set", "referee=null", "--resume")
+    assert code == 0
+    assert f"(evaluate it again: dp score '{folder}')" in out
+
+
 def test_no_command_is_built_from_unquoted_words() -> None:
     """`command` quotes; an f-string such as f"dp score {run}" does not."""
     unquoted = re.compile(r"\b(dp (run|generate|score|ask|plan|bench|spec)|cd) [^`'\"\n]*\{(?!command\(|shlex\.)")
