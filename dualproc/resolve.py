@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,9 +19,14 @@ from .errors import DualprocError, PluginError, Problem, SpecError
 from .protocols import KINDS
 from .registry import LoadedPlugin
 from .spec import LoadedSpec, PluginPlace, PluginRef, TaskSpec, json_schema, problems_from, read_spec
+from .wording import command
 
 Builder = Callable[[str, PluginRef], Any]
 """Builds a live plugin from its kind and its reference in a spec, as `build` does."""
+
+SHIPPED = Path(__file__).resolve().parent / "weights"
+_PRETRAINED = {"judge": "qwen2.5-vl", "referee": "smolvlm2"}
+"""Presets to use instead of a shipped judge or referee; of two families."""
 
 TRUST = "trust_remote_code"
 """The parameter of diffusers and transformers that runs code from a model's files; no spec may set it."""
@@ -58,6 +64,31 @@ def check_plugins(spec: TaskSpec) -> None:
     Raises SpecError if there are mistakes; it lists each with its path.
     """
     _raise_problems(_plugin_problems(spec.plugins(), from_data(spec), functools.cache(registry.load)))
+
+
+def is_shipped(kind: str, ref: PluginRef) -> bool:
+    """Whether the model of a plugin is one of the toys in `dualproc/weights`. Raises PluginError as `build` does."""
+    model = getattr(registry.load(kind, ref.type).params(ref.params), "model", None)
+    return isinstance(model, str) and Path(model).resolve().is_relative_to(SHIPPED)
+
+
+def toy_mix(spec: TaskSpec) -> str | None:
+    """A warning if a shipped toy judge or referee looks at the images of another generator; None if none does.
+
+    The plugins of the spec must be valid, see `check_plugins`.
+    """
+    asked = {"judge": spec.judges, "referee": spec.referees}
+    toys = [role for role, refs in asked.items() if any(is_shipped("judges", ref) for _, ref in refs)]
+    if not toys or is_shipped("generators", spec.generator):
+        return None
+    flags = " ".join(command("--set", f"{role}={{type: {_PRETRAINED[role]}}}") for role in toys)
+    subject = f"the {' and the '.join(toys)} {'is a toy model' if len(toys) == 1 else 'are toy models'}"
+    return (
+        f"{subject}: models shipped with dualproc know only the 64-pixel cartoons of the shipped generator, so their "
+        f"answers about images of `{spec.generator.type}` mean nothing\n"
+        f"  Use pretrained models: {flags}\n"
+        "  Check scorers, train.steps, train.lr and train.lora too: values for the toy models do not suit other models"
+    )
 
 
 def build(kind: str, ref: PluginRef) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from dualproc.wording import plural
+from dualproc.wording import command, plural
 
 from .arguments import Overrides, given_folder
 
@@ -75,4 +74,4 @@ def _command(paths: Sequence[str], overrides: Sequence[str], variant: str | None
     words += [word for override in overrides for word in ("--set", override)]
     words += ["--out", out] if out != DEFAULT_OUT else []
     words += ["--jobs", str(jobs)] if jobs != 1 else []
-    return shlex.join(words)
+    return command(*words)

@@ -15,7 +15,7 @@ from rich.text import Text
 from dualproc.errors import DualprocError, Problem, RunError, SpecError
 from dualproc.report import bench
 from dualproc.report.gallery import write_gallery
-from dualproc.resolve import read_checked
+from dualproc.resolve import read_checked, toy_mix
 from dualproc.run import RunFolder, portable
 from dualproc.run.files import as_run_error
 from dualproc.run.lock import refuse_locked
@@ -56,6 +56,8 @@ def plan_jobs(paths: Sequence[str], overrides: tuple[str, ...], variant: str | N
         known = ", ".join(dict.fromkeys(filter(None, names)))
         raise DualprocError(f"no spec has a variant `{variant}`", hint=f"known: {known}" if known else None)
     _refuse_duplicates(planned)
+    for mixed in dict.fromkeys(filter(None, (toy_mix(job.spec) for job in planned))):
+        print_warning(mixed)
     return planned
 
 

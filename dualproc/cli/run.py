@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dualproc.errors import DualprocError
-from dualproc.wording import plural
+from dualproc.wording import command, plural
 
 from .arguments import EveryVariant, File, Overrides, given_folder
 from .memory import Fit, gpus, settings_that_fit
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 AT_A_TIME = 8
 """Images that `dp generate` draws at a time; fewer if the run's evaluation drew fewer, for which memory was enough."""
+
+
+_COLOURS = {"good": "green", "partial": "yellow", "poor": "red"}
 
 
 def run(
@@ -88,7 +91,8 @@ def run(
     refuse()  # before hours of training, not after
     for spec, folder in zip(specs, targets, strict=True):
         if resume and is_finished(folder):
-            typer.echo(f"{spec.label}: already finished, in {folder} (evaluate it again: dp score {folder})")
+            again = command("dp", "score", folder)
+            typer.echo(f"{spec.label}: already finished, in {folder} (evaluate it again: {again})")
         elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).outcome.interrupted:
             raise typer.Exit(130)
 
@@ -137,11 +141,12 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
         print_warning(f"{plural(outcome.skipped, 'training step')} skipped: loss or gradient was not finite")
     if outcome.lora_step != outcome.steps:
         typer.echo(f"the LoRA is from training step {outcome.lora_step}, where the referee's score was highest")
-    print_evaluation(result.evaluation)
+    print_evaluation(result.evaluation, result.warnings)
     typer.echo(f"  memory    peak: {memory_used(outcome) or 'unknown'}")
     typer.echo(f"  images    {result.run / 'samples' / 'before_after.png'}")
     typer.echo(f"  report    {result.run / 'report.html'}")
-    typer.echo(f'  next      dp generate {result.run} "{result.evaluation.prompts[0].text}" --seed 3 -n 4\n')
+    prompt = result.evaluation.prompts[0].text
+    typer.echo(f"  next      {command('dp', 'generate', result.run, prompt, '--seed', 3, '-n', 4)}\n")
     return result
 
 
@@ -192,12 +197,14 @@ def generate(
         typer.echo(str(path))
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the table of results and, to stderr, warnings about them."""
-    from dualproc.report import alarms, summary_rows
+def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:
+    """Print the result, its table and, to stderr, warnings about it; `notes` are the run's warnings so far."""
+    from dualproc.report import alarms, outcome, summary_rows, verdict
 
     images = plural(len(evaluation.seeds), "held-out image")
     typer.echo(f"\nEvaluation on {images} (prompts and seeds never trained on):")
+    found = verdict(evaluation)
+    typer.secho(f"{outcome(evaluation)}. {found.sentence}".rstrip(), bold=True, fg=_COLOURS.get(found.level))
     print_table(("", "base", "trained", "note"), summary_rows(evaluation))
-    for alarm in alarms(evaluation):
+    for alarm in alarms(evaluation, notes):
         print_warning(alarm)

@@ -78,7 +78,7 @@ def score(
     with Bars(disable=as_json) as bars:
         bar = bars.add_task("evaluating", total=len(files), note="")
         images = batches(files, task.evaluation.batch)
-        measured = measure_batches(evaluators, images, prompt, lambda count: bars.advance(bar, count))
+        measured = measure_batches(evaluators, images, prompt, lambda count: bars.more(bar, count))
     if as_json:
         typer.echo(_as_json(task, files, measured))
     else:
@@ -107,7 +107,7 @@ def _score_run(places: Sequence[str], overrides: Sequence[str]) -> None:
     folder, engine = load_engine(places[0], overrides=overrides)
     with FitBars() as bars:
         evaluation = finish(engine, folder, bars)
-    print_evaluation(evaluation)
+    print_evaluation(evaluation, folder.read_warnings())
     typer.echo(f"  report    {folder.path / 'report.html'}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from .arguments import EveryVariant, File, Overrides, Variant
+from .output import print_warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,7 +38,7 @@ def check(file: File, overrides: Overrides = None, variant: EveryVariant = None)
     dp spec check line_weight
     dp spec check line_weight --set train.lr=3e-4
     """
-    from dualproc.resolve import read_checked
+    from dualproc.resolve import read_checked, toy_mix
 
     loaded = read_checked(file, overrides=overrides or (), variant=variant)
     spec = loaded.each()[0].require()
@@ -45,6 +46,8 @@ def check(file: File, overrides: Overrides = None, variant: EveryVariant = None)
     variants = f", variants {', '.join(loaded.variants)}" if loaded.variants and not chosen else chosen
     names = dict.fromkeys(f"{place.kind}/{place.type}" for place in spec.plugins())
     typer.echo(f"ok: {spec.name}{variants}; plugins {', '.join(names)}")
+    if mixed := toy_mix(spec):
+        print_warning(mixed)
 
 
 @group.command()

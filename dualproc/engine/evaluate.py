@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from dualproc.types import Evaluation, Measurement, Prompt, Sample, Score, Score
 from .evaluators import Evaluators
 from .loop import Loop
 from .seeds import held_out_seeds, monitoring_seed
+from .warned import speaking_as
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,13 +78,16 @@ def measure_images(
     spec, referee = evaluators.spec, evaluators.referee
     context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
     questions, preserve, size = spec.measured_questions, spec.preserve, spec.evaluation.batch
-    judges = [evaluators.judge, *([referee] if referee else [])]
+    judges = {"judge": evaluators.judge, **({"referee": referee} if referee else {})}
     judged, *refereed = _p_wanted(judges, images, prompts, questions, size, evaluators.judge_view)
+    preserved = None
+    if referee and preserve:
+        (preserved,) = _p_wanted({"referee": referee}, images, prompts, [preserve], size)
     return Measurement(
         scores=tuple(_score(name, scorer, images, context) for name, scorer in evaluators.scorers),
         judge=judged,
         referee=refereed[0] if refereed else None,
-        preserved=_p_wanted([referee], images, prompts, [preserve], size)[0] if referee and preserve else None,
+        preserved=preserved,
         hack_meter=float("nan"),
         diversity=diversity(images, [prompt.text for prompt in prompts]),
     )
@@ -164,7 +168,7 @@ def monitor(loop: Loop) -> tuple[float | None, float]:
         if referee is None:
             return None, hacked
         questions, size = loop.spec.measured_questions, loop.spec.evaluation.batch
-        (scores,) = _p_wanted([referee], sample.images, prompts, questions, size, loop.judge_view)
+        (scores,) = _p_wanted({"referee": referee}, sample.images, prompts, questions, size, loop.judge_view)
     return sum(scores) / count, hacked
 
 
@@ -189,21 +193,25 @@ def _sample(
 
 
 def _p_wanted(
-    judges: Sequence[Judge],
+    judges: Mapping[str, Judge],
     images: Tensor,
     prompts: Sequence[Prompt],
     questions: Sequence[QuestionSpec],
     size: int,
     view: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> list[tuple[float, ...]]:
-    """For each judge: P(wanted answer), mean over the questions, one per image. `view` makes what the judges see."""
+    """For each judge: P(wanted answer), mean over the questions, one per image. `view` makes what the judges see.
+
+    `judges` are by role, `judge` or `referee`.
+    """
     wanted = [question.candidates.index(question.answer) for question in questions]
     out: list[list[float]] = [[] for _ in judges]
     for part in _batches(len(prompts), size):
         asked = [[question.for_prompt(prompt) for question in questions] for prompt in prompts[part]]
         seen = view(images[part])
-        for judge, found in zip(judges, out, strict=True):
-            found += judge.answer_log_likelihoods(seen, asked).p_wanted(wanted).tolist()
+        for (role, judge), found in zip(judges.items(), out, strict=True):
+            with speaking_as(role):
+                found += judge.answer_log_likelihoods(seen, asked).p_wanted(wanted).tolist()
     return [tuple(found) for found in out]
 
 

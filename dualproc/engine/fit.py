@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dualproc.errors import DualprocError, NotFiniteError
 from dualproc.protocols import Generator
-from dualproc.report import write_card, write_report, write_samples
+from dualproc.report import headline, result_html, write_card, write_report, write_samples
 from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
 from dualproc.run.folder import RESOLVED, default_folder
 from dualproc.types import Evaluation, StepRecord
+from dualproc.wording import command, duration, plural
 
 from . import lora
 from .evaluate import evaluate, held_out, monitor
 from .failures import explained
 from .loop import Loop
+from .warned import noting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,9 +46,9 @@ class Progress(Protocol):
         """`done` of `total` held-out images are generated."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitResult:
-    """The result of a fit."""
+    """The result of a fit. Its `repr` is the result in one line; in a notebook, it is a table with images."""
 
     run: Path
     """The run folder."""
@@ -55,6 +57,19 @@ class FitResult:
     """Training steps, seconds, memory, and why the fit ended early if it did."""
     generator: Generator
     """The trained generator."""
+    warnings: tuple[str, ...] = ()
+    """Every warning of this run, as in its report."""
+
+    def __repr__(self) -> str:
+        return f"FitResult({str(self.run)!r}: {headline(self.evaluation)}; {self._took()})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return result_html(self.run, self.evaluation, notes=self.warnings, took=self._took())
+
+    def _took(self) -> str:
+        trained = f"{plural(self.outcome.steps, 'training step')} in {duration(self.outcome.seconds)}"
+        return f"{trained}; {self.outcome.stopped}" if self.outcome.stopped else trained
 
     @property
     def pipeline(self) -> Any:
@@ -82,14 +97,17 @@ def fit(
     started, spec = time.perf_counter(), loop.spec
     resolved = portable(spec)
     folder = Path(out) if out is not None else default_folder(spec.name, spec.variant)
-    with RunFolder.create(
-        folder,
-        spec_text=spec_text or resolved.text,
-        resolved_text=resolved.text,
-        files=resolved.files,
-        resume=resume,
-        overwrite=overwrite,
-    ) as run:
+    with (
+        RunFolder.create(
+            folder,
+            spec_text=spec_text or resolved.text,
+            resolved_text=resolved.text,
+            files=resolved.files,
+            resume=resume,
+            overwrite=overwrite,
+        ) as run,
+        noting(loop.warnings),
+    ):
         monitoring = _Monitoring(loop)
         checkpoint = run.latest_checkpoint() if resume else None
         if checkpoint is not None:
@@ -120,7 +138,13 @@ def fit(
         )
         run.write_outcome(outcome)
         _present(loop, run)  # again, now with the outcome
-        return FitResult(run=run.path, evaluation=evaluation, outcome=outcome, generator=loop.generator)
+        return FitResult(
+            run=run.path,
+            evaluation=evaluation,
+            outcome=outcome,
+            generator=loop.generator,
+            warnings=tuple(run.read_warnings()),
+        )
 
 
 def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Evaluation:
@@ -136,8 +160,9 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
         if progress is not None:
             progress.images(made, total)
 
-    remedy = f"the LoRA is saved: fix the cause, then continue with `--resume`, or run `dp score {run.path}`"
-    with run.writing(), explained(loop, run, "during the evaluation", remedy):
+    again = command("dp", "score", run.path)
+    remedy = f"the LoRA is saved: fix the cause, then continue with `--resume`, or run `{again}`"
+    with run.writing(), noting(loop.warnings), explained(loop, run, "during the evaluation", remedy):
         evaluation, images = evaluate(loop, advance)
         write_samples(
             run.samples,
@@ -154,7 +179,8 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
 
 
 def _present(loop: Loop, run: RunFolder) -> None:
-    """Write model card and report from what the run folder has."""
+    """Write model card and report from what the run folder has, after adding the warnings so far to it."""
+    run.add_warnings(loop.warnings)
     write_card(run, loop.generator.recipe())
     write_report(run)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import random
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dualproc import resolve
-from dualproc.errors import DualprocError, NotFiniteError
+from dualproc.errors import DualprocError, DualprocWarning, NotFiniteError
 from dualproc.kit.devices import free_memory, without_cudnn_attention
 from dualproc.protocols import Anchor, Generator, Reward
 from dualproc.spec import TaskSpec
@@ -18,6 +19,7 @@ from dualproc.types import Prompt, Question, StepRecord
 from . import lora
 from .evaluators import Evaluators
 from .seeds import training_seed
+from .warned import noting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,11 +37,25 @@ class Loop:
 
         Raises SpecError if the spec or a plugin's parameters are wrong, PluginError if a plugin fails to load.
         """
+        self.spec = spec
+        self.warnings: list[str] = []
+        """Every warning since the engine was built, each once; the run's report shows them."""
+        with noting(self.warnings):
+            self._load(build)
+        self.done = 0
+        """Training steps done so far."""
+        self.skipped = 0
+        """How many of the last steps in a row were skipped."""
+
+    def _load(self, build: resolve.Builder) -> None:
+        """Check the spec and load its models."""
         import torch
 
+        spec = self.spec
         resolve.check_plugins(spec)
+        if build is resolve.build and (mixed := resolve.toy_mix(spec)):  # not in a dry run, which proves nothing
+            warnings.warn(mixed, DualprocWarning, stacklevel=3)
         free_memory()  # of an earlier engine, whose models refer to each other in circles
-        self.spec = spec
         self.generator: Generator = build("generators", spec.generator)
         self.prompts = spec.prompts.train_prompts()
         # Before the judges are loaded: the generator then releases its text encoders, and both need not fit together.
@@ -56,10 +72,6 @@ class Loop:
         )
         self.optimiser = torch.optim.AdamW(self.weights, lr=train.lr, weight_decay=train.weight_decay)
         self.wanted = [question.candidates.index(question.answer) for question in spec.questions]
-        self.done = 0
-        """Training steps done so far."""
-        self.skipped = 0
-        """How many of the last steps in a row were skipped."""
 
     @without_cudnn_attention()
     def step(self) -> StepRecord:

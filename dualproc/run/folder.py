@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import RunError
 from dualproc.types import Evaluation, StepRecord
+from dualproc.wording import command
 
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
 from .environment import Environment, environment
@@ -31,6 +32,7 @@ ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 OUTCOME = "outcome.json"
+WARNINGS = "warnings.json"
 WEIGHTS = "pytorch_lora_weights.safetensors"
 CARD = "README.md"
 REPORT = "report.html"
@@ -41,7 +43,7 @@ TRACEBACK = "traceback.txt"
 """Where a plugin failed; deleted when the run is resumed."""
 
 _OURS = (
-    CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WEIGHTS, "adapter_model.safetensors",
+    CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WARNINGS, WEIGHTS, "adapter_model.safetensors",
     "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, INPUTS, RESOLVED,
 )  # fmt: skip
 """In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
@@ -211,6 +213,12 @@ class RunFolder:
         """Write the measurements on the held-out images."""
         self.write(EVALUATION, to_json(evaluation, indent=1) + "\n")
 
+    def add_warnings(self, texts: Sequence[str]) -> None:
+        """Add warnings to those of the run so far; each is kept once."""
+        known = self.read_warnings()
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            self.write(WARNINGS, to_json([*known, *new], indent=1) + "\n")
+
     def write_outcome(self, outcome: Outcome) -> None:
         """Write the outcome; a run without it counts as unfinished."""
         self.write(OUTCOME, to_json(outcome, indent=1) + "\n")
@@ -251,7 +259,13 @@ class RunFolder:
         path = self.path / EVALUATION
         if not path.exists():
             return None
-        return from_json(Evaluation, read_text(path), source=path, hint=f"evaluate the run again: dp score {self.path}")
+        hint = f"evaluate the run again: {command('dp', 'score', self.path)}"
+        return from_json(Evaluation, read_text(path), source=path, hint=hint)
+
+    def read_warnings(self) -> list[str]:
+        """What the user was warned of when the run was trained and evaluated; empty if there was nothing."""
+        path = self.path / WARNINGS
+        return from_json(list[str], read_text(path), source=path) if path.exists() else []
 
     def read_outcome(self) -> Outcome | None:
         """The outcome; None before the fit has ended."""
