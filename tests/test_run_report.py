@@ -342,7 +342,7 @@ def test_a_model_in_a_folder_is_not_a_hub_id_and_is_called_with_the_sampling_arg
 
 def test_the_card_loads_the_files_that_were_trained_with(run: RunFolder) -> None:
     text = render_card(run, Recipe("owner/model", "bfloat16", source={"revision": "v2", "variant": "fp16"}))
-    assert 'from_pretrained("owner/model", revision="v2", variant="fp16", torch_dtype=torch.bfloat16)' in text
+    assert 'from_pretrained("owner/model", revision="v2", variant="fp16", dtype=torch.bfloat16)' in text
 
 
 def test_a_shipped_model_is_found_wherever_dualproc_is_installed(run: RunFolder) -> None:
