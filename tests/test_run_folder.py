@@ -97,7 +97,8 @@ def test_a_second_run_is_refused_unless_it_replaces_or_resumes_the_first(tmp_pat
     with pytest.raises(RunError, match="already has a run") as caught:
         create(tmp_path)
     assert caught.value.hint is not None
-    assert all(option in caught.value.hint for option in ("--resume", "--overwrite", "--out"))
+    assert all(option in caught.value.hint for option in ("`resume=True`", "`overwrite=True`", "`out`"))
+    assert "--" not in str(caught.value)
     with pytest.raises(RunError, match="use one of them"):
         create(tmp_path, resume=True, overwrite=True)
 
@@ -270,7 +271,7 @@ def test_resume_is_refused_for_another_spec_naming_the_keys(tmp_path: Path) -> N
     other = SPEC.replace("1e-4", "5e-5").replace("answer: Yes}\ntrain", "answer: No}\ntrain")
     with pytest.raises(RunError, match=r"different: preserve\.answer, train\.lr\n") as caught:
         create(tmp_path, resolved=other, resume=True)
-    assert "--overwrite" in (caught.value.hint or "")
+    assert "`overwrite=True`" in (caught.value.hint or "")
     assert RunFolder.open(tmp_path).resolved["train"] == {"steps": 4, "lr": 1e-4}
 
 

@@ -14,7 +14,7 @@ from dualproc import __version__
 from dualproc.errors import DualprocError
 
 from . import ask, bench, plan, plugins, run, score, spec
-from .output import print_error
+from .output import print_error, with_options
 
 
 def _version(requested: bool) -> None:
@@ -51,9 +51,7 @@ def _root(
     """
 
 
-app = typer.Typer(
-    name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
-)
+app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
 for _command in (run.run, run.generate, plan.plan, score.score, ask.ask, bench.bench, spec.schema):
     app.command()(_command)
@@ -80,5 +78,5 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
         print_error(failure)
         if error_file is not None:
             with suppress(OSError):
-                Path(error_file).write_text(str(failure), encoding="utf-8")
+                Path(error_file).write_text(with_options(failure), encoding="utf-8")
         sys.exit(2)

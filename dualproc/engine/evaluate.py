@@ -197,7 +197,7 @@ def _p_wanted(
     view: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> list[tuple[float, ...]]:
     """For each judge: P(wanted answer), mean over the questions, one per image. `view` makes what the judges see."""
-    wanted = [question.candidates.index(question.answer) for question in questions]
+    wanted = [question.wanted for question in questions]
     out: list[list[float]] = [[] for _ in judges]
     for part in _batches(len(prompts), size):
         asked = [[question.for_prompt(prompt) for question in questions] for prompt in prompts[part]]

@@ -55,7 +55,7 @@ class Loop:
             self.generator.adapter_module, train.lora, self.generator.lora_targets, seed=train.seed
         )
         self.optimiser = torch.optim.AdamW(self.weights, lr=train.lr, weight_decay=train.weight_decay)
-        self.wanted = [question.candidates.index(question.answer) for question in spec.questions]
+        self.wanted = [question.wanted for question in spec.questions]
         self.done = 0
         """Training steps done so far."""
         self.skipped = 0
