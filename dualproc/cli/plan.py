@@ -51,8 +51,8 @@ def plan(
     shapes. From a model hub, only configurations and tokenizers are downloaded.
 
     With --memory or --device, the command checks whether training fits into that memory. If it does not, it tries
-    memory-saving settings, those that cost least first, and ends at the first --set options that fit. Each try simulates
-    another training step, unless only the quantisation differs; --all tries every setting.
+    memory-saving settings, those that cost least first, and ends at the first --set options that fit. Each try
+    simulates another training step, unless only the quantisation differs. --all tries every setting.
 
     \b
     dp plan specs/line_weight.yaml
