@@ -252,7 +252,7 @@ def test_no_mistake_hides_another_one(one: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_key_points_at_its_mapping(tmp_path: Path) -> None:
-    problem = only(load(tmp_path, PLAIN.replace("template:", "suffix:")))
+    problem = only(load(tmp_path, PLAIN.replace("template:", "suffix:").replace("{prompt}", "so")))
     assert (problem.path, problem.line, problem.column) == ("question.template", 4, 1)
     problem = only(load(tmp_path, "# comment\n" + PLAIN.replace("name: plain\n", "")))
     assert (problem.path, problem.line, problem.column) == ("name", 2, 1)

@@ -71,7 +71,7 @@ class PluginPlace(NamedTuple):
     @property
     def own_keys(self) -> tuple[str, ...]:
         """The keys that the spec reads itself: `type`, and in some places `weight`."""
-        pattern = tuple("*" if part.isdecimal() else part for part in split(self.path))
+        pattern = tuple("*" if str(part).isdecimal() else part for part in split(self.path))
         model = next((model for place, _, model in _PLACES if place == pattern), PluginRef)
         return tuple(model.model_fields)
 
