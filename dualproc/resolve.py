@@ -18,8 +18,8 @@ from . import registry
 from .errors import DualprocError, PluginError, Problem, SpecError
 from .protocols import KINDS
 from .registry import LoadedPlugin
-from .spec import LoadedSpec, PluginPlace, PluginRef, TaskSpec, json_schema, problems_from, read_spec
-from .wording import command
+from .spec import LoadedSpec, PluginPlace, PluginRef, TaskSpec, json_schema, problems_from, questions_in, read_spec
+from .wording import command, listed
 
 Builder = Callable[[str, PluginRef], Any]
 """Builds a live plugin from its kind and its reference in a spec, as `build` does."""
@@ -144,10 +144,27 @@ def _plugin_problems(
         try:
             plugin = load(place.kind, place.type)
             plugin.params(place.params)
+            problems += _too_few_candidates(place, plugin, document)
         except PluginError as error:
             problems.append(problem_at(document, f"{place.path}.type", error.message, hint=error.hint))
         except ValidationError as error:
             problems += _params_problems(error, plugin, place, document)
+    return problems
+
+
+def _too_few_candidates(place: PluginPlace, plugin: LoadedPlugin, document: Node) -> list[Problem]:
+    """One problem for each question that has fewer candidates than the reward compares."""
+    least: int = getattr(plugin.cls, "least_candidates", 1) if place.kind == "rewards" else 1
+    problems = []
+    for path, question in questions_in(document):
+        if len(question.candidates) < least:
+            message = f"the reward {place.type} compares {least} or more candidates, but the question has only "
+            hint = (
+                f"add the other answers, for example `candidates: [{question.candidates[0]}, ...]`, or use a reward for"
+                " a single one, such as `reward: {type: answer_likelihood}`"
+            )
+            at = (*path, "candidates" if document.nearest((*path, "candidates"))[1] else "answer")
+            problems.append(problem_at(document, at, f"{message}{listed(question.candidates)}", hint=hint))
     return problems
 
 
@@ -156,7 +173,7 @@ def _params_problems(error: ValidationError, plugin: LoadedPlugin, place: Plugin
     filled_in = set(plugin.preset) - set(place.params)
     faults = [details for details in error.errors() if details["loc"] and details["loc"][0] in filled_in]
     if not faults:
-        return problems_from(error, plugin.cls.Params, document, place.path)
+        return problems_from(error, plugin.cls.Params, document, place.path, also=place.own_keys)
     causes = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
     message = f"{plugin.entry} is a preset with invalid parameters: {causes}"
     hint = f"run `pip install --upgrade {plugin.entry.distribution}`"

@@ -44,6 +44,15 @@ class Question:
     candidates: tuple[str, ...] = ("Yes", "No")
     wanted: int = 0
     """Index of the wanted answer among the candidates."""
+    synonyms: tuple[str, ...] = ()
+    """Further wordings of the wanted answer: their probabilities are added to its own."""
+
+    @property
+    def wordings(self) -> tuple[tuple[str, ...], ...]:
+        """Every candidate with its further wordings."""
+        return tuple(
+            (text, *self.synonyms) if index == self.wanted else (text,) for index, text in enumerate(self.candidates)
+        )
 
 
 @dataclass(frozen=True)

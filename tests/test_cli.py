@@ -81,7 +81,7 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "", "run", "generate", "plan", "score", "ask", "bench", "plugins", "plugins show", "plugins new",
+        "", "run", "generate", "plan", "score", "ask", "bench", "compare", "plugins", "plugins show", "plugins new",
         "plugins judges", "spec", "spec check", "spec show", "specs", "specs copy", "schema",
     ],
 )  # fmt: skip

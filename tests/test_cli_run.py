@@ -88,6 +88,7 @@ def test_every_variant_is_trained_used_and_evaluated_again(
     code, _, err = dp(capsys, "run", spec, "--variant", "low", "--out", low)
     assert code == 2
     assert f"{low} already has a run" in err
+    assert "continue it (`--resume`), replace it (`--overwrite`), or choose another folder (`--out`)" in err
     code, _, err = dp(capsys, "generate", tmp_path / "runs", "a cat")
     assert code == 2
     assert "name one of the runs in it" in err
@@ -117,6 +118,15 @@ def test_messages_of_resume_and_ctrl_c(
             "no such folder",
         ),
         (["run", "SPEC", "--variant", "hihg"], "high"),
+        (
+            ["run", "SPEC", "--variant", "low", "--set", "question.candidates=[Yes, yes]", "--out", "SPEC-run"],
+            "reads the candidates 'Yes' and 'yes' as the same tokens",
+        ),
+        (["run", "SPEC", "--variant", "low", "--set", "question.answer=Pink"], "add the other answers"),
+        (
+            ["run", "SPEC", "--variant", "low", "--set", "question=Is the sky blue?"],
+            'write a question as `{template: "Is the sky blue?"}`',
+        ),
         (["run", "SPEC", "--variant", "low", "--out", "SPEC/run"], "SPEC"),
         (["run", "SPEC", "--variant", "low", "--set", "generator={type: diffusers, model: /no/such}"], "/no/such"),
         (["generate", "no-such-run", "a cat"], "no such folder: no-such-run"),
@@ -131,3 +141,4 @@ def test_mistakes_give_one_message_and_exit_code_2(
     assert message.replace("SPEC", str(spec)) in err
     assert err.count("error:") == 1
     assert "Traceback" not in err
+    assert not Path(f"{spec}-run").exists()

@@ -348,7 +348,11 @@ def test_cheapest_settings_that_fit_are_found(small: Plan, monkeypatch: pytest.M
     assert {*for_models, "train.batch", "generator.height", "generator.reward_vae"} <= keys
     spec, messages = spec_of(*SMALL), list[str]()
     limit = 0.3 * small.peak
-    found = search(spec, small, limit, gpu=True, known=KNOWN, progress=messages.append)
+    found = search(spec, small, limit, gpu=True, known=KNOWN, everything=True, progress=messages.append)
+    first = search(spec, small, limit, gpu=True, known=KNOWN)
+    assert first.together == found.together
+    assert {trial.flags for trial in first.alone} < {trial.flags for trial in found.alone}
+    assert (first.untried, found.untried) == (len(found.alone) - len(first.alone), 0)
     assert len(messages) > len(found.alone) == sum(map(len, switches_of(spec, small, gpu=True)))
     for trial in found.alone:
         assert (trial.plan is None) == ("reward_vae" in trial.flags)
@@ -359,6 +363,24 @@ def test_cheapest_settings_that_fit_are_found(small: Plan, monkeypatch: pytest.M
     assert len(found.together.switches) > 1
     assert "checkpointing=true" in found.together.flags
     assert search(spec, small, 1000, gpu=True, known=KNOWN).together is None
+
+
+def test_the_search_ends_at_the_first_setting_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpointing of the generator, among the cheapest, is enough: nothing that costs more is tried."""
+    invent(monkeypatch, lambda on: {"cuda:0": gigabytes(5, 10 if "generator.checkpointing" in on else 30)})
+    spec, plans = spec_of(*NO_REFEREE), {}
+    for everything in (False, True):
+        messages: list[str] = []
+        plans[everything] = found = search(
+            spec, switches.dry_run(spec, gpu=True), 24e9, gpu=True, everything=everything, progress=messages.append
+        )
+        assert found.together is not None
+        assert found.together.flags == "--set generator.checkpointing=true"
+        assert len(messages) == len(found.alone)
+    cheapest = {switch.flags for trial in plans[True].alone for switch in trial.switches if switch.price == 1}
+    tried = {trial.flags for trial in plans[False].alone}
+    assert tried <= cheapest
+    assert plans[False].untried == len(plans[True].alone) - len(tried) > 5
 
 
 def invent(monkeypatch: pytest.MonkeyPatch, memory: Callable[[set[str]], dict[str, Memory]]) -> None:

@@ -138,6 +138,27 @@ def test_checking_a_spec_does_not_import_torch(spec_file: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_reward_that_compares_candidates_needs_two(spec_file: Path) -> None:
+    one = ("question.answer=Pink", "reward.type=yes_no_gap")
+    found = problems(spec_file, *one, variant="thin")
+    assert list(found) == ["question.answer"]
+    assert "compares 2 or more candidates, but the question has only Pink" in found["question.answer"]
+    assert "`candidates: [Pink, ...]`" in found["question.answer"]
+    found = problems(spec_file, *one, "question.candidates=[Pink]", "train.steps=fast", variant="thin")
+    assert set(found) == {"question.candidates", "train.steps"}
+    both = load_spec(spec_file, overrides=[*one, "question.candidates=[Pink, Red]"], variant="thin")
+    assert both.questions[0].suffix == "Answer with Pink or Red."
+    assert load_spec(spec_file, overrides=one[:1], variant="thin").questions[0].suffix == ""
+
+
+def test_a_misspelt_key_of_a_reference_is_suggested(spec_file: Path) -> None:
+    found = problems(spec_file, "judge=[{type: oracle, wieght: 2}]", "anchor.wieght=2", variant="thin")
+    assert {path: "did you mean `weight`?" in text for path, text in found.items()} == {
+        "judge.0.wieght": True, "anchor.wieght": True,
+    }  # fmt: skip
+    assert "`weight`" not in problems(spec_file, "judge.wieght=2", variant="thin")["judge.wieght"]
+
+
 # check_plugins
 
 

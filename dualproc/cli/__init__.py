@@ -13,8 +13,8 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import ask, bench, plan, plugins, run, score, spec, specs
-from .output import print_error
+from . import ask, bench, compare, plan, plugins, run, score, spec, specs
+from .output import print_error, with_options
 
 
 def _version(requested: bool) -> None:
@@ -46,6 +46,7 @@ def _root(
     dp bench specs/                                run every variant of every spec and print one table
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
     dp score images/ --spec horizon --variant high
+    dp compare runs/short runs/long                show several runs on one HTML page
     dp plugins                                     list the installed plugins
     dp plugins show visual_prompts/line            show the parameters of a plugin
     dp spec show line_weight --variant thin --set train.steps=50
@@ -53,11 +54,11 @@ def _root(
     """
 
 
-app = typer.Typer(
-    name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
-)
+app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
-for _command in (run.run, run.generate, plan.plan, score.score, ask.ask, bench.bench, spec.schema):
+for _command in (
+    run.run, run.generate, plan.plan, score.score, ask.ask, bench.bench, compare.compare, spec.schema,
+):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
 app.add_typer(spec.group, name="spec")
@@ -83,5 +84,5 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
         print_error(failure)
         if error_file is not None:
             with suppress(OSError):
-                Path(error_file).write_text(str(failure), encoding="utf-8")
+                Path(error_file).write_text(with_options(failure), encoding="utf-8")
         sys.exit(2)

@@ -204,7 +204,7 @@ def _p_wanted(
 
     `judges` are by role, `judge` or `referee`.
     """
-    wanted = [question.candidates.index(question.answer) for question in questions]
+    wanted = [question.wanted for question in questions]
     out: list[list[float]] = [[] for _ in judges]
     for part in _batches(len(prompts), size):
         asked = [[question.for_prompt(prompt) for question in questions] for prompt in prompts[part]]

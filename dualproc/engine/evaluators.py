@@ -9,7 +9,7 @@ from dualproc import resolve
 from dualproc.protocols import Judge, Scorer, VisualPrompt
 from dualproc.spec import TaskSpec
 
-from .ensemble import build_judge
+from .ensemble import build_judge, check_questions
 from .overlay import draw_canvas, overlay
 
 if TYPE_CHECKING:
@@ -21,10 +21,19 @@ class Evaluators:
     """The live judge, referee and scorers of a spec, and the visual prompt through which the judges see images."""
 
     def __init__(self, spec: TaskSpec, *, build: resolve.Builder = resolve.build) -> None:
-        """Load the models. Raises PluginError if one cannot be loaded, SpecError if its parameters are wrong."""
+        """Load the models.
+
+        Raises PluginError if one cannot be loaded, or a judge cannot answer the spec's questions; SpecError if its
+        parameters are wrong.
+        """
         self.spec = spec
+        example = spec.prompts.train_prompts()[0]
         self.judge: Judge = build_judge(spec.judges, build=build)
+        check_questions(self.judge, [question.for_prompt(example) for question in spec.questions])
         self.referee: Judge | None = build_judge(spec.referees, build=build) if spec.referees else None
+        if self.referee is not None:
+            asked = [*spec.measured_questions, *([spec.preserve] if spec.preserve else [])]
+            check_questions(self.referee, [question.for_prompt(example) for question in asked])
         self.layers: list[VisualPrompt] = [
             build("visual_prompts", layer) for layer in (spec.visual_prompt.layers if spec.visual_prompt else ())
         ]

@@ -111,12 +111,12 @@ def fit(
         monitoring = _Monitoring(loop)
         checkpoint = run.latest_checkpoint() if resume else None
         if checkpoint is not None:
-            with explained(loop, run, "while its checkpoint was read", "start again with `--overwrite`"):
+            with explained(loop, run, "while its checkpoint was read", "start again with `overwrite=True`"):
                 loop.restore(checkpoint.tensors, checkpoint.state)
                 monitoring.restore(checkpoint.tensors, checkpoint.state)
         end = _train(loop, run, monitoring, progress)
         monitoring.take_best()
-        with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `--resume`"):
+        with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `resume=True`"):
             layers = lora.folded(loop.generator.adapter_module, spec.train.lora)
             run.write_lora(lambda folder: loop.generator.save_lora(folder, layers))
         try:
@@ -161,7 +161,7 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
             progress.images(made, total)
 
     again = command("dp", "score", run.path)
-    remedy = f"the LoRA is saved: fix the cause, then continue with `--resume`, or run `{again}`"
+    remedy = f"the LoRA is saved: fix the cause, then continue with `resume=True`, or run `{again}`"
     with run.writing(), noting(loop.warnings), explained(loop, run, "during the evaluation", remedy):
         evaluation, images = evaluate(loop, advance)
         write_samples(
@@ -238,7 +238,7 @@ def _stage(loop: Loop, run: RunFolder) -> tuple[str, str]:
     """The next training step, and how to continue if it fails."""
     saved = run.saved_step
     resumed = f"resumes from step {saved}" if saved else "starts again, because there is no checkpoint yet"
-    return f"in training step {loop.done + 1}", f"fix the cause; then `--resume` {resumed}"
+    return f"in training step {loop.done + 1}", f"fix the cause; then `resume=True` {resumed}"
 
 
 class _Monitoring:

@@ -71,7 +71,7 @@ class Loop:
             self.generator.adapter_module, train.lora, self.generator.lora_targets, seed=train.seed
         )
         self.optimiser = torch.optim.AdamW(self.weights, lr=train.lr, weight_decay=train.weight_decay)
-        self.wanted = [question.candidates.index(question.answer) for question in spec.questions]
+        self.wanted = [question.wanted for question in spec.questions]
 
     @without_cudnn_attention()
     def step(self) -> StepRecord:

@@ -112,7 +112,7 @@ class RunFolder:
         Errors that only writing shows, such as a full disk, are left to `create`.
         """
         if resume and overwrite:
-            raise RunError("`--resume` continues a run, `--overwrite` deletes it: use one of them")
+            raise RunError("`resume=True` continues a run, `overwrite=True` deletes it: use one of them")
         folder = Path(path)
         with as_run_error("use", folder):
             _refuse_foreign(folder)
@@ -307,23 +307,23 @@ class RunFolder:
         if not (self.path / RESOLVED).exists() or overwrite:
             return
         if not resume:
-            hint = "continue it (`--resume`), replace it (`--overwrite`), or choose another folder (`--out`)"
+            hint = "continue it (`resume=True`), replace it (`overwrite=True`), or choose another folder (`out`)"
             raise RunError(f"{self.path} already has a run", hint=hint)
         self.refuse_changes(
             resolved_text,
             f"continue with the spec that it was started with ({self.path / RESOLVED}), "
-            "replace the run (`--overwrite`), or choose another folder (`--out`)",
+            "replace the run (`overwrite=True`), or choose another folder (`out`)",
         )
 
 
 def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder with files of the same names that are not a run's, such as a project's README.md."""
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file; a run needs a folder", hint="choose another folder with `--out`")
+        raise RunError(f"{folder} is a file; a run needs a folder", hint="choose another folder with `out`")
     taken = [name for name in _OURS if (folder / name).exists()]
     if taken and RESOLVED not in taken:
         message = f"{folder} is not a run, but has files that a run would overwrite: {', '.join(taken)}"
-        raise RunError(message, hint="choose another folder with `--out`")
+        raise RunError(message, hint="choose another folder with `out`")
 
 
 def _refuse_unwritable(folder: Path) -> None:
@@ -334,7 +334,7 @@ def _refuse_unwritable(folder: Path) -> None:
         return
     action = f"write to {folder}" if there == whole else f"make the folder {folder}"
     cause = "permission denied, or the disk is read-only" if there.is_dir() else f"{there} is a file"
-    raise RunError(f"cannot {action}: {cause}", hint="choose a folder that you may write to with `--out`")
+    raise RunError(f"cannot {action}: {cause}", hint="choose a folder that you may write to with `out`")
 
 
 def _system_error(error: Exception) -> OSError:

@@ -48,7 +48,7 @@ def task(spec: Mapping[str, Any]) -> Task:
     return Task(
         name=", ".join(str(spec[key]) for key in ("name", "variant") if spec.get(key)),
         description=str(spec.get("description") or ""),
-        questions=tuple((_template(one), str(one.get("answer", "Yes"))) for one in questions if _template(one)),
+        questions=tuple((_template(one), _answer(one)) for one in questions if _template(one)),
         preserve=_template(_mapping(spec.get("preserve"))),
         steps=steps if isinstance(steps, int) else 0,
     )
@@ -71,6 +71,12 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _answer(question: Mapping[str, Any]) -> str:
+    """The wanted answer; of several wordings the first."""
+    answer = question.get("answer", "Yes")
+    return str(answer[0] if isinstance(answer, list) and answer else answer)
 
 
 def _template(question: Mapping[str, Any]) -> str:

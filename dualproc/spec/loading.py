@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from dualproc.errors import Problem, SpecError
 from dualproc.wording import nearest
 
+from .crosschecks import cross_problems
 from .document import Node, Place, dotted, from_data, problem_at
 from .files import read_chain
 from .merge import override
@@ -140,5 +141,5 @@ def _check(document: Node, variant: str | None) -> tuple[Node, TaskSpec | None, 
     try:
         spec = TaskSpec.model_validate(openable.plain(), context={"variant_names": defined_names(document)})
     except ValidationError as error:
-        return document, None, [*problems, *problems_from(error, TaskSpec, document)]
+        return document, None, [*problems, *problems_from(error, TaskSpec, document), *cross_problems(document)]
     return document, None if problems else spec, problems

@@ -63,16 +63,24 @@ class _Draft:
 
 
 def problems_from(
-    error: ValidationError, model: type[BaseModel], document: Node, path: str | KeyPath = ()
+    error: ValidationError,
+    model: type[BaseModel],
+    document: Node,
+    path: str | KeyPath = (),
+    *,
+    also: Collection[str] = (),
 ) -> list[Problem]:
-    """Convert the validation error of the value at `path`, which is not a valid `model`, to problems."""
+    """Convert the validation error of the value at `path`, which is not a valid `model`, to problems.
+
+    `also` are keys of the value that `model` does not have because something else reads them.
+    """
     path, names = split(path), defined_names(document)
     part = document.nearest(path)[0]
     unions: dict[KeyPath, _Draft] = {}
     drafts: list[_Draft] = []
     errors = [details for details in error.errors(include_url=False) if not _is_consequence(details)]
     for details in errors[: MAX_PROBLEMS + 1]:
-        draft = _draft(details, model, part, names)
+        draft = _draft(details, model, part, names, also)
         first = unions.setdefault(draft.path, draft) if draft.expected else draft
         if first is draft:
             drafts.append(draft)
@@ -109,7 +117,7 @@ def _is_consequence(details: Any) -> bool:
     return bool(details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"])
 
 
-def _draft(details: Any, model: type[BaseModel], part: Node, names: Collection[str]) -> _Draft:
+def _draft(details: Any, model: type[BaseModel], part: Node, names: Collection[str], also: Collection[str]) -> _Draft:
     """One error of pydantic, in the words of a problem."""
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     location = tuple(details["loc"])
@@ -117,7 +125,8 @@ def _draft(details: Any, model: type[BaseModel], part: Node, names: Collection[s
     if kind == "mistake":
         return _Draft(path, context["message"], context["hint"])
     if kind == "extra_forbidden":
-        hint = nearest(str(location[-1]), _fields(_model_at(model, location[:-1])))
+        known = [*_fields(_model_at(model, location[:-1])), *(also if len(location) == 1 else ())]
+        hint = nearest(str(location[-1]), known)
         return _Draft(path, f"unknown key `{location[-1]}`", hint, at="key")
     if kind == "missing":
         if isinstance(location[-1], int):
@@ -155,7 +164,8 @@ def _hint(kind: str, value: Any, context: Mapping[str, Any]) -> str | None:
         return nearest(value, choices) if len(choices) > 1 else None
     if kind == "model_type" and isinstance(value, str):
         if context["class_name"] == "QuestionSpec":
-            return 'write a question as `{template: "..."}`'
+            text = value if len(value) < 80 and not {'"', "\\", "\n"} & set(value) else "..."
+            return f'write a question as `{{template: "{text}"}}`'
         if context["class_name"].endswith("Ref") and len(value) < 40:
             return f"did you mean `{{type: {value}}}`?"
     return None

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import to_jsonable_python
+from typing_extensions import Self
 
+from dualproc.errors import SpecError
 from dualproc.wording import nearest
 
 from . import refs
-from .document import KeyPath, Scalar
+from .crosschecks import cross_problems, unfilled
+from .document import KeyPath, Scalar, from_data
 from .fields import Count, Name, NotNegative, Positive, Share, Shift, SpecModel, Text, Word
+from .messages import for_report, problems_from
 from .mistakes import MAX_PROBLEMS, Mistake, plain_data, raise_mistakes, show
 from .prompts import Prompts, QuestionSpec, variant_names
-from .template import find_placeholders
 
 MAX_VARIANTS = 100
 
@@ -251,6 +263,19 @@ class TaskSpec(SpecModel):
         """Every plugin that the spec names, with its place."""
         return tuple(refs.plugin_places(self.model_dump()))
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_our_words(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """Raise SpecError instead of pydantic's error, unless the spec is being loaded from a document."""
+        try:
+            return handler(data)
+        except ValidationError as error:
+            if info.context is not None:
+                raise
+            document = from_data(data)
+            problems = [*problems_from(error, TaskSpec, document), *cross_problems(document)]
+            raise SpecError(for_report(problems)) from None
+
     # A check across keys is a validator of the later key: `info.data` has the earlier keys that are valid. Each key has
     # its own validator, so a mistake in one key does not hide the mistakes in others.
 
@@ -264,7 +289,7 @@ class TaskSpec(SpecModel):
     @field_validator("description", "reward", "visual_prompt", "scorers", "anchor")
     @classmethod
     def _check_placeholders(cls, value: Any, info: ValidationInfo) -> Any:
-        raise_mistakes(_unfilled(to_jsonable_python(value), info), value)
+        raise_mistakes(unfilled(to_jsonable_python(value), variant_names(info)), value)
         return value
 
     @field_validator("question", "preserve")
@@ -275,7 +300,7 @@ class TaskSpec(SpecModel):
         several = isinstance(value, tuple)
         for index, question in enumerate(value if several else [value] if value else []):
             path: KeyPath = (index,) if several else ()
-            mistakes += _unfilled(question.model_dump(exclude={"template"}), info, path)
+            mistakes += unfilled(question.model_dump(exclude={"template"}), names, path)
             if prompts:
                 place = (*path, "template")
                 mistakes += prompts.placeholder_mistakes(question.template, place, also=("prompt",), suggested=names)
@@ -323,14 +348,3 @@ class TaskSpec(SpecModel):
             hint = "add the key `referee`, or remove `train.stop`"
             raise_mistakes([Mistake(("stop",), "early stopping needs a referee", hint)], train)
         return train
-
-
-def _unfilled(data: Any, info: ValidationInfo, path: KeyPath = ()) -> list[Mistake]:
-    """One mistake for each placeholder in plain data that no variant defines."""
-    names = variant_names(info)
-    # A name that only this variant does not set is reported at the variant itself.
-    unknown = ((place, name) for place, name in find_placeholders(data, path) if name not in names)
-    return [
-        Mistake(place, f"unknown placeholder {{{name}}}", nearest(name, sorted(names)))
-        for place, name in islice(unknown, MAX_PROBLEMS + 1)
-    ]

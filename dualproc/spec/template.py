@@ -6,7 +6,7 @@ Only a name of letters, digits and `_` in braces is a placeholder; all other bra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from dualproc.errors import SpecError
 from .document import KeyPath, Node, problem_at
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SINGLE_BRACE = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*(?![A-Za-z0-9_}])|(?<![A-Za-z0-9_{])[A-Za-z_][A-Za-z0-9_]*\}")
 MAX_FILLED = 1_000_000
 """Maximum number of characters that a variant may add to a spec."""
 
@@ -39,6 +40,11 @@ def sole_placeholder(text: str) -> str | None:
     """The placeholder's name if the text is exactly one placeholder; otherwise None."""
     match = _PLACEHOLDER.fullmatch(text)
     return match.group(1) if match else None
+
+
+def single_braces(text: str, known: Collection[str]) -> list[str]:
+    """Placeholders of known names with only one brace, as written: `{name` or `name}`; without duplicates."""
+    return [found for found in dict.fromkeys(_SINGLE_BRACE.findall(text)) if found.strip("{}") in known]
 
 
 def find_placeholders(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:
