@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 from dualproc import resolve
 from dualproc.protocols import Judge, Scorer, VisualPrompt
-from dualproc.spec import TaskSpec
+from dualproc.spec import PluginRef, TaskSpec
 
 from .ensemble import build_judge
 from .overlay import draw_canvas, overlay
@@ -15,6 +18,15 @@ from .overlay import draw_canvas, overlay
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+Live = list[tuple[PluginRef, Any]]
+"""Live plugins, each with the reference that it was built from."""
+
+
+def live(build: resolve.Builder, kind: str, refs: Sequence[PluginRef], before: Live) -> Live:
+    """The live plugins of `refs`, in order; those whose reference has not changed are taken from `before`."""
+    pairs = list(zip_longest(refs, before[: len(refs)], fillvalue=None))
+    return [old if old and old[0] == ref else (ref, build(kind, ref)) for ref, old in pairs if ref is not None]
 
 
 class Evaluators:
@@ -25,12 +37,32 @@ class Evaluators:
         self.spec = spec
         self.judge: Judge = build_judge(spec.judges, build=build)
         self.referee: Judge | None = build_judge(spec.referees, build=build) if spec.referees else None
-        self.layers: list[VisualPrompt] = [
-            build("visual_prompts", layer) for layer in (spec.visual_prompt.layers if spec.visual_prompt else ())
-        ]
+        self._build = build
+        self._layers = live(build, "visual_prompts", _layers(spec), [])
         self._canvases: dict[tuple[int, int], Image] = {}
         """The visual prompt drawn once per image size (width, height): layers are deterministic."""
-        self.scorers: list[tuple[str, Scorer]] = [(ref.type, build("scorers", ref)) for ref in spec.scorers]
+        self._scorers = live(build, "scorers", spec.scorers, [])
+
+    def at(self, spec: TaskSpec) -> Evaluators:
+        """The same judges with the visual prompt and the scorers of `spec`: this one's, with other slider values.
+
+        Only plugins with other parameters are built, and only when they are used.
+        """
+        other = copy.copy(self)
+        other.spec, other._canvases = spec, {}
+        return other
+
+    @property
+    def layers(self) -> list[VisualPrompt]:
+        """The layers of the visual prompt, from bottom to top."""
+        self._layers = live(self._build, "visual_prompts", _layers(self.spec), self._layers)
+        return [layer for _, layer in self._layers]
+
+    @property
+    def scorers(self) -> list[tuple[str, Scorer]]:
+        """The scorers, each with the name of its plugin."""
+        self._scorers = live(self._build, "scorers", self.spec.scorers, self._scorers)
+        return [(ref.type, scorer) for ref, scorer in self._scorers]
 
     def judge_view(self, images: Tensor, rng: random.Random | None = None) -> Tensor:
         """Images [B, 3, H, W] as the judges see them: under the visual prompt, if the spec has one.
@@ -43,3 +75,7 @@ class Evaluators:
         if (width, height) not in self._canvases:
             self._canvases[width, height] = draw_canvas(self.layers, width, height)
         return overlay(images, self.spec.visual_prompt, self._canvases[width, height], rng)
+
+
+def _layers(spec: TaskSpec) -> Sequence[PluginRef]:
+    return spec.visual_prompt.layers if spec.visual_prompt else ()

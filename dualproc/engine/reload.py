@@ -13,6 +13,7 @@ from dualproc.run.folder import RESOLVED, WEIGHTS
 
 from . import lora
 from .engine import Engine
+from .sliders import set_sliders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,18 +40,26 @@ def load_engine(path: str | PathLike[str], *, overrides: Sequence[str] = ()) -> 
     """A run's engine with its trained LoRA, to evaluate it again or to continue in Python. See `open_run`."""
     run, spec = open_run(path, overrides=overrides)
     engine = Engine(spec)
-    lora.load_export(engine.generator.adapter_module, spec.train.lora, run.path / WEIGHTS)
+    _load(engine.generator, run, spec, strength=1.0)
     return run, engine
 
 
 def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Generator:
-    """A run's generator with its LoRA at `strength` (1 as trained, 0 the base)."""
+    """A run's generator with its LoRA at `strength` (1 as trained, 0 the base), and its sliders in the middle."""
     run, spec = open_run(path)
     generator: Generator = resolve.build("generators", spec.generator)
-    module = generator.adapter_module
-    lora.attach(module, spec.train.lora, generator.lora_targets, seed=0)
-    lora.load_export(module, spec.train.lora, run.path / WEIGHTS, strength=strength)
+    names = lora.adapters(spec.sliders)
+    lora.attach(generator.adapter_module, spec.train.lora, generator.lora_targets, seed=0, adapters=names)
+    _load(generator, run, spec, strength=strength)
     return generator
+
+
+def _load(generator: Generator, run: RunFolder, spec: TaskSpec, *, strength: float) -> None:
+    """Set the attached LoRA to a run's."""
+    for adapter in lora.adapters(spec.sliders):
+        file = run.path / lora.folder(adapter) / WEIGHTS
+        lora.load_export(generator.adapter_module, spec.train.lora, file, adapter=adapter)
+    set_sliders(generator, spec, {}, strength=strength)
 
 
 def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int = 8) -> Tensor:

@@ -12,13 +12,13 @@ from jinja2 import Environment, PackageLoader
 
 from dualproc.run import RunFolder
 from dualproc.run.folder import REPORT, WEIGHTS
-from dualproc.run.images import BASE, JUDGE_VIEW, TRAINED, png
+from dualproc.run.images import BASE, JUDGE_VIEW, STRIP, TRAINED, png
 from dualproc.run.resolved import Task, task
 from dualproc.types import Evaluation, StepRecord
-from dualproc.wording import NOT_MEASURED, duration, number, plural
+from dualproc.wording import NOT_MEASURED, duration, number, percent, plural
 
 from . import summary
-from .charts import WIDTH, Series, dot_plot, line_chart
+from .charts import WIDTH, Series, calibration_chart, dot_plot, line_chart
 from .samples import sample_files
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -58,6 +58,7 @@ def render_report(run: RunFolder) -> str:
     }
     if evaluation is not None:
         values |= _header(evaluation, progress) | _results(evaluation, known.preserve) | _cards(run, evaluation)
+        values |= _sliders(run, evaluation)
     return page(values)
 
 
@@ -131,12 +132,45 @@ def _cards(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
     return {"cards": cards, "cards_note": note if cards else "The run has no images."}
 
 
+def _sliders(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
+    """For each slider: images at values from end to end, the calibration curve, and its numbers."""
+    trained, first = evaluation.trained, evaluation.prompts[0].text
+    known = {one.slider: one for one in trained.calibration}
+    sliders = []
+    for name, asked in evaluation.asked.items():
+        file, one = run.samples / STRIP.format(name), known.get(name)
+        score = next((score for score in trained.scores if one is not None and score.name == one.scorer), None)
+        chart = calibration_chart(one, asked, score.values) if one is not None and score is not None else None
+        sliders.append(
+            {
+                "name": name,
+                "strip": _encoded(file.read_bytes()) if file.exists() else "",
+                "about": f"{first}, seed {evaluation.seeds[0]}: the first held-out prompt and seed.",
+                "charts": [chart] if chart is not None else [],
+                "points": [
+                    (number(p.asked), number(p.measured), number(p.spread), number(p.error), percent(_share(p.on_target)),
+                     percent(p.kept), number(p.diversity))
+                    for p in (one.points if one is not None else ())
+                ],
+            }
+        )  # fmt: skip
+    return {"sliders": sliders}
+
+
+def _share(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _encoded(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+
+
 def _data_url(path: Path) -> str:
     from PIL import Image
 
     with Image.open(path) as image:
         image.thumbnail((image.width, THUMBNAIL), Image.Resampling.LANCZOS)
-        return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")
+        return _encoded(png(image))
 
 
 def _results(evaluation: Evaluation, preserve: str) -> dict[str, Any]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualproc.run.files import write_atomically
-from dualproc.run.images import BASE, GRID, JUDGE_VIEW, TRAINED, image_names, png, spread_out, write_images
+from dualproc.run.images import BASE, GRID, JUDGE_VIEW, STRIP, TRAINED, image_names, png, spread_out, write_images
 from dualproc.types import Evaluation
 
-from .grids import before_after_grid
+from .grids import before_after_grid, sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,13 @@ def write_samples(
     grid = before_after_grid(base[chosen], trained[chosen], judge_view=seen, captions=[prompts[i] for i in chosen])
     write_atomically(samples / GRID, png(grid), durable=False)
     return samples / GRID
+
+
+def write_strips(samples: Path, strips: Mapping[str, tuple[Tensor, Sequence[str]]]) -> None:
+    """Write each slider's images ([N, 3, H, W], a caption for each) side by side."""
+    for name, (images, captions) in strips.items():
+        strip = sheet(images, captions=captions, columns=len(images))
+        write_atomically(samples / STRIP.format(name), png(strip), durable=False)
 
 
 def sample_files(samples: Path, evaluation: Evaluation, most: int) -> dict[int, dict[str, Path]]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 BASE, TRAINED, JUDGE_VIEW = "base", "trained", "judge_view"
 """Subfolders of `samples/`."""
 GRID = "before_after.png"
+STRIP = "strip_{}.png"
+"""For each slider, by its name: images at values from end to end."""
 
 
 def image_names(prompts: Sequence[str], seeds: Sequence[int], *, ending: str = "") -> list[str]:
