@@ -44,6 +44,7 @@ def _root(
     dp bench specs/                                run every variant of every spec and print one table
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
     dp score images/ --spec specs/horizon.yaml --variant high
+    dp export runs/horizon --at row=0.42 --out DIR save one value of a slider as an ordinary LoRA
     dp plugins                                     list the installed plugins
     dp plugins show visual_prompts/line            show the parameters of a plugin
     dp spec show specs/line_weight.yaml --variant thin --set train.steps=50
@@ -55,7 +56,7 @@ app = typer.Typer(
     name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
 )
 app.callback()(_root)
-for _command in (run.run, run.generate, plan.plan, score.score, ask.ask, bench.bench, spec.schema):
+for _command in (run.run, run.generate, run.export, plan.plan, score.score, ask.ask, bench.bench, spec.schema):
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
 app.add_typer(spec.group, name="spec")

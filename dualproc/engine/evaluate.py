@@ -79,10 +79,11 @@ def _in_order(parts: Sequence[Images], indices: Sequence[int], strips: Mapping[s
     if len(parts) == 1:
         return replace(parts[0], strips=strips)
     order = sorted(range(len(indices)), key=indices.__getitem__)
-    joined = (
-        torch.cat([getattr(part, name) for part in parts])[order] for name in ("base", "trained", "judge_view")
+    base, trained, seen = (
+        torch.cat(images)[order]
+        for images in zip(*((part.base, part.trained, part.judge_view) for part in parts), strict=True)
     )
-    return Images(*joined, strips=strips)
+    return Images(base, trained, seen, strips)
 
 
 def _strip(loop: Loop, name: str, prompt: Prompt, seed: int, advance: Callable[[int], None]) -> Tensor:

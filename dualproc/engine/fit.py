@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import time
@@ -139,7 +140,7 @@ def _save_lora(loop: Loop, run: RunFolder) -> None:
     module, spec = loop.generator.adapter_module, loop.spec
     for adapter in reversed(lora.adapters(spec.sliders)):
         layers = lora.folded(module, spec.train.lora, adapter)
-        run.write_lora(lambda folder, layers=layers: loop.generator.save_lora(folder, layers), lora.folder(adapter))
+        run.write_lora(functools.partial(loop.generator.save_lora, layers=layers), lora.folder(adapter))
 
 
 def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Evaluation:
@@ -166,13 +167,11 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
             seeds=evaluation.seeds,
             judge_view=images.judge_view if loop.spec.visual_prompt else None,
         )
-        write_strips(
-            run.samples,
-            {
-                name: (strip, [f"{name} {number(values[name])}" for values in sliders.spread(loop.spec, name, len(strip))])
-                for name, strip in images.strips.items()
-            },
-        )
+        captions = {
+            name: [f"{name} {number(place[name])}" for place in sliders.spread(loop.spec, name, len(strip))]
+            for name, strip in images.strips.items()
+        }
+        write_strips(run.samples, images.strips, captions)
         run.write(RESOLVED, portable(loop.spec).text)  # `dp score RUN --set` may have changed how it is evaluated
         run.write_evaluation(evaluation)
         _present(loop, run)

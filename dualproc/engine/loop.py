@@ -52,9 +52,7 @@ class Loop:
         self._set_task(Evaluators(spec.at({}), build=build))
         self.judge = self.evaluators.judge
         module, targets, train = self.generator.adapter_module, self.generator.lora_targets, spec.train
-        self.weights = lora.attach(
-            module, train.lora, targets, seed=train.seed, adapters=lora.adapters(spec.sliders)
-        )
+        self.weights = lora.attach(module, train.lora, targets, seed=train.seed, adapters=lora.adapters(spec.sliders))
         sliders.set_sliders(self.generator, spec, {})
         self.optimiser = torch.optim.AdamW(self.weights, lr=train.lr, weight_decay=train.weight_decay)
         self.done = 0

@@ -1,8 +1,8 @@
 """The LoRA: attached to the generator's backbone, and exported with its scale folded in.
 
-With sliders, it consists of several on the same layers: a *centre* at weight 1, and for each slider one at weight u, its
-position in [-1, 1], and with `degree: 2` another one at weight u * u. Each is a file of its own, and any tool can add
-them up at these weights.
+With sliders, it consists of several on the same layers: a *centre* at weight 1, and for each slider one at weight u,
+its position in [-1, 1], and with `degree: 2` another one at weight u * u. Each is a file of its own, and any tool can
+add them up at these weights.
 """
 
 from __future__ import annotations
@@ -126,9 +126,7 @@ def _copy(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             own[name].copy_(value)
 
 
-def load_export(
-    module: nn.Module, spec: Lora, file: Path, *, strength: float = 1.0, adapter: str = ADAPTER
-) -> None:
+def load_export(module: nn.Module, spec: Lora, file: Path, *, strength: float = 1.0, adapter: str = ADAPTER) -> None:
     """Set an attached LoRA to the weights that `folded` wrote to a run's file, at `strength` (1 as trained).
 
     Raises RunError if the file is damaged, or is not a LoRA of this module.

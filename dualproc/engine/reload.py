@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualproc import resolve
+from dualproc.errors import DualprocError
 from dualproc.protocols import Generator
 from dualproc.run import RunFolder, portable
+from dualproc.run.files import as_run_error, make_folder
 from dualproc.run.folder import RESOLVED, WEIGHTS
+from dualproc.spec.sliders import complete
 
 from . import lora
 from .engine import Engine
@@ -52,6 +56,21 @@ def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Gener
     lora.attach(generator.adapter_module, spec.train.lora, generator.lora_targets, seed=0, adapters=names)
     _load(generator, run, spec, strength=strength)
     return generator
+
+
+def export(path: str | PathLike[str], values: Mapping[str, float], folder: Path) -> None:
+    """Write a run's LoRA with its sliders at these values into `folder`, as one ordinary LoRA for weight 1.0.
+
+    Sliders that are not named are in the middle. Raises DualprocError if a value is outside its slider's range.
+    """
+    _, spec = open_run(path)
+    if not spec.sliders:
+        raise DualprocError(f"{path} has no sliders", hint=f"its {WEIGHTS} is already an ordinary LoRA")
+    weights = lora.weights_at(spec.sliders, complete(spec.sliders, values))
+    generator = load_generator(path)
+    make_folder(folder)
+    with as_run_error("write", folder / WEIGHTS):
+        generator.save_lora(folder, lora.combined(generator.adapter_module, spec.train.lora, weights))
 
 
 def _load(generator: Generator, run: RunFolder, spec: TaskSpec, *, strength: float) -> None:

@@ -20,14 +20,12 @@ STRATA = 8
 GRID = 11
 """The evaluation draws held-out images at this many values, evenly from end to end.
 
-It is a prime number, so that several sliders are combined differently (see `_grid`)."""
+It is a prime number, so that several sliders are combined differently (see `grid`)."""
 STRIP = 7
 """Values of a strip of images."""
 
 
-def set_sliders(
-    generator: Generator, spec: TaskSpec, values: Mapping[str, float], *, strength: float = 1.0
-) -> None:
+def set_sliders(generator: Generator, spec: TaskSpec, values: Mapping[str, float], *, strength: float = 1.0) -> None:
     """Set the LoRA of a generator to values of the spec's sliders; those that are not named are in the middle.
 
     Raises DualprocError if a value is outside its slider's range.
@@ -61,11 +59,10 @@ def grid(spec: TaskSpec, count: int) -> list[dict[str, float]]:
 
     Image i has value i modulo GRID of the first slider: with GRID seeds per prompt, each prompt has every value once.
     """
-    sliders = enumerate(spec.sliders.items(), start=1)
-    columns = {
-        name: [slider.value(2 * ((i * factor + (factor - 1) * (i // GRID)) % GRID) / (GRID - 1) - 1) for i in range(count)]
-        for factor, (name, slider) in sliders
-    }
+    columns = {}
+    for factor, (name, slider) in enumerate(spec.sliders.items(), start=1):
+        turns = [(i * factor + i // GRID * (factor - 1)) % GRID for i in range(count)]
+        columns[name] = [slider.value(2 * turn / (GRID - 1) - 1) for turn in turns]
     return [{name: column[i] for name, column in columns.items()} for i in range(count)]
 
 

@@ -14,7 +14,7 @@ from dualproc.run import RunFolder
 from dualproc.run.folder import REPORT, WEIGHTS
 from dualproc.run.images import BASE, JUDGE_VIEW, STRIP, TRAINED, png
 from dualproc.run.resolved import Task, task
-from dualproc.types import Evaluation, StepRecord
+from dualproc.types import CalibrationPoint, Evaluation, StepRecord
 from dualproc.wording import NOT_MEASURED, duration, number, percent, plural
 
 from . import summary
@@ -147,18 +147,16 @@ def _sliders(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
                 "strip": _encoded(file.read_bytes()) if file.exists() else "",
                 "about": f"{first}, seed {evaluation.seeds[0]}: the first held-out prompt and seed.",
                 "charts": [chart] if chart is not None else [],
-                "points": [
-                    (number(p.asked), number(p.measured), number(p.spread), number(p.error), percent(_share(p.on_target)),
-                     percent(p.kept), number(p.diversity))
-                    for p in (one.points if one is not None else ())
-                ],
+                "points": [_cells(point) for point in (one.points if one is not None else ())],
             }
-        )  # fmt: skip
+        )
     return {"sliders": sliders}
 
 
-def _share(value: float | None) -> float:
-    return math.nan if value is None else value
+def _cells(point: CalibrationPoint) -> list[str]:
+    on_target = math.nan if point.on_target is None else point.on_target
+    numbers = (point.asked, point.measured, point.spread, point.error)
+    return [*map(number, numbers), percent(on_target), percent(point.kept), number(point.diversity)]
 
 
 def _encoded(content: bytes) -> str:

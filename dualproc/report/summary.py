@@ -120,11 +120,10 @@ def outcome(evaluation: Evaluation) -> str:
     base, trained = evaluation.base, evaluation.trained
     blind = ""
     if trained.calibration and math.isfinite(trained.calibration[0].error):
-        before_, after_ = base.calibration[0], trained.calibration[0]
-        return (
-            f"Slider {after_.slider}, measured by {after_.scorer.replace('_', ' ')}: mean error {number(before_.error)} "
-            f"-> {number(after_.error)}, rank correlation {number(after_.spearman)}"
-        )
+        was, now = base.calibration[0], trained.calibration[0]
+        errors = f"mean error {number(was.error)} -> {number(now.error)}"
+        by = f"Slider {now.slider}, measured by {now.scorer.replace('_', ' ')}"
+        return f"{by}: {errors}, rank correlation {number(now.spearman)}"
     if trained.scores:
         before, after = base.scores[0], trained.scores[0]
         if measured(after.values):
@@ -265,13 +264,13 @@ def within(score: Score) -> str:
 def _slider_rows(base: Calibration, trained: Calibration) -> list[Row]:
     asked = [point.asked for point in trained.points]
     note = f"|measured - asked|, by {trained.scorer.replace('_', ' ')}, {trained.unit}"
-    errors = [
+    before, after = (
         f"{number(one.error)} ± {number(one.spread, digits=2)}" if math.isfinite(one.error) else NOT_MEASURED
         for one in (base, trained)
-    ]
+    )
     values = f"of asked and measured; {len(asked)} values, {min(asked):g} to {max(asked):g}"
     return [
-        Row(f"slider {trained.slider}: error", *errors, note),
+        Row(f"slider {trained.slider}: error", before, after, note),
         Row(f"slider {trained.slider}: rank correlation", number(base.spearman), number(trained.spearman), values),
     ]
 

@@ -41,6 +41,13 @@ def write_images(folder: Path, images: Tensor, names: Sequence[str]) -> list[Pat
     return paths
 
 
+def write_png(path: Path, image: Image) -> Path:
+    """Write an image as PNG, into a folder that is made if it does not exist; RunError if it cannot be written."""
+    make_folder(path.parent)
+    write_atomically(path, png(image), durable=False)
+    return path
+
+
 def spread_out(prompts: Sequence[str], most: int) -> list[int]:
     """Indices of at most `most` of the images, in order: one of each prompt first, then a second of each."""
     turns = [prompts[:index].count(prompt) for index, prompt in enumerate(prompts)]

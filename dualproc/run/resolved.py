@@ -48,10 +48,11 @@ def task(spec: Mapping[str, Any]) -> Task:
     values = {name: f"{one.get('from')} to {one.get('to')}" for name, one in ranges.items()}
     given, steps = spec.get("question"), _mapping(spec.get("train")).get("steps")
     questions = [_mapping(one) for one in (given if isinstance(given, list) else [given])]
+    asked = [(one, _template(one)) for one in questions]
     return Task(
         name=", ".join(str(spec[key]) for key in ("name", "variant") if spec.get(key)),
         description=fill_text(str(spec.get("description") or ""), values),
-        questions=tuple((fill_text(_template(one), values), str(one.get("answer", "Yes"))) for one in questions if _template(one)),
+        questions=tuple((fill_text(text, values), str(one.get("answer", "Yes"))) for one, text in asked if text),
         preserve=fill_text(_template(_mapping(spec.get("preserve"))), values),
         steps=steps if isinstance(steps, int) else 0,
     )

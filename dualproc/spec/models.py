@@ -7,7 +7,13 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AliasChoices, BeforeValidator, Field, ValidationError, ValidationInfo, WithJsonSchema, field_validator,
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
     model_validator,
 )  # fmt: skip
 from pydantic_core import to_jsonable_python
@@ -295,8 +301,8 @@ class TaskSpec(SpecModel):
     @classmethod
     def _check_fields(cls, prompts: Prompts, info: ValidationInfo) -> Prompts:
         taken = sorted({"prompt", *prompts.fields} & _slider_names(info))
-        message = "`{}` is also a slider"
-        raise_mistakes([Mistake((), message.format(name), "choose another name for the slider") for name in taken], prompts)
+        hint = "choose another name for the slider"
+        raise_mistakes([Mistake((), f"`{name}` is also a slider", hint) for name in taken], prompts)
         return prompts
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from .template import SECTIONS, fill
 if TYPE_CHECKING:
     from .models import TaskSpec
 
-FILLED = tuple(section[0] for section in SECTIONS if len(section) == 1)
+FILLED = tuple(str(section[0]) for section in SECTIONS if len(section) == 1)
 """The keys of a spec in which a slider's value is filled in: those of a variant, except `prompts.template`."""
 
 
@@ -30,8 +30,8 @@ class Slider(SpecModel):
     high: Finite = Field(alias="to", description="The highest value.")
     degree: Annotated[int, Field(strict=True, ge=1, le=2)] = Field(
         default=1,
-        description="1: the slider has one LoRA, at weight u. 2: it has a second one, at weight u * u, for effects that "
-        "are not proportional to u.",
+        description="1: the slider has one LoRA, at weight u. 2: it has a second one, at weight u * u, for effects "
+        "that are not proportional to u.",
     )
 
     @field_validator("high")
