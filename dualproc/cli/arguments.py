@@ -98,6 +98,8 @@ def slider_values(texts: Sequence[str], count: int = 1) -> list[dict[str, float]
         raise DualprocError(f"only one slider can have a range, got {' and '.join(several)}")
     if not several:
         return [single]
+    if count < 2:
+        raise DualprocError("a range needs several images", hint="for example -n 7")
     ((moved, values),) = several.items()
     return [{**single, moved: round(value, 10)} for value in values]
 

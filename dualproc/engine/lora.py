@@ -8,6 +8,7 @@ add them up at these weights.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,8 +76,9 @@ def attach(
         r=spec.rank, lora_alpha=spec.alpha, target_modules=_pattern(wanted), init_lora_weights="gaussian"
     )
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(seed)
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several adapters are intended
             for adapter in adapters:
                 inject_adapter_in_model(config, module, adapter_name=adapter)
     except ValueError as error:
@@ -96,7 +98,10 @@ def attach(
     device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
     for name, part in module.named_modules():
         if (found := _OURS.search(name)) and found.end() == len(name):
-            part.to(device=device, dtype=torch.float32)
+            # PEFT leaves all but the first adapter on the CPU if the module is on the meta device.
+            centre = next(module.get_submodule(f"{name[: found.start()]}.{ADAPTER}").parameters(), None)
+            home = device or (centre.device if centre is not None else None)
+            part.to(device=home, dtype=torch.float32)
     return [value for name, value in module.named_parameters() if _OURS.search(name)]
 
 
