@@ -38,10 +38,12 @@ class Evaluators:
         self.judge: Judge = build_judge(spec.judges, build=build)
         self.referee: Judge | None = build_judge(spec.referees, build=build) if spec.referees else None
         self._build = build
-        self._layers = live(build, "visual_prompts", _layers(spec), [])
         self._canvases: dict[tuple[int, int], Image] = {}
         """The visual prompt drawn once per image size (width, height): layers are deterministic."""
-        self._scorers = live(build, "scorers", spec.scorers, [])
+        self.built: dict[str, Live] = {"visual_prompts": [], "scorers": []}
+        """The live plugins by kind, besides judge and referee."""
+        self.layers  # noqa: B018  # builds them
+        self.scorers  # noqa: B018
 
     def at(self, spec: TaskSpec) -> Evaluators:
         """The same judges with the visual prompt and the scorers of `spec`: this one's, with other slider values.
@@ -49,20 +51,22 @@ class Evaluators:
         Only plugins with other parameters are built, and only when they are used.
         """
         other = copy.copy(self)
-        other.spec, other._canvases = spec, {}
+        other.spec, other.built, other._canvases = spec, dict(self.built), {}
         return other
 
     @property
     def layers(self) -> list[VisualPrompt]:
         """The layers of the visual prompt, from bottom to top."""
-        self._layers = live(self._build, "visual_prompts", _layers(self.spec), self._layers)
-        return [layer for _, layer in self._layers]
+        return [layer for _, layer in self._live("visual_prompts", _layers(self.spec))]
 
     @property
     def scorers(self) -> list[tuple[str, Scorer]]:
         """The scorers, each with the name of its plugin."""
-        self._scorers = live(self._build, "scorers", self.spec.scorers, self._scorers)
-        return [(ref.type, scorer) for ref, scorer in self._scorers]
+        return [(ref.type, scorer) for ref, scorer in self._live("scorers", self.spec.scorers)]
+
+    def _live(self, kind: str, refs: Sequence[PluginRef]) -> Live:
+        self.built[kind] = live(self._build, kind, refs, self.built[kind])
+        return self.built[kind]
 
     def judge_view(self, images: Tensor, rng: random.Random | None = None) -> Tensor:
         """Images [B, 3, H, W] as the judges see them: under the visual prompt, if the spec has one.

@@ -47,8 +47,10 @@ class Loop:
         # Before the judges are loaded: the generator then releases its text encoders, and both need not fit together.
         self.generator.prepare([prompt.text for prompt in self.prompts + spec.prompts.eval_prompts()])
         self._build = build
-        self._rewards: Live = []
-        self._anchors: Live = []
+        self.built: dict[str, Live] = {"rewards": [], "anchors": []}
+        """The live plugins by kind, besides those of `evaluators`."""
+        self.latest: Loop | None = None
+        """What `at` returned last."""
         self._set_task(Evaluators(spec.at({}), build=build))
         self.judge = self.evaluators.judge
         module, targets, train = self.generator.adapter_module, self.generator.lora_targets, spec.train
@@ -64,11 +66,13 @@ class Loop:
         """Everything that follows from a spec without sliders, or from one value of each of them."""
         self.evaluators, task = evaluators, evaluators.spec
         used = [ref for ref in task.anchors if ref.weight > 0]
-        self._rewards = live(self._build, "rewards", [task.reward], self._rewards)
-        self._anchors = live(self._build, "anchors", used, self._anchors)
-        self.reward: Reward = self._rewards[0][1]
+        self.built = {
+            "rewards": live(self._build, "rewards", [task.reward], self.built["rewards"]),
+            "anchors": live(self._build, "anchors", used, self.built["anchors"]),
+        }
+        self.reward: Reward = self.built["rewards"][0][1]
         self.anchors: list[tuple[float, Anchor]] = [
-            (ref.weight, anchor) for ref, (_, anchor) in zip(used, self._anchors, strict=True)
+            (ref.weight, anchor) for ref, (_, anchor) in zip(used, self.built["anchors"], strict=True)
         ]
         self.wanted = [question.candidates.index(question.answer) for question in task.questions]
 
@@ -84,6 +88,7 @@ class Loop:
         sliders.set_sliders(self.generator, self.spec, values)
         other = copy.copy(self)
         other._set_task(self.evaluators.at(task))
+        self.latest, other.latest = other, None
         return other
 
     @without_cudnn_attention()
