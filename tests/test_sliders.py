@@ -63,6 +63,11 @@ def test_values_fill_visual_prompt_question_and_scorer() -> None:
     assert spec.at({}).scorers[0].params == {"target": 0.46}  # the middle
 
 
+def test_shipped_spec_is_valid_and_has_an_image_of_every_prompt_at_every_value_twice() -> None:
+    spec = resolve.load_spec(Path(__file__).parents[1] / "specs" / "sliders" / "horizon.yaml")
+    assert spec.evaluation.seeds == 2 * sliders.GRID
+
+
 def test_spec_with_a_slider_survives_writing_and_reading(tmp_path: Path) -> None:
     from dualproc.spec import to_yaml
 
