@@ -89,6 +89,7 @@ visual_prompt: {layers: [{type: line, from: [0, "{row}"], to: [1, "{row}"]}]}
     ("old", "new", "path", "message"),
     [
         ("to: 0.66", "to: 0.2", "sliders.row.to", "`to` is not above `from`"),
+        ("from: 0.26, to: 0.66", "from: -1.7e308, to: 1.7e308", "sliders.row.to", "the range is too large"),
         (", to: 0.66", "", "sliders.row.to", "`to` is missing"),
         ("from: 0.26", "form: 0.26, from: 0", "sliders.row.form", "unknown key `form`"),
         ("to: 0.66", "to: 0.66, degree: 3", "sliders.row.degree", "expected a number of at most 2, found 3"),

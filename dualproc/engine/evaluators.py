@@ -42,8 +42,8 @@ class Evaluators:
         """The visual prompt drawn once per image size (width, height): layers are deterministic."""
         self.built: dict[str, Live] = {"visual_prompts": [], "scorers": []}
         """The live plugins by kind, besides judge and referee."""
-        self.layers  # noqa: B018  # builds them
-        self.scorers  # noqa: B018
+        self._live("visual_prompts", _layers(spec))
+        self._live("scorers", spec.scorers)
 
     def at(self, spec: TaskSpec) -> Evaluators:
         """The same judges with the visual prompt and the scorers of `spec`: this one's, with other slider values.

@@ -151,4 +151,6 @@ def _check(document: Node, variant: str | None) -> tuple[Node, TaskSpec | None, 
             filled(spec, values)
         except ValidationError as error:
             problems += problems_from(error, TaskSpec, document)
+        except SpecError as error:
+            problems += error.problems
     return document, None if problems else spec, problems

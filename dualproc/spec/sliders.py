@@ -39,6 +39,8 @@ class Slider(SpecModel):
     def _check_order(cls, high: float, info: ValidationInfo) -> float:
         if high <= info.data.get("low", -math.inf):
             raise_mistakes([Mistake((), "`to` is not above `from`", "write the lowest value first")], high)
+        if math.isinf(high - info.data.get("low", 0)):
+            raise_mistakes([Mistake((), "the range is too large")], high)
         return high
 
     @model_serializer
