@@ -211,8 +211,8 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path: Path) -> None:
         ("zzz", 24),
     ]
     assert str(problems[-1]) == f"{tmp_path / 'spec.yaml'}:24:1: zzz: unknown key `zzz`\n    zzz: 1\n    ^\n    " + (
-        "known: schema_version, name, description, prompts, question, preserve, reward, visual_prompt, variants, "
-        "variant, generator, judge, referee, scorers, anchor, train, evaluation"
+        "known: schema_version, name, sliders, description, prompts, question, preserve, reward, visual_prompt, "
+        "variants, variant, generator, judge, referee, scorers, anchor, train, evaluation"
     )
 
 

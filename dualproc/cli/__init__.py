@@ -47,6 +47,7 @@ def _root(
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
     dp score images/ --spec horizon --variant high
     dp compare runs/short runs/long                show several runs on one HTML page
+    dp export runs/horizon --at row=0.42 --out DIR save one value of a slider as an ordinary LoRA
     dp plugins                                     list the installed plugins
     dp plugins show visual_prompts/line            show the parameters of a plugin
     dp spec show line_weight --variant thin --set train.steps=50
@@ -57,7 +58,7 @@ def _root(
 app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
 for _command in (
-    run.run, run.generate, plan.plan, score.score, ask.ask, bench.bench, compare.compare, spec.schema,
+    run.run, run.generate, run.export, plan.plan, score.score, ask.ask, bench.bench, compare.compare, spec.schema,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")

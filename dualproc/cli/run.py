@@ -1,4 +1,4 @@
-"""`dp run` and `dp generate`: train a generator, and generate images with it."""
+"""`dp run`, `dp generate` and `dp export`: train a generator, generate images with it, save a slider's value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from dualproc.errors import DualprocError
 from dualproc.wording import command, plural
 
-from .arguments import EveryVariant, File, Overrides, given_folder
+from .arguments import At, EveryVariant, File, Overrides, given_folder, one_place, slider_values
 from .memory import Fit, gpus, settings_that_fit
 from .output import print_table, print_warning
 
@@ -157,6 +157,16 @@ def generate(
         int, typer.Option(min=0, max=2**62, help="Seed of the first image; the next ones use SEED+1, ...")
     ] = 0,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of images.")] = 1,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at",
+            metavar="SLIDER=VALUE",
+            help="Value of a slider: --at row=0.42. A range, such as row=0.3..0.6, draws one seed at -n values. "
+            "Repeatable.",
+            show_default="the middle of its range",
+        ),
+    ] = None,
     strength: Annotated[
         float, typer.Option(help="Strength of the LoRA: 1 is as trained, 0 is the base generator.")
     ] = 1.0,
@@ -166,35 +176,81 @@ def generate(
 ) -> None:
     """Generate images with the LoRA of a run.
 
-    Writes one PNG file per seed and prints its path.
+    Writes one PNG file per seed and prints its path. If the spec has sliders, --at chooses their values; with a range,
+    it writes one file per value, and all of them side by side.
 
     \b
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 --strength 0
+    dp generate runs/horizon "a cartoon of a sheep" --at row=0.42
+    dp generate runs/horizon "a cartoon of a sheep" --at row=0.3..0.6 -n 7
     """
     if not prompt.strip():
         raise DualprocError("the prompt is empty", hint='for example "a cartoon of an owl"')
     if not math.isfinite(strength):
         hint = "1 is as trained, 0 is the base generator"
         raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
+    places = slider_values(at or (), count)
     from .progress import quiet
 
     quiet()
+    import torch
+
     from dualproc.engine.reload import generate as draw
     from dualproc.engine.reload import load_generator, open_run
-    from dualproc.run import write_images
+    from dualproc.engine.sliders import set_sliders
+    from dualproc.report import sheet
     from dualproc.run.folder import GENERATED
-    from dualproc.run.images import image_names
+    from dualproc.run.images import image_names, write_images, write_png
+    from dualproc.spec.sliders import complete
 
-    seeds = range(seed, seed + count)
+    spec = open_run(run)[1]
+    for values in places:  # before the models are loaded
+        complete(spec.sliders, values)
+    swept = len(places) > 1
+    seeds = [seed] if swept else range(seed, seed + count)
     generator = load_generator(run, strength=strength)
     generator.prepare([prompt])
-    _, spec = open_run(run)
-    images = draw(generator, prompt, seeds, batch=min(AT_A_TIME, spec.evaluation.batch))
     folder = Path(run, GENERATED) if out is None else given_folder(out)
-    ending = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
-    for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
-        typer.echo(str(path))
+    scale = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
+    drawn = []
+    for values in places:
+        set_sliders(generator, spec, values, strength=strength)
+        images = draw(generator, prompt, seeds, batch=min(AT_A_TIME, spec.evaluation.batch))
+        chosen = "".join(f"-{name}{value:g}" for name, value in values.items())
+        for path in write_images(folder, images, image_names([prompt] * len(seeds), seeds, ending=chosen + scale)):
+            typer.echo(str(path))
+        drawn.append(images)
+    if swept:
+        captions = [" ".join(f"{name} {value:.3g}" for name, value in values.items()) for values in places]
+        strip = sheet(torch.cat(drawn), captions=captions, columns=len(captions))
+        (file,) = image_names([prompt], [seed], ending=f"-strip{scale}")
+        typer.echo(str(write_png(folder / file, strip)))
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder of a spec with sliders.")],
+    at: At = None,
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the LoRA.")] = "",
+) -> None:
+    """Save one value of a slider as an ordinary LoRA.
+
+    Writes the LoRA's files into DIR. Every tool loads them like any other LoRA, at weight 1.0.
+
+    \b
+    dp export runs/horizon --at row=0.42 --out horizon-0.42
+    """
+    if not at:
+        raise DualprocError("`--at` is missing", hint="for example --at row=0.42")
+    values, folder = one_place(at), given_folder(out)
+    from .progress import quiet
+
+    quiet()
+    from dualproc.engine.reload import export as save
+    from dualproc.run.folder import WEIGHTS
+
+    save(run, values, folder)
+    typer.echo(str(folder / WEIGHTS))
 
 
 def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:

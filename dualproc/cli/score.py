@@ -12,7 +12,7 @@ from dualproc.errors import DualprocError, RunError
 from dualproc.kit.image_files import batches, image_files
 from dualproc.wording import number, plural
 
-from .arguments import AsJson, Fields, Overrides, SpecFile, Variant, field_options, named_values
+from .arguments import AsJson, At, Fields, Overrides, SpecFile, Variant, field_options, named_values, one_place
 from .output import print_table, print_warning
 from .run import print_evaluation
 
@@ -36,6 +36,7 @@ def score(
     variant: Variant = None,
     overrides: Overrides = None,
     fields: Fields = None,
+    at: At = None,
     as_json: AsJson = False,
     csv: Annotated[
         str | None, typer.Option(metavar="FILE", help="Also write the numbers of every image to a CSV file.")
@@ -56,15 +57,15 @@ def score(
     dp score cat.png --spec horizon --variant high --field subject="a cat" --json
     """
     if spec is None:
-        if variant or fields or as_json or csv:
-            raise DualprocError("--variant, --field, --json and --csv need images and --spec", hint=FORMS)
+        if variant or fields or at or as_json or csv:
+            raise DualprocError("--variant, --field, --at, --json and --csv need images and --spec", hint=FORMS)
         _score_run(places, overrides or ())
         return
     from dualproc.engine.ask import prompt_for
     from dualproc.report import image_columns
     from dualproc.resolve import load_spec
 
-    loaded = load_spec(spec, overrides=overrides or (), variant=variant)
+    loaded = load_spec(spec, overrides=overrides or (), variant=variant).at(one_place(at or ()))
     prompt = prompt_for(loaded, named_values(fields or ()))
     task = _without_unanswerable(loaded, prompt)
     files = image_files(places)

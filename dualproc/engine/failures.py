@@ -90,14 +90,9 @@ def _plugins(loop: Loop) -> Iterator[tuple[str, PluginRef, Any]]:
     """Every live plugin: its kind, how the spec names it, the plugin itself."""
     spec, evaluators = loop.spec, loop.evaluators
     yield "generators", spec.generator, loop.generator
-    yield "rewards", spec.reward, loop.reward
     for refs, judge in ((spec.judges, evaluators.judge), (spec.referees, evaluators.referee)):
         members = judge.judges if isinstance(judge, Ensemble) else [judge]
         yield from (("judges", ref, member) for (_, ref), member in zip(refs, members, strict=False))
-    layers = spec.visual_prompt.layers if spec.visual_prompt else ()
-    for kind, refs_of_kind, plugins in (
-        ("anchors", [ref for ref in spec.anchors if ref.weight > 0], [anchor for _, anchor in loop.anchors]),
-        ("visual_prompts", layers, evaluators.layers),
-        ("scorers", spec.scorers, [scorer for _, scorer in evaluators.scorers]),
-    ):
-        yield from ((kind, ref, plugin) for ref, plugin in zip(refs_of_kind, plugins, strict=True))
+    for one in filter(None, (loop, loop.latest)):
+        for kind, plugins in (one.built | one.evaluators.built).items():
+            yield from ((kind, ref, plugin) for ref, plugin in plugins)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import time
@@ -14,16 +15,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dualproc.errors import DualprocError, NotFiniteError
 from dualproc.protocols import Generator
-from dualproc.report import headline, result_html, write_card, write_report, write_samples
+from dualproc.report import headline, result_html, write_card, write_report, write_samples, write_strips
 from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
 from dualproc.run.folder import RESOLVED, default_folder
+from dualproc.spec import TaskSpec
 from dualproc.types import Evaluation, StepRecord
-from dualproc.wording import command, duration, plural
+from dualproc.wording import command, duration, number, plural
 
-from . import lora
+from . import lora, sliders
 from .evaluate import evaluate, held_out, monitor
 from .failures import explained
 from .loop import Loop
+from .sliders import set_sliders
 from .warned import noting
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ class FitResult:
     """Training steps, seconds, memory, and why the fit ended early if it did."""
     generator: Generator
     """The trained generator."""
+    spec: TaskSpec
     warnings: tuple[str, ...] = ()
     """Every warning of this run, as in its report."""
 
@@ -75,6 +79,14 @@ class FitResult:
     def pipeline(self) -> Any:
         """The generator's own pipeline, with the LoRA on."""
         return self.generator.pipeline()
+
+    def at(self, **values: float) -> Any:
+        """The pipeline with the LoRA's sliders at these values, such as `row=0.42`; the others are in the middle.
+
+        Raises DualprocError if a value is outside its slider's range.
+        """
+        set_sliders(self.generator, self.spec, values)
+        return self.pipeline
 
 
 def fit(
@@ -117,8 +129,7 @@ def fit(
         end = _train(loop, run, monitoring, progress)
         monitoring.take_best()
         with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `resume=True`"):
-            layers = lora.folded(loop.generator.adapter_module, spec.train.lora)
-            run.write_lora(lambda folder: loop.generator.save_lora(folder, layers))
+            _save_lora(loop, run)
         try:
             evaluation = finish(loop, run, progress)
         finally:
@@ -143,8 +154,17 @@ def fit(
             evaluation=evaluation,
             outcome=outcome,
             generator=loop.generator,
+            spec=spec,
             warnings=tuple(run.read_warnings()),
         )
+
+
+def _save_lora(loop: Loop, run: RunFolder) -> None:
+    """Write the LoRA; with sliders, the centre last, because its file completes the run."""
+    module, spec = loop.generator.adapter_module, loop.spec
+    for adapter in reversed(lora.adapters(spec.sliders)):
+        layers = lora.folded(module, spec.train.lora, adapter)
+        run.write_lora(functools.partial(loop.generator.save_lora, layers=layers), lora.folder(adapter))
 
 
 def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Evaluation:
@@ -152,7 +172,7 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
 
     Raises RunError if another process is writing the run, DualprocError if a plugin raises anything.
     """
-    made, total = 0, 2 * len(held_out(loop)[1])
+    made, total = 0, 2 * len(held_out(loop)[1]) + sliders.images(loop.spec)
 
     def advance(count: int) -> None:
         nonlocal made
@@ -172,6 +192,11 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
             seeds=evaluation.seeds,
             judge_view=images.judge_view if loop.spec.visual_prompt else None,
         )
+        captions = {
+            name: [f"{name} {number(place[name])}" for place in sliders.spread(loop.spec, name, len(strip))]
+            for name, strip in images.strips.items()
+        }
+        write_strips(run.samples, images.strips, captions)
         run.write(RESOLVED, portable(loop.spec).text)  # `dp score RUN --set` may have changed how it is evaluated
         run.write_evaluation(evaluation)
         _present(loop, run)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualproc import resolve
+from dualproc.errors import DualprocError
 from dualproc.protocols import Generator
 from dualproc.run import RunFolder, portable
+from dualproc.run.files import as_run_error, make_folder
 from dualproc.run.folder import RESOLVED, WEIGHTS
+from dualproc.spec.sliders import complete
 
 from . import lora
 from .engine import Engine
+from .sliders import set_sliders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,18 +44,41 @@ def load_engine(path: str | PathLike[str], *, overrides: Sequence[str] = ()) -> 
     """A run's engine with its trained LoRA, to evaluate it again or to continue in Python. See `open_run`."""
     run, spec = open_run(path, overrides=overrides)
     engine = Engine(spec)
-    lora.load_export(engine.generator.adapter_module, spec.train.lora, run.path / WEIGHTS)
+    _load(engine.generator, run, spec, strength=1.0)
     return run, engine
 
 
 def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Generator:
-    """A run's generator with its LoRA at `strength` (1 as trained, 0 the base)."""
+    """A run's generator with its LoRA at `strength` (1 as trained, 0 the base), and its sliders in the middle."""
     run, spec = open_run(path)
     generator: Generator = resolve.build("generators", spec.generator)
-    module = generator.adapter_module
-    lora.attach(module, spec.train.lora, generator.lora_targets, seed=0)
-    lora.load_export(module, spec.train.lora, run.path / WEIGHTS, strength=strength)
+    names = lora.adapters(spec.sliders)
+    lora.attach(generator.adapter_module, spec.train.lora, generator.lora_targets, seed=0, adapters=names)
+    _load(generator, run, spec, strength=strength)
     return generator
+
+
+def export(path: str | PathLike[str], values: Mapping[str, float], folder: Path) -> None:
+    """Write a run's LoRA with its sliders at these values into `folder`, as one ordinary LoRA for weight 1.0.
+
+    Sliders that are not named are in the middle. Raises DualprocError if a value is outside its slider's range.
+    """
+    _, spec = open_run(path)
+    if not spec.sliders:
+        raise DualprocError(f"{path} has no sliders", hint=f"its {WEIGHTS} is already an ordinary LoRA")
+    weights = lora.weights_at(spec.sliders, complete(spec.sliders, values))
+    generator = load_generator(path)
+    make_folder(folder)
+    with as_run_error("write", folder / WEIGHTS):
+        generator.save_lora(folder, lora.combined(generator.adapter_module, spec.train.lora, weights))
+
+
+def _load(generator: Generator, run: RunFolder, spec: TaskSpec, *, strength: float) -> None:
+    """Set the attached LoRA to a run's."""
+    for adapter in lora.adapters(spec.sliders):
+        file = run.path / lora.folder(adapter) / WEIGHTS
+        lora.load_export(generator.adapter_module, spec.train.lora, file, adapter=adapter)
+    set_sliders(generator, spec, {}, strength=strength)
 
 
 def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int) -> Tensor:

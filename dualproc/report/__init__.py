@@ -3,7 +3,7 @@
 from .card import render_card, write_card
 from .grids import before_after_grid, sheet
 from .html import render_report, result_html, write_report
-from .samples import write_samples
+from .samples import write_samples, write_strips
 from .summary import (
     Row,
     Verdict,
@@ -21,5 +21,5 @@ from .summary import (
 __all__ = [
     "Row", "Verdict", "alarms", "before_after_grid", "headline", "image_columns", "image_rows", "memory_used",
     "outcome", "render_card", "render_report", "result_html", "sheet", "step_note", "summary_rows", "verdict",
-    "write_card", "write_report", "write_samples",
+    "write_card", "write_report", "write_samples", "write_strips",
 ]  # fmt: skip

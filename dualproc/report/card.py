@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from dualproc.run.folder import CARD, SAMPLES, RunFolder
+from dualproc.run.folder import CARD, SAMPLES, SLIDERS, RunFolder
 from dualproc.run.images import GRID
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Recipe
@@ -50,6 +52,7 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
         *_results(evaluation),
         f"![Base and trained images, one above the other]({SAMPLES}/{GRID})" if (run.samples / GRID).exists() else "",
         _usage(recipe, prompt),
+        _sliders(recipe, run.resolved, prompt),
         _training(run),
         f"## The spec\n\n{_fenced(run.resolved_text, 'yaml')}",
         f"## Limits\n\n{_LIMITS}",
@@ -111,6 +114,45 @@ def _usage(recipe: Recipe, prompt: str) -> str:
     code = _fenced("\n".join(filter(None, lines)), "python")
     needed = "; only the model files come from dualproc" if inside else ", without dualproc"
     return f"## Use it\n\n{code}\n\nPlain diffusers{needed}. In ComfyUI: strength 1.0."
+
+
+def _sliders(recipe: Recipe, spec: Mapping[str, Any], prompt: str) -> str:
+    """How to use the sliders; empty without any."""
+    sliders = spec.get("sliders") or {}
+    if not sliders:
+        return ""
+    centre = "default" if recipe.peft_module else "centre"
+    files, weights, places = [(centre, "")], ["1.0"], []
+    for name, one in sliders.items():
+        low, high = one["from"], one["to"]
+        places.append(f"{name} = {(low + high) / 2:g}  # {low:g} to {high:g}")
+        places.append(f"u_{name} = 2 * ({name} - {low!r}) / ({high!r} - {low!r}) - 1")
+        for power in range(1, one.get("degree", 1) + 1):
+            key = name if power == 1 else f"{name}-{power}"
+            files.append((key, f"/{SLIDERS}/{key}"))
+            weights.append(f"u_{name}" + (f" ** {power}" if power > 1 else ""))
+    names, values = ", ".join(_quoted(key) for key, _ in files), ", ".join(weights)
+    part, folder = f"pipe.{recipe.peft_module}", "path/to/this/folder"
+    if recipe.peft_module:
+        lines = [
+            *(f'{part}.load_adapter("{folder}{at}", adapter_name={_quoted(key)})' for key, at in files[1:]),
+            *places,
+            f'{part}.add_weighted_adapter([{names}], [{values}], "at", combination_type="cat")',
+            f'{part}.set_adapter("at")',
+        ]
+    else:
+        lines = [
+            "pipe.unload_lora_weights()",
+            *(f'pipe.load_lora_weights("{folder}{at}", adapter_name={_quoted(key)})' for key, at in files),
+            *places,
+            f"pipe.set_adapters([{names}], [{values}])",
+        ]
+    at = " ".join(f"--at {name}={(one['from'] + one['to']) / 2:g}" for name, one in sliders.items())
+    commands = f"dp generate {folder} {shlex.quote(prompt)} {at}\ndp export {folder} {at} --out one-value"
+    about = "The code above loads only the centre, the LoRA of the middle. Load all of them, and set their weights:"
+    code = [about, _fenced("\n".join(lines), "python")] if recipe.library == "diffusers" else []
+    exported = "With dualproc; `dp export` saves one value as one ordinary LoRA, for every tool:"
+    return "\n\n".join(["## Sliders", *code, exported, _fenced(commands, "sh")])
 
 
 def _shipped(model: str) -> str:

@@ -13,13 +13,13 @@ from jinja2 import Environment, PackageLoader
 
 from dualproc.run import RunFolder
 from dualproc.run.folder import REPORT, SAMPLES, WEIGHTS
-from dualproc.run.images import BASE, GRID, JUDGE_VIEW, TRAINED, png
+from dualproc.run.images import BASE, GRID, JUDGE_VIEW, STRIP, TRAINED, png
 from dualproc.run.resolved import Task, task
-from dualproc.types import Evaluation, StepRecord
-from dualproc.wording import NOT_MEASURED, duration, number, plural
+from dualproc.types import CalibrationPoint, Evaluation, StepRecord
+from dualproc.wording import NOT_MEASURED, duration, number, percent, plural
 
 from . import summary
-from .charts import WIDTH, Series, dot_plot, line_chart
+from .charts import WIDTH, Series, calibration_chart, dot_plot, line_chart
 from .samples import sample_files
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -61,6 +61,7 @@ def render_report(run: RunFolder) -> str:
     }
     if evaluation is not None:
         values |= _header(evaluation, progress, notes) | _results(evaluation, known.preserve) | _cards(run, evaluation)
+        values |= _sliders(run, evaluation)
     return page(values)
 
 
@@ -163,12 +164,43 @@ def _cards(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
     return {"cards": cards, "cards_note": note if cards else "The run has no images."}
 
 
+def _sliders(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
+    """For each slider: images at values from end to end, the calibration curve, and its numbers."""
+    trained, first = evaluation.trained, evaluation.prompts[0].text
+    known = {one.slider: one for one in trained.calibration}
+    sliders = []
+    for name, asked in evaluation.asked.items():
+        file, one = run.samples / STRIP.format(name), known.get(name)
+        score = next((score for score in trained.scores if one is not None and score.name == one.scorer), None)
+        chart = calibration_chart(one, asked, score.values) if one is not None and score is not None else None
+        sliders.append(
+            {
+                "name": name,
+                "strip": _encoded(file.read_bytes()) if file.exists() else "",
+                "about": f"{first}, seed {evaluation.seeds[0]}: the first held-out prompt and seed.",
+                "charts": [chart] if chart is not None else [],
+                "points": [_cells(point) for point in (one.points if one is not None else ())],
+            }
+        )
+    return {"sliders": sliders}
+
+
+def _cells(point: CalibrationPoint) -> list[str]:
+    on_target = math.nan if point.on_target is None else point.on_target
+    numbers = (point.asked, point.measured, point.spread, point.error)
+    return [*map(number, numbers), percent(on_target), percent(point.kept), number(point.diversity)]
+
+
+def _encoded(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+
+
 def _data_url(path: Path, *, height: int = THUMBNAIL) -> str:
     from PIL import Image
 
     with Image.open(path) as image:
         image.thumbnail((image.width, height), Image.Resampling.LANCZOS)
-        return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")
+        return _encoded(png(image))
 
 
 def _results(evaluation: Evaluation, preserve: str) -> dict[str, Any]:

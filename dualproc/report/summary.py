@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dualproc.run import Outcome
-from dualproc.types import Evaluation, Measurement, Score, StepRecord
+from dualproc.types import Calibration, Evaluation, Measurement, Score, StepRecord
 from dualproc.wording import NOT_MEASURED, number, percent, plural, times
 
 from .numeric import mean, mean_and_spread, measured, ratio, unmeasured
@@ -63,7 +63,8 @@ class Row(NamedTuple):
 def summary_rows(evaluation: Evaluation) -> list[Row]:
     """The table of results: every scorer, judge, referee, subjects kept, hack meter, diversity."""
     base, trained = evaluation.base, evaluation.trained
-    rows = [row for pair in zip(base.scores, trained.scores, strict=True) for row in _score_rows(*pair)]
+    rows = [row for pair in zip(base.calibration, trained.calibration, strict=True) for row in _slider_rows(*pair)]
+    rows += [row for pair in zip(base.scores, trained.scores, strict=True) for row in _score_rows(*pair)]
     for label, before, after, note in (
         (JUDGE, base.judge, trained.judge, "it trained the LoRA, so it proves nothing"),
         (REFEREE, base.referee, trained.referee, "it took no part in training"),
@@ -128,6 +129,11 @@ def outcome(evaluation: Evaluation) -> str:
         before, after = base.scores[0], trained.scores[0]
         return f"{percent_on_target(after)} of {images} on target (base: {percent_on_target(before)})"
     blind = ""
+    if trained.calibration and math.isfinite(trained.calibration[0].error):
+        was, now = base.calibration[0], trained.calibration[0]
+        errors = f"mean error {number(was.error)} -> {number(now.error)}"
+        by = f"Slider {now.slider}, measured by {now.scorer.replace('_', ' ')}"
+        return f"{by}: {errors}, rank correlation {number(now.spearman)}"
     if trained.scores:
         before, after = base.scores[0], trained.scores[0]
         if measured(after.values):
@@ -317,10 +323,24 @@ def within(score: Score) -> str:
     return "" if score.accepted is None else "within {:.3g} to {:.3g}".format(*score.accepted)
 
 
+def _slider_rows(base: Calibration, trained: Calibration) -> list[Row]:
+    asked = [point.asked for point in trained.points]
+    note = f"|measured - asked|, by {trained.scorer.replace('_', ' ')}, {trained.unit}"
+    before, after = (
+        f"{number(one.error)} ± {number(one.spread, digits=2)}" if math.isfinite(one.error) else NOT_MEASURED
+        for one in (base, trained)
+    )
+    values = f"of asked and measured; {len(asked)} values, {min(asked):g} to {max(asked):g}"
+    return [
+        Row(f"slider {trained.slider}: error", before, after, note),
+        Row(f"slider {trained.slider}: rank correlation", number(base.spearman), number(trained.spearman), values),
+    ]
+
+
 def _score_rows(base: Score, trained: Score) -> list[Row]:
     name = title(trained)
     rows = [Row(name, mean_and_spread(base.values), mean_and_spread(trained.values), _aim(trained, unit=True))]
-    if trained.accepted is not None:
+    if trained.accepted is not None or trained.on_target is not None:
         rows.append(Row(f"{name} on target", percent_on_target(base), percent_on_target(trained), within(trained)))
     blind = [unmeasured(score.values) for score in (base, trained)]
     if any(blind):

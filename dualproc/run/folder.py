@@ -39,12 +39,14 @@ REPORT = "report.html"
 SAMPLES = "samples"
 CHECKPOINTS = "checkpoints"
 GENERATED = "generated"
+SLIDERS = "sliders"
+"""A subfolder for each slider's LoRA."""
 TRACEBACK = "traceback.txt"
 """Where a plugin failed; deleted when the run is resumed."""
 
 _OURS = (
     CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WARNINGS, WEIGHTS, "adapter_model.safetensors",
-    "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, INPUTS, RESOLVED,
+    "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, SLIDERS, INPUTS, RESOLVED,
 )  # fmt: skip
 """In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
 
@@ -186,14 +188,18 @@ class RunFolder:
                 sync(metrics)
         return save_checkpoint(self.path / CHECKPOINTS, step, tensors, state)
 
-    def write_lora(self, save: Callable[[Path], None]) -> None:
+    def write_lora(self, save: Callable[[Path], None], inside: str = "") -> None:
         """Let `save` write a LoRA's files into a temporary folder, then move them into the run, each one atomically.
+
+        `inside` is a subfolder of the run for them.
 
         Raises RunError if they cannot be written, and any other exception of `save`; earlier files then stay.
         """
         from safetensors import SafetensorError
 
-        aside, weights = self.path / f"{ASIDE}lora", self.path / WEIGHTS
+        target = self.path / inside
+        aside, weights = self.path / f"{ASIDE}lora", target / WEIGHTS
+        make_folder(target)
         remove(aside)
         make_folder(aside)
         try:
@@ -204,8 +210,8 @@ class RunFolder:
                     raise _system_error(error) from error
                 for file in sorted(aside.iterdir(), key=lambda file: file.name == WEIGHTS):  # it completes the run
                     sync(file)
-                    file.replace(self.path / file.name)
-                sync(self.path)
+                    file.replace(target / file.name)
+                sync(target)
         finally:
             remove(aside)
 

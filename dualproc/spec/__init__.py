@@ -10,10 +10,12 @@ from .prompts import Prompts, QuestionSpec, questions_in
 from .refs import AnchorRef, MemberRef, PluginPlace, PluginRef
 from .schema import json_schema
 from .shipped import locate, shipped_specs
+from .sliders import Slider
 from .writing import to_yaml
 
 __all__ = [
     "AnchorRef", "EvaluationSpec", "Jitter", "LoadedSpec", "Lora", "MemberRef", "PluginPlace", "PluginRef", "Prompts",
-    "QuestionSpec", "Stop", "TaskSpec", "Train", "VisualPromptSpec", "Watch", "json_schema", "locate", "named_files",
-    "problems_from", "questions_in", "read_spec", "shipped_specs", "spec_from_dict", "to_yaml", "with_files",
+    "QuestionSpec", "Slider", "Stop", "TaskSpec", "Train", "VisualPromptSpec", "Watch", "json_schema", "locate",
+    "named_files", "problems_from", "questions_in", "read_spec", "shipped_specs", "spec_from_dict", "to_yaml",
+    "with_files",
 ]  # fmt: skip

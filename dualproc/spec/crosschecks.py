@@ -15,7 +15,7 @@ from dualproc.wording import listed, nearest
 
 from .document import KeyPath, Node, problem_at
 from .mistakes import MAX_PROBLEMS, Mistake
-from .template import defined_names, fill_text, find_placeholders, placeholders, single_braces
+from .template import defined_names, fill_text, find_placeholders, placeholders, single_braces, slider_names
 
 Fields = Mapping[str, Any]
 """The fields of a prompt by name."""
@@ -26,7 +26,7 @@ _PLAIN_SECTIONS = ("description", "reward", "visual_prompt", "scorers", "anchor"
 
 def cross_problems(document: Node) -> list[Problem]:
     """The problems between the keys of a document in which pydantic has found others."""
-    data, names = document.plain(), defined_names(document)
+    data, names = document.plain(), defined_names(document) | slider_names(document)
     if not isinstance(data, Mapping):
         return []
     prompts = data.get("prompts")

@@ -21,7 +21,8 @@ from .models import MAX_VARIANTS, TaskSpec
 from .paths import resolve_paths
 from .refs import PluginPlace, plugin_places
 from .shipped import locate
-from .template import defined_names, fill
+from .sliders import corners, filled
+from .template import defined_names, fill, slider_names
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,11 @@ class LoadedSpec:
 
     def plugins(self) -> tuple[PluginPlace, ...]:
         """Every plugin that the spec names; for a spec with problems, as far as it can be read."""
-        return self.spec.plugins() if self.spec else tuple(plugin_places(self.document.plain()))
+        if self.spec:
+            return self.spec.plugins()
+        sliders = self.document.mapping("sliders").items()
+        lowest = {name: low for name, slider in sliders if (low := slider.child("from")) is not None}
+        return tuple(plugin_places(fill(self.document, lowest).plain()))
 
     @property
     def origins(self) -> dict[str, str]:
@@ -138,8 +143,16 @@ def _check(document: Node, variant: str | None) -> tuple[Node, TaskSpec | None, 
         if own is None or own.value is None:
             document = document.with_node(("variant",), Node(variant))
     openable, problems = resolve_paths(document)
+    names = {"variant_names": defined_names(document), "slider_names": slider_names(document)}
     try:
-        spec = TaskSpec.model_validate(openable.plain(), context={"variant_names": defined_names(document)})
+        spec = TaskSpec.model_validate(openable.plain(), context=names)
     except ValidationError as error:
         return document, None, [*problems, *problems_from(error, TaskSpec, document), *cross_problems(document)]
+    for values in corners(spec.sliders) if spec.sliders else ():
+        try:
+            filled(spec, values)
+        except ValidationError as error:
+            problems += problems_from(error, TaskSpec, document)
+        except SpecError as error:
+            problems += error.problems
     return document, None if problems else spec, problems

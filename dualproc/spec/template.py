@@ -1,4 +1,4 @@
-"""`{name}` placeholders: a variant fills them when a spec is loaded, the fields of a prompt fill the rest later.
+"""`{name}` placeholders: a variant fills them when a spec is loaded; sliders and the fields of a prompt, later.
 
 Only a name of letters, digits and `_` in braces is a placeholder; all other braces are plain text.
 """
@@ -29,6 +29,11 @@ SECTIONS: tuple[KeyPath, ...] = (
 def defined_names(document: Node) -> frozenset[str]:
     """All placeholder names that any variant gives a value."""
     return frozenset(name for variant in document.mapping("variants") for name in document.mapping("variants", variant))
+
+
+def slider_names(document: Node) -> frozenset[str]:
+    """The names of the sliders: placeholders that are filled in after loading."""
+    return frozenset(document.mapping("sliders"))
 
 
 def placeholders(text: str) -> list[str]:
