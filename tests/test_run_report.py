@@ -21,14 +21,13 @@ from dualproc.errors import RunError
 from dualproc.report import (
     render_card,
     render_report,
-    result_html,
     summary_rows,
     write_card,
     write_report,
     write_samples,
 )
 from dualproc.report.charts import Chart, Series, dot_plot, line_chart
-from dualproc.report.html import page
+from dualproc.report.html import page, result_html
 from dualproc.run import RunFolder
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Prompt, Recipe

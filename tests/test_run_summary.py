@@ -8,9 +8,9 @@ import math
 import pytest
 from run_examples import evaluation, measurement, score
 
-from dualproc.report import alarms, headline, image_rows, summary_rows, verdict
+from dualproc.report import alarms, headline, image_rows, summary_rows
 from dualproc.report.numeric import mean_and_spread, spread
-from dualproc.report.summary import NO_PROOF, judge_against_measurement, kept
+from dualproc.report.summary import NO_PROOF, judge_against_measurement, kept, verdict
 from dualproc.wording import number, percent, times
 
 

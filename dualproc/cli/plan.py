@@ -59,10 +59,12 @@ def plan(
     dp plan horizon --set generator.type=flux-schnell --set judge.type=qwen2.5-vl --device h100
     dp plan horizon --set generator.type=sdxl-turbo --set judge.type=qwen2.5-vl --memory 24GB
     """
-    from dualproc.resolve import read_checked
+    from dualproc.resolve import read_checked, toy_mix
 
     limit = None if memory is None else _bytes(memory)
     spec = read_checked(file, overrides=overrides or (), variant=variant).each()[0].require()
+    if mixed := toy_mix(spec):
+        print_warning(mixed)
     from .progress import quiet
 
     quiet()

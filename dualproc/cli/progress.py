@@ -15,7 +15,7 @@ from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dualproc.errors import DualprocWarning
-from dualproc.report import step_note
+from dualproc.report.summary import step_note
 from dualproc.run import RunFolder
 from dualproc.types import StepRecord
 from dualproc.wording import duration

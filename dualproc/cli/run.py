@@ -255,7 +255,8 @@ def export(
 
 def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:
     """Print the result, its table and, to stderr, warnings about it; `notes` are the run's warnings so far."""
-    from dualproc.report import alarms, outcome, summary_rows, verdict
+    from dualproc.report import alarms, summary_rows
+    from dualproc.report.summary import outcome, verdict
 
     images = plural(len(evaluation.seeds), "held-out image")
     typer.echo(f"\nEvaluation on {images} (prompts and seeds never trained on):")

@@ -8,7 +8,7 @@ import time
 from importlib import import_module
 from typing import Any
 
-from dualproc.report import step_note
+from dualproc.report.summary import step_note
 from dualproc.types import StepRecord
 from dualproc.wording import duration
 
