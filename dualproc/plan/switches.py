@@ -92,8 +92,8 @@ def search(
     """Search for the cheapest switches that bring every device's peak below `limit` bytes; `known` as in `dry_run`.
 
     Combinations are tried in the order of their price. A switch is tried alone when the first combination with it comes
-    whose weights can fit, and the search ends at the first combination that fits. With `everything`, every switch is tried alone first, with the
-    same result. What offloading costs depends on the speed of the `card`.
+    whose weights can fit, and the search ends at the first combination that fits. With `everything`, every switch is
+    tried alone first, with the same result. What offloading costs depends on the speed of the `card`.
     """
     known = {} if known is None else known
     times: list[float] = []
