@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,9 +91,9 @@ def search(
 ) -> Search:
     """Search for the cheapest switches that bring every device's peak below `limit` bytes; `known` as in `dry_run`.
 
-    Combinations are tried in the order of their price, and a switch is tried alone when the first combination with it
-    comes; the search ends at the first one that fits. With `everything`, every switch is tried alone first, with the
-    same result. What offloading costs depends on the speed of the `card`.
+    Combinations are tried in the order of their price. A switch is tried alone when the first combination with it comes
+    whose weights can fit, and the search ends at the first combination that fits. With `everything`, every switch is
+    tried alone first, with the same result. What offloading costs depends on the speed of the `card`.
     """
     known = {} if known is None else known
     times: list[float] = []
@@ -114,8 +115,6 @@ def search(
 
     def helps(switch: Switch) -> bool:
         """Whether a switch saves memory where it is short; tries it alone first."""
-        if switch.evaluates and not everything and all(memory.evaluating <= limit for memory in plan.devices.values()):
-            return False
         if switch.flags not in alone:
             alone[switch.flags] = trial = attempt([switch])
             if trial.plan is not None and _helps(plan, trial.plan, limit):
@@ -132,6 +131,13 @@ def search(
     possible = [some for some in combinations if some and not _clash(some)]
     checked, together = 0, None
     for some in sorted(possible, key=lambda some: (_price(some), len(some))):
+        if _least_weights(plan, some) > limit:
+            continue
+        others = [switch for switch in some if not switch.evaluates]
+        if not all(map(helps, others)):
+            continue
+        if len(others) < len(some) and _evaluating(plan, others, useful) <= limit:
+            continue  # it fits without, or would not fit with it either
         if not all(map(helps, some)) or _estimate(plan, some, useful) > limit:
             continue
         trial = attempt(some) if len(some) > 1 else alone[some[0].flags]
@@ -226,6 +232,34 @@ def changed_spec(spec: TaskSpec, values: Values) -> TaskSpec:
             inner = inner[name]
         inner[last] = value
     return spec_from_dict(data)
+
+
+def _least_weights(plan: Plan, switches: Sequence[Switch]) -> float:
+    """At least this many bytes of weights stay on some device, whatever else the switches save."""
+
+    def removed(key: str, device: str) -> float:
+        role, _, setting = key.partition(".")
+        if setting not in ("offload", "quantize", "reward_vae"):
+            return 0
+        parts = [part for part in plan.parts if part.role == role and part.device == device and part.stays]
+        if setting == "reward_vae":
+            parts = [part for part in parts if "Autoencoder" in part.kind]
+        return sum(part.bytes for part in parts) or math.inf  # models that the plan does not know may be of any size
+
+    keys = [key for switch in switches for key in switch.values]
+    return max(
+        memory.weights + memory.lora - sum(removed(key, device) for key in keys)
+        for device, memory in plan.devices.items()
+    )
+
+
+def _evaluating(plan: Plan, switches: Sequence[Switch], alone: Mapping[str, Plan]) -> float:
+    """The peak in the evaluation with several switches, estimated from each alone."""
+    return max(
+        memory.evaluating
+        - sum(memory.evaluating - alone[switch.flags].memory[device].evaluating for switch in switches)
+        for device, memory in plan.devices.items()
+    )
 
 
 def _estimate(plan: Plan, switches: Sequence[Switch], alone: Mapping[str, Plan]) -> float:
