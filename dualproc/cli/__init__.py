@@ -13,7 +13,7 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import ask, bench, plan, plugins, run, score, spec
+from . import ask, bench, plan, plugins, run, score, sliders, spec
 from .output import print_error
 
 
@@ -56,7 +56,7 @@ app = typer.Typer(
     name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
 )
 app.callback()(_root)
-for _command in (run.run, run.generate, run.export, plan.plan, score.score, ask.ask, bench.bench, spec.schema):
+for _command in (run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, spec.schema):
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
 app.add_typer(spec.group, name="spec")
