@@ -1,4 +1,4 @@
-"""`dp run`, `dp generate` and `dp export`: train a generator, generate images with it, save a slider's value."""
+"""`dp run` and `dp generate`: train a generator, and generate images with it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ import typer
 from dualproc.errors import DualprocError
 from dualproc.wording import command, plural
 
+<<<<<<< HEAD
 from .arguments import At, EveryVariant, File, Overrides, given_folder, one_place, slider_values
 from .memory import Fit, gpus, settings_that_fit
+=======
+from .arguments import EveryVariant, File, Overrides, given_folder
+from .memory import Fit, free_memory, settings_that_fit
+>>>>>>> w-sliders
 from .output import print_table, print_warning
 
 if TYPE_CHECKING:
@@ -160,7 +165,6 @@ def generate(
     at: Annotated[
         list[str] | None,
         typer.Option(
-            "--at",
             metavar="SLIDER=VALUE",
             help="Value of a slider: --at row=0.42. A range, such as row=0.3..0.6, draws one seed at -n values. "
             "Repeatable.",
@@ -190,28 +194,26 @@ def generate(
     if not math.isfinite(strength):
         hint = "1 is as trained, 0 is the base generator"
         raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
-    places = slider_values(at or (), count)
+    if at:
+        from .sliders import generate_at
+
+        generate_at(run, prompt, at, seed=seed, count=count, strength=strength, out=out)
+        return
     from .progress import quiet
 
     quiet()
-    import torch
-
     from dualproc.engine.reload import generate as draw
-    from dualproc.engine.reload import load_generator, open_run
-    from dualproc.engine.sliders import set_sliders
-    from dualproc.report import sheet
+    from dualproc.engine.reload import load_generator
+    from dualproc.run import write_images
     from dualproc.run.folder import GENERATED
-    from dualproc.run.images import image_names, write_images, write_png
-    from dualproc.spec.sliders import complete
+    from dualproc.run.images import image_names
 
-    spec = open_run(run)[1]
-    for values in places:  # before the models are loaded
-        complete(spec.sliders, values)
-    swept = len(places) > 1
-    seeds = [seed] if swept else range(seed, seed + count)
+    seeds = range(seed, seed + count)
     generator = load_generator(run, strength=strength)
     generator.prepare([prompt])
+    images = draw(generator, prompt, seeds)
     folder = Path(run, GENERATED) if out is None else given_folder(out)
+<<<<<<< HEAD
     scale = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
     drawn = []
     for values in places:
@@ -251,6 +253,11 @@ def export(
 
     save(run, values, folder)
     typer.echo(str(folder / WEIGHTS))
+=======
+    ending = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
+    for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
+        typer.echo(str(path))
+>>>>>>> w-sliders
 
 
 def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:

@@ -58,6 +58,15 @@ def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Gener
     return generator
 
 
+def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int = 8) -> Tensor:
+    """[B, 3, H, W] in [0, 1]: images of one prompt, one for each seed."""
+    import torch
+
+    parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
+    with torch.no_grad():
+        return torch.cat([generator.sample([prompt] * len(part), part).images for part in parts])
+
+
 def export(path: str | PathLike[str], values: Mapping[str, float], folder: Path) -> None:
     """Write a run's LoRA with its sliders at these values into `folder`, as one ordinary LoRA for weight 1.0.
 
@@ -79,6 +88,7 @@ def _load(generator: Generator, run: RunFolder, spec: TaskSpec, *, strength: flo
         file = run.path / lora.folder(adapter) / WEIGHTS
         lora.load_export(generator.adapter_module, spec.train.lora, file, adapter=adapter)
     set_sliders(generator, spec, {}, strength=strength)
+<<<<<<< HEAD
 
 
 def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int) -> Tensor:
@@ -88,3 +98,5 @@ def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: 
     parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
     with torch.no_grad():
         return torch.cat([generator.sample([prompt] * len(part), part).images for part in parts])
+=======
+>>>>>>> w-sliders
