@@ -13,13 +13,8 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-<<<<<<< HEAD
-from . import ask, bench, compare, plan, plugins, run, score, spec, specs
+from . import ask, bench, compare, plan, plugins, run, score, sliders, spec, specs
 from .output import print_error, with_options
-=======
-from . import ask, bench, plan, plugins, run, score, sliders, spec
-from .output import print_error
->>>>>>> w-sliders
 
 
 def _version(requested: bool) -> None:
@@ -62,13 +57,9 @@ def _root(
 
 app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
-<<<<<<< HEAD
 for _command in (
-    run.run, run.generate, run.export, plan.plan, score.score, ask.ask, bench.bench, compare.compare, spec.schema,
+    run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, compare.compare, spec.schema,
 ):  # fmt: skip
-=======
-for _command in (run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, spec.schema):
->>>>>>> w-sliders
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
 app.add_typer(spec.group, name="spec")

@@ -11,13 +11,8 @@ import typer
 from dualproc.errors import DualprocError
 from dualproc.wording import command, plural
 
-<<<<<<< HEAD
-from .arguments import At, EveryVariant, File, Overrides, given_folder, one_place, slider_values
-from .memory import Fit, gpus, settings_that_fit
-=======
 from .arguments import EveryVariant, File, Overrides, given_folder
-from .memory import Fit, free_memory, settings_that_fit
->>>>>>> w-sliders
+from .memory import Fit, gpus, settings_that_fit
 from .output import print_table, print_warning
 
 if TYPE_CHECKING:
@@ -203,7 +198,7 @@ def generate(
 
     quiet()
     from dualproc.engine.reload import generate as draw
-    from dualproc.engine.reload import load_generator
+    from dualproc.engine.reload import load_generator, open_run
     from dualproc.run import write_images
     from dualproc.run.folder import GENERATED
     from dualproc.run.images import image_names
@@ -211,53 +206,12 @@ def generate(
     seeds = range(seed, seed + count)
     generator = load_generator(run, strength=strength)
     generator.prepare([prompt])
-    images = draw(generator, prompt, seeds)
+    _, spec = open_run(run)
+    images = draw(generator, prompt, seeds, batch=min(AT_A_TIME, spec.evaluation.batch))
     folder = Path(run, GENERATED) if out is None else given_folder(out)
-<<<<<<< HEAD
-    scale = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
-    drawn = []
-    for values in places:
-        set_sliders(generator, spec, values, strength=strength)
-        images = draw(generator, prompt, seeds, batch=min(AT_A_TIME, spec.evaluation.batch))
-        chosen = "".join(f"-{name}{value:g}" for name, value in values.items())
-        for path in write_images(folder, images, image_names([prompt] * len(seeds), seeds, ending=chosen + scale)):
-            typer.echo(str(path))
-        drawn.append(images)
-    if swept:
-        captions = [" ".join(f"{name} {value:.3g}" for name, value in values.items()) for values in places]
-        strip = sheet(torch.cat(drawn), captions=captions, columns=len(captions))
-        (file,) = image_names([prompt], [seed], ending=f"-strip{scale}")
-        typer.echo(str(write_png(folder / file, strip)))
-
-
-def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder of a spec with sliders.")],
-    at: At = None,
-    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the LoRA.")] = "",
-) -> None:
-    """Save one value of a slider as an ordinary LoRA.
-
-    Writes the LoRA's files into DIR. Every tool loads them like any other LoRA, at weight 1.0.
-
-    \b
-    dp export runs/horizon --at row=0.42 --out horizon-0.42
-    """
-    if not at:
-        raise DualprocError("`--at` is missing", hint="for example --at row=0.42")
-    values, folder = one_place(at), given_folder(out)
-    from .progress import quiet
-
-    quiet()
-    from dualproc.engine.reload import export as save
-    from dualproc.run.folder import WEIGHTS
-
-    save(run, values, folder)
-    typer.echo(str(folder / WEIGHTS))
-=======
     ending = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
     for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
         typer.echo(str(path))
->>>>>>> w-sliders
 
 
 def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:

@@ -88,15 +88,3 @@ def _load(generator: Generator, run: RunFolder, spec: TaskSpec, *, strength: flo
         file = run.path / lora.folder(adapter) / WEIGHTS
         lora.load_export(generator.adapter_module, spec.train.lora, file, adapter=adapter)
     set_sliders(generator, spec, {}, strength=strength)
-<<<<<<< HEAD
-
-
-def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int) -> Tensor:
-    """[B, 3, H, W] in [0, 1]: images of one prompt, one for each seed, `batch` of them drawn at a time."""
-    import torch
-
-    parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
-    with torch.no_grad():
-        return torch.cat([generator.sample([prompt] * len(part), part).images for part in parts])
-=======
->>>>>>> w-sliders
