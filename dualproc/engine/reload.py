@@ -58,8 +58,8 @@ def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Gener
     return generator
 
 
-def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int = 8) -> Tensor:
-    """[B, 3, H, W] in [0, 1]: images of one prompt, one for each seed."""
+def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int) -> Tensor:
+    """[B, 3, H, W] in [0, 1]: images of one prompt, one for each seed, `batch` of them drawn at a time."""
     import torch
 
     parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
