@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from fresh_environment import Environment
 
+from tools import lowest
+
 ROOT = Path(__file__).parents[1]
 SOURCES = ("dualproc", "specs", "docs", "tests", "tools", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md",
            "LICENSE", "NOTICE")  # fmt: skip
@@ -99,3 +101,7 @@ def test_an_installed_package_runs_a_shipped_spec_by_name_in_an_empty_folder(
     small = "--set train.steps=1 --set train.batch=1 --set evaluation.seeds=1"
     installed.run(f"dp run composition --variant box_region {small}", tmp_path)
     assert (tmp_path / "runs/composition/box_region/report.html").is_file()
+
+
+def test_the_constraints_of_the_lowest_versions_are_those_of_the_project() -> None:
+    assert lowest.FILE.read_text(encoding="utf-8") == lowest.lowest(), "outdated: run `python -m tools.lowest`"
