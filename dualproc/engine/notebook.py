@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import sys
 import time
-from importlib import import_module
 from typing import Any
 
 from dualproc.report.summary import step_note
@@ -27,7 +26,8 @@ class NotebookProgress:
 
     def __init__(self) -> None:
         """Raises ImportError without IPython."""
-        display = import_module("IPython.display")
+        from IPython import display  # type: ignore[import-not-found, unused-ignore]
+
         self._html: Any = display.HTML
         self._shown: Any = display.display(self._html(""), display_id=True)
         self._drawn = 0.0

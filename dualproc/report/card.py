@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from dualproc.run.folder import CARD, SAMPLES, SLIDERS, RunFolder
 from dualproc.run.images import GRID
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Recipe
-from dualproc.wording import duration, plural
+from dualproc.wording import command, duration, plural
 
 from .summary import alarms, headline, judge_against_measurement, memory_used, summary_rows
 
@@ -93,8 +92,8 @@ def _training(run: RunFolder) -> str:
 
 def _usage(recipe: Recipe, prompt: str) -> str:
     if recipe.library != "diffusers":
-        command = _fenced(f"dp generate path/to/this/folder {shlex.quote(prompt)}", "sh")
-        return f"## Use it\n\n{command}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
+        usage = _fenced(command("dp", "generate", "path/to/this/folder", prompt), "sh")
+        return f"## Use it\n\n{usage}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
     inside, part = _shipped(recipe.model), f"pipe.{recipe.peft_module}"
     model = f'str(files("dualproc") / {_quoted(inside)})' if inside else _quoted(recipe.model)
     source = "".join(f", {name}={_quoted(value)}" for name, value in recipe.source.items())
@@ -147,12 +146,17 @@ def _sliders(recipe: Recipe, spec: Mapping[str, Any], prompt: str) -> str:
             *places,
             f"pipe.set_adapters([{names}], [{values}])",
         ]
-    at = " ".join(f"--at {name}={(one['from'] + one['to']) / 2:g}" for name, one in sliders.items())
-    commands = f"dp generate {folder} {shlex.quote(prompt)} {at}\ndp export {folder} {at} --out one-value"
+    chosen = [word for name, one in sliders.items() for word in ("--at", f"{name}={(one['from'] + one['to']) / 2:g}")]
+    commands = "\n".join(
+        (
+            command("dp", "generate", folder, prompt, *chosen),
+            command("dp", "export", folder, *chosen, "--out", "one-value"),
+        )
+    )
     about = "The code above loads only the centre, the LoRA of the middle. Load all of them, and set their weights:"
     code = [about, _fenced("\n".join(lines), "python")] if recipe.library == "diffusers" else []
     exported = "With dualproc; `dp export` saves one value as one ordinary LoRA, for every tool:"
-    return "\n\n".join(["## Sliders", *code, exported, _fenced(commands, "sh")])
+    return "\n\n".join(["## Sliders", *code, exported, _fenced(f"{generate}\n{export}", "sh")])
 
 
 def _shipped(model: str) -> str:

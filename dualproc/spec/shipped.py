@@ -17,7 +17,7 @@ def shipped_specs() -> dict[str, Path]:
     """
     inside = _PACKAGE / "specs"
     home = inside if inside.is_dir() else _PACKAGE.parent / "specs"
-    files = [file for pattern in ("*.yaml", "real/*.yaml") for file in sorted(home.glob(pattern))]
+    files = [file for pattern in ("*.yaml", "sliders/*.yaml", "real/*.yaml") for file in sorted(home.glob(pattern))]
     return {file.relative_to(home).with_suffix("").as_posix(): file for file in files}
 
 
