@@ -147,12 +147,8 @@ def _sliders(recipe: Recipe, spec: Mapping[str, Any], prompt: str) -> str:
             f"pipe.set_adapters([{names}], [{values}])",
         ]
     chosen = [word for name, one in sliders.items() for word in ("--at", f"{name}={(one['from'] + one['to']) / 2:g}")]
-    commands = "\n".join(
-        (
-            command("dp", "generate", folder, prompt, *chosen),
-            command("dp", "export", folder, *chosen, "--out", "one-value"),
-        )
-    )
+    generate = command("dp", "generate", folder, prompt, *chosen)
+    export = command("dp", "export", folder, *chosen, "--out", "one-value")
     about = "The code above loads only the centre, the LoRA of the middle. Load all of them, and set their weights:"
     code = [about, _fenced("\n".join(lines), "python")] if recipe.library == "diffusers" else []
     exported = "With dualproc; `dp export` saves one value as one ordinary LoRA, for every tool:"
