@@ -73,7 +73,7 @@ def test_a_compiled_generator_has_the_same_gradient(graphs: list[int], family: s
     torch.testing.assert_close(compiled, plain, **CLOSE)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_a_compiled_judge_has_the_same_gradient(graphs: list[int], checkpointing: bool, tmp_path: Path) -> None:
     folder = save("llava-1.5", tmp_path)
     plain = of_judge(False, folder, checkpointing=checkpointing)
