@@ -14,6 +14,7 @@ from dualproc.wording import command, plural
 from .arguments import EveryVariant, File, Overrides, given_folder
 from .memory import Fit, gpus, settings_that_fit
 from .output import print_table, print_warning
+from .sliders import generate_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from dualproc.engine import FitResult
     from dualproc.spec import TaskSpec
     from dualproc.types import Evaluation
-
-AT_A_TIME = 8
-"""Images that `dp generate` draws at a time; fewer if the run's evaluation drew fewer, for which memory was enough."""
-
 
 _COLOURS = {"good": "green", "partial": "yellow", "poor": "red"}
 
@@ -189,29 +186,7 @@ def generate(
     if not math.isfinite(strength):
         hint = "1 is as trained, 0 is the base generator"
         raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
-    if at:
-        from .sliders import generate_at
-
-        generate_at(run, prompt, at, seed=seed, count=count, strength=strength, out=out)
-        return
-    from .progress import quiet
-
-    quiet()
-    from dualproc.engine.reload import generate as draw
-    from dualproc.engine.reload import load_generator, open_run
-    from dualproc.run import write_images
-    from dualproc.run.folder import GENERATED
-    from dualproc.run.images import image_names
-
-    seeds = range(seed, seed + count)
-    generator = load_generator(run, strength=strength)
-    generator.prepare([prompt])
-    _, spec = open_run(run)
-    images = draw(generator, prompt, seeds, batch=min(AT_A_TIME, spec.evaluation.batch))
-    folder = Path(run, GENERATED) if out is None else given_folder(out)
-    ending = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
-    for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
-        typer.echo(str(path))
+    generate_at(run, prompt, at or (), seed=seed, count=count, strength=strength, out=out)
 
 
 def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:

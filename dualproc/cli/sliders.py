@@ -1,4 +1,4 @@
-"""`dp export`, and `dp generate --at`: a run's LoRA at values of its sliders."""
+"""`dp export`, and the images of `dp generate`: a run's LoRA, at values of its sliders if it has any."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 AT_A_TIME = 8
-"""Images drawn at a time; fewer if the run's evaluation drew fewer."""
+"""Images drawn at a time; fewer if the run's evaluation drew fewer, for which memory was enough."""
 
 
 def export(
@@ -46,7 +46,10 @@ def export(
 def generate_at(
     run: str, prompt: str, at: Sequence[str], *, seed: int, count: int, strength: float, out: str | None
 ) -> None:
-    """`dp generate --at ...`: `count` seeds at one value, or with a range one seed at `count` values and a strip."""
+    """`dp generate`: `count` seeds at one value of each slider, or with a range one seed at `count` values and a strip.
+
+    Without `at`, sliders are in the middle.
+    """
     places = slider_values(at, count)
     from .progress import quiet
 
