@@ -29,7 +29,7 @@ def check_visual_prompt(
     Args:
         sizes: width and height of the canvases; it must draw the same on a canvas of twice the size.
 
-    Raises DualprocError if there is no size.
+    Raises DualprocError if `sizes` is empty.
     """
     require_several("sizes", sizes, 1)
 

@@ -44,7 +44,7 @@ NOISE_SEED = 0x5EED
 """Added to the seeds of re-noising, so that its noise differs from the noise that the image was made from."""
 
 LARGE = 512 * 512
-"""Images of so many pixels are decoded one by one: a VAE needs gigabytes for each, and gains no time from batches."""
+"""Images with at least this many pixels are decoded one by one: a VAE needs gigabytes for each of them."""
 
 
 class DiffusersGenerator:

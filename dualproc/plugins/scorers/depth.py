@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dualproc.errors import PluginError
 from dualproc.kit.canvas import Place
 from dualproc.kit.pretrained import Pretrained, PretrainedParams
 from dualproc.types import ScoreContext
@@ -129,11 +128,8 @@ def _load(name: str, params: DepthParams) -> Pretrained:
         params, what=f"the model of the scorer {name}", kind=kind,
         model="AutoModelForDepthEstimation", processor="AutoImageProcessor",
     )  # fmt: skip
-    if net.model.config.model_type != "depth_anything":
-        raise PluginError(
-            f"{name}: {params.model!r} is a {net.model.config.model_type} model, expected {kind}",
-            hint=f"use {MODEL}, or another size of it",
-        )
+    fits = net.model.config.model_type == "depth_anything"
+    net.require(fits, scorer=name, kind=kind, hint=f"use {MODEL}, or another size of it")
     return net
 
 
