@@ -7,6 +7,7 @@
 | `canvas` | parameter types of visual prompts; exact, blended shapes and text |
 | `colors` | CIELAB, CIEDE2000, the dominant colours of an image, shades by name |
 | `devices` | the parameter type of a device, and which device it names |
+| `eight_bits` | frozen 8-bit layers of bitsandbytes |
 | `hub` | why a model of the hub cannot be loaded, and what to do |
 | `image_files` | image files as tensors |
 | `ink` | outlines, as what is dark and narrow |
@@ -16,5 +17,5 @@
 | `pretrained` | pretrained models that measure images: parameters, loading, running in small batches |
 | `regions` | an image split into sky, ground and drawing |
 | `structure` | blur, downscaling, and how alike the layouts of two images are |
-| `weights` | load models without running code that comes with them; bitsandbytes |
+| `weights` | load models without running code that comes with them; bitsandbytes; freeze a model |
 """

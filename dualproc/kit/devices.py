@@ -129,7 +129,8 @@ def free_memory() -> None:
 def without_cudnn_attention() -> Iterator[None]:
     """Within, torch does not use cuDNN's attention kernels.
 
-    With torch 2.11 on an H200, their backward pass ended in an illegal memory access for FLUX.1 with Qwen2.5-VL.
+    With torch 2.11 on an H200, their backward pass ended in an illegal memory access for FLUX.1 with Qwen2.5-VL, and
+    gave NaN for small FLUX.1 models in bfloat16.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

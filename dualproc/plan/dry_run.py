@@ -1,8 +1,7 @@
 """The memory, operations and time that a spec's training takes, from a dry run of the engine.
 
 `dry_run` builds the engine of a spec with models without weights (see `meta_tensors`) and runs one training step. There
-is no formula for any model family. What depends on kernels is unknown: workspaces, fragmentation, and what bitsandbytes
-keeps for 8 bits besides the weights.
+is no formula for any model family. What depends on kernels is unknown: workspaces and fragmentation.
 """
 
 from __future__ import annotations
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 QUANTIZED = {"8bit": 1.0, "4bit": 0.5 + 4 / 64}
 """Bytes per weight of a linear layer; for 4 bits, with one float32 scale for every 64 weights."""
-MORE_IN_8_BITS = (
-    "8 bits take more memory than planned: up to 10 GB more was measured at real sizes (docs/performance.md)"
-)
 
 
 @dataclass(frozen=True)
@@ -394,8 +390,6 @@ def _plan(found: Observed, roles: Sequence[Role]) -> Plan:
         )
     silent = [role.name for role in roles if role.name not in {part.role for part in parts}]
     notes = [f"{name}: not loaded with `from_pretrained`; its memory is not in the plan" for name in silent]
-    if "8bit" in bits.values():
-        notes.append(MORE_IN_8_BITS)
     order = [role.name for role in roles]
     return Plan(
         parts=tuple(sorted(parts, key=lambda part: (order.index(part.role), -part.bytes))),

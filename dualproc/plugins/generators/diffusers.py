@@ -18,7 +18,7 @@ from dualproc.kit.devices import as_current, pick_device
 from dualproc.kit.model_params import ModelParams
 from dualproc.kit.offload import offload
 from dualproc.kit.patching import replaced
-from dualproc.kit.weights import warn_about_unknown_words
+from dualproc.kit.weights import freeze, warn_about_unknown_words
 from dualproc.types import Recipe, Sample
 
 from .export import save_layers
@@ -26,7 +26,6 @@ from .loading import (
     BACKBONES,
     TextEncoders,
     checkpoint_activations,
-    freeze,
     load_pipeline,
     load_text_encoder,
     load_tiny_vae,

@@ -11,7 +11,7 @@ from dualproc.errors import PluginError
 from dualproc.kit.devices import as_current, free_memory
 from dualproc.kit.model_params import ModelParams
 from dualproc.kit.offload import offload
-from dualproc.kit.weights import SAFE_ARGUMENTS, quantization, safe_loading
+from dualproc.kit.weights import SAFE_ARGUMENTS, freeze, quantization, safe_loading
 
 if TYPE_CHECKING:
     import torch
@@ -115,11 +115,6 @@ def _cast_inputs(vae: Any) -> None:
 def _cast(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """The first input in the precision of the module's weights."""
     return (inputs[0].to(next(module.parameters()).dtype), *inputs[1:])
-
-
-def freeze(module: nn.Module) -> None:
-    """Switch off gradients of the weights, and dropout."""
-    module.requires_grad_(False).eval()
 
 
 def checkpoint_activations(backbone: nn.Module, others: Sequence[nn.Module]) -> None:

@@ -13,7 +13,7 @@ from dualproc.kit.blocks import compile_blocks
 from dualproc.kit.devices import pick_device
 from dualproc.kit.model_params import ModelParams
 from dualproc.kit.offload import offload
-from dualproc.kit.weights import warn_about_unknown_words
+from dualproc.kit.weights import freeze, warn_about_unknown_words
 from dualproc.types import Answers, Question
 
 from ._loading import TensorImageProcessor, checkpoint, load
@@ -60,7 +60,7 @@ class TransformersJudge:
         self.params = params
         self.device = pick_device(params.device)
         self.model, self.processor = load(params, self.device)
-        self.model.requires_grad_(False).eval()
+        freeze(self.model)
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "left"  # `generate` continues each row at its end
         lanczos = getattr(self.processor.image_processor, "resample", None) == Resampling.LANCZOS
