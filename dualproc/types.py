@@ -192,6 +192,8 @@ class Calibration:
     """Rank correlation of asked and measured values."""
     points: tuple[CalibrationPoint, ...]
     """By rising values of the slider."""
+    effects: Mapping[str, Number] = field(default_factory=dict)
+    """By how much each slider of the spec, from end to end, moves this measurement (least squares)."""
 
 
 @dataclass(frozen=True)

@@ -302,6 +302,17 @@ def test_calibration_compares_asked_and_measured() -> None:
     assert (low.on_target, low.kept, high.on_target, high.kept) == (1, 1, 0.5, 0)
 
 
+def test_effects_separate_sliders_that_move_together() -> None:
+    line = {"type": "line", "from": [0, "{row}"], "to": [1, "{row}"], "width": "{width}"}
+    ranges = {"width": {"from": 0.01, "to": 0.05}, "row": {"from": 0.26, "to": 0.66}}
+    spec = make_spec(sliders=ranges, visual_prompt={"layers": [line]})
+    places = [{"row": row, "width": width} for row, width in ((0.26, 0.01), (0.46, 0.02), (0.66, 0.05), (0.26, 0.04))]
+    values = [2 * place["row"] + 10 * place["width"] + 7 for place in places]
+    assert calibration.effects(spec, places, values) == {"width": pytest.approx(0.4), "row": pytest.approx(0.8)}
+    unknown = calibration.effects(spec, places[:2], values[:2])
+    assert all(math.isnan(value) for value in unknown.values())
+
+
 def test_images_without_a_value_are_left_out_of_the_error() -> None:
     places = [{"row": 0.3}, {"row": 0.5}, {"row": 0.3}]
     parts = [([0, 2], measurement((math.nan, 0.32), 0.3)), ([1], measurement((0.5,), 0.5))]

@@ -133,6 +133,7 @@ class Loop:
         numbers = torch.stack([loss, reward.mean(), p_answer, penalty.mean(), norm]).tolist()
         finite = math.isfinite(numbers[0]) and math.isfinite(numbers[-1])
         if finite:
+            self.optimiser.param_groups[0]["lr"] = train.lr_at(self.done)
             self.optimiser.step()
         self.done += 1
         names = ("loss", "reward", "p_answer", "anchor", "grad_norm")
