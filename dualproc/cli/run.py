@@ -36,7 +36,7 @@ def run(
         ),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an unfinished run from its last checkpoint.")
+        bool, typer.Option("--resume", help="Continue a run from its last checkpoint.")
     ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an earlier run in the same folder and start again.")
@@ -54,12 +54,15 @@ def run(
     Every run gets a folder with the LoRA, checkpoints, the evaluation on held-out prompts, and a report. Ctrl+C (or
     SIGTERM) ends the training after the current step; the LoRA so far is still saved and evaluated. A second Ctrl+C
     exits at once. Continue either with --resume; then --set may change evaluation.*, train.watch.*,
-    train.checkpoint_every, and the models' device, checkpointing and offload, for example if memory ran out.
+    train.checkpoint_every, and the models' device, checkpointing and offload, for example if memory ran out. With a
+    higher train.steps, --resume also continues a finished run, to the result of one longer run.
 
     \b
     dp run specs/line_weight.yaml
     dp run specs/line_weight.yaml --variant thick --set train.steps=50 --out runs/short
     dp run specs/line_weight.yaml --variant thick --resume
+    dp run specs/line_weight.yaml --variant thick --resume --set train.steps=300
+    dp run specs/line_weight.yaml --variant thin --set train.lora.init=runs/line_weight/thick
     """
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
@@ -76,9 +79,9 @@ def run(
         specs, targets = read([*given, *more])
     text = Path(file).read_text(encoding="utf-8")
     for spec, folder in zip(specs, targets, strict=True):  # refuse before hours of training, not after
-        RunFolder.refuse(folder, portable(spec).text, resume=resume, overwrite=overwrite)
+        RunFolder.refuse(folder, portable(spec, folder).text, resume=resume, overwrite=overwrite)
     for spec, folder in zip(specs, targets, strict=True):
-        if resume and is_finished(folder):
+        if resume and is_finished(folder, spec.train.steps):
             typer.echo(f"{spec.label}: already finished, in {folder} (evaluate it again: dp score {folder})")
         elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).outcome.interrupted:
             raise typer.Exit(130)
@@ -137,49 +140,68 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 
 
 def generate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder, such as runs/line_weight/thick.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, such as runs/line_weight/thick.")],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt, such as 'a cartoon of an owl'.")],
     seed: Annotated[
         int, typer.Option(min=0, max=2**62, help="Seed of the first image; the next ones use SEED+1, ...")
     ] = 0,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of images.")] = 1,
     strength: Annotated[
-        float, typer.Option(help="Strength of the LoRA: 1 is as trained, 0 is the base generator.")
-    ] = 1.0,
+        list[float] | None,
+        typer.Option(
+            help="Strength of the LoRA: 1 is as trained, 0 is the base generator. With several runs, one for all, or "
+            "repeated for each.",
+            show_default="1",
+        ),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder for the images.", show_default="RUN/generated")
     ] = None,
 ) -> None:
-    """Generate images with the LoRA of a run.
+    """Generate images with the LoRA of a run, or with those of several runs of one generator at once.
 
     Writes one PNG file per seed and prints its path.
 
     \b
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 --strength 0
+    dp generate runs/line_weight/thick runs/palette/retro "a cartoon of an owl" --strength .7 --strength .5
     """
     if not prompt.strip():
         raise DualprocError("the prompt is empty", hint='for example "a cartoon of an owl"')
-    if not math.isfinite(strength):
-        hint = "1 is as trained, 0 is the base generator"
-        raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
+    strengths = _strengths(strength or [1.0], len(runs))
     from .progress import quiet
 
     quiet()
     from dualproc.engine.reload import generate as draw
-    from dualproc.engine.reload import load_generator
+    from dualproc.engine.reload import load_generator, load_sum
     from dualproc.run import write_images
     from dualproc.run.folder import GENERATED
     from dualproc.run.images import image_names
 
     seeds = range(seed, seed + count)
-    generator = load_generator(run, strength=strength)
+    alone = len(runs) == 1
+    generator = load_generator(runs[0], strength=strengths[0]) if alone else load_sum(runs, strengths)
     generator.prepare([prompt])
     images = draw(generator, prompt, seeds)
-    folder = Path(run, GENERATED) if out is None else given_folder(out)
-    ending = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
+    folder = Path(runs[0], GENERATED) if out is None else given_folder(out)
+    ending = "" if strengths == [1] else f"-strength{strengths[0]:g}"  # do not replace the images of strength 1
+    if not alone:
+        ending = "".join(f"-{Path(run).resolve().name}{one:g}" for run, one in zip(runs, strengths, strict=True))
     for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
         typer.echo(str(path))
+
+
+def _strengths(given: Sequence[float], runs: int) -> list[float]:
+    """One strength per run. Raises DualprocError if the numbers do not match, or one is not finite."""
+    if len(given) not in (1, runs):
+        message = f"expected one --strength, or one for each of {plural(runs, 'run')}, got {len(given)}"
+        raise DualprocError(message, hint="repeat the option: --strength 0.7 --strength 0.5")
+    for strength in given:
+        if not math.isfinite(strength):
+            hint = "1 is as trained, 0 is the base generator"
+            raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
+    return list(given) * (runs if len(given) == 1 else 1)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

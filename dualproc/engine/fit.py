@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dualproc.errors import DualprocError, NotFiniteError
 from dualproc.protocols import Generator
-from dualproc.report import write_card, write_report, write_samples
+from dualproc.report import lora_facts, write_card, write_report, write_samples
 from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
 from dualproc.run.folder import RESOLVED, default_folder
 from dualproc.types import Evaluation, StepRecord
@@ -80,8 +80,8 @@ def fit(
     if a plugin raises anything: then the folder has the last checkpoint, for `resume`.
     """
     started, spec = time.perf_counter(), loop.spec
-    resolved = portable(spec)
     folder = Path(out) if out is not None else default_folder(spec.name, spec.variant)
+    resolved = portable(spec, folder)
     with RunFolder.create(
         folder,
         spec_text=spec_text or resolved.text,
@@ -100,7 +100,8 @@ def fit(
         monitoring.take_best()
         with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `--resume`"):
             layers = lora.folded(loop.generator.adapter_module, spec.train.lora)
-            run.write_lora(lambda folder: loop.generator.save_lora(folder, layers))
+            facts = lora_facts(spec, loop.generator.recipe(), resolved.text)
+            run.write_lora(lambda folder: loop.generator.save_lora(folder, layers), facts)
         try:
             evaluation = finish(loop, run, progress)
         finally:
@@ -147,7 +148,7 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
             seeds=evaluation.seeds,
             judge_view=images.judge_view if loop.spec.visual_prompt else None,
         )
-        run.write(RESOLVED, portable(loop.spec).text)  # `dp score RUN --set` may have changed how it is evaluated
+        run.write(RESOLVED, portable(loop.spec, run.path).text)  # `dp score RUN --set` may have changed how it is evaluated
         run.write_evaluation(evaluation)
         _present(loop, run)
         return evaluation

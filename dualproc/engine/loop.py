@@ -13,9 +13,10 @@ from dualproc.errors import DualprocError, NotFiniteError
 from dualproc.kit.devices import free_memory, without_cudnn_attention
 from dualproc.protocols import Anchor, Generator, Reward
 from dualproc.spec import TaskSpec
+from dualproc.spec.paths import lora_file
 from dualproc.types import Prompt, Question, StepRecord
 
-from . import lora
+from . import lora, lora_files
 from .evaluators import Evaluators
 from .seeds import training_seed
 
@@ -33,7 +34,8 @@ class Loop:
     def __init__(self, spec: TaskSpec, *, build: resolve.Builder = resolve.build) -> None:
         """`build(kind, ref)` makes a live plugin.
 
-        Raises SpecError if the spec or a plugin's parameters are wrong, PluginError if a plugin fails to load.
+        Raises SpecError if the spec or a plugin's parameters are wrong, PluginError if a plugin fails to load, RunError
+        if `train.lora.init` is not a LoRA of this generator.
         """
         import torch
 
@@ -54,6 +56,8 @@ class Loop:
         self.weights = lora.attach(
             self.generator.adapter_module, train.lora, self.generator.lora_targets, seed=train.seed
         )
+        if train.lora.init is not None and not self.weights[0].is_meta:  # in `dp plan`, weights have no values
+            lora_files.start_from(self.generator.adapter_module, train.lora, lora_file(train.lora.init))
         self.optimiser = torch.optim.AdamW(self.weights, lr=train.lr, weight_decay=train.weight_decay)
         self.wanted = [question.candidates.index(question.answer) for question in spec.questions]
         self.done = 0

@@ -7,11 +7,13 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 from dualproc import resolve
+from dualproc.errors import RunError
 from dualproc.protocols import Generator
-from dualproc.run import RunFolder, portable
+from dualproc.run import RunFolder, opened, portable
 from dualproc.run.folder import RESOLVED, WEIGHTS
+from dualproc.run.resolved import differing_keys
 
-from . import lora
+from . import lora, lora_files
 from .engine import Engine
 
 if TYPE_CHECKING:
@@ -26,10 +28,11 @@ def open_run(path: str | PathLike[str], *, overrides: Sequence[str] = ()) -> tup
     Raises RunError if the run is not finished, or if `overrides` change more; SpecError if the spec is not valid.
     """
     run = RunFolder.open(path, needs=[WEIGHTS])
-    spec = resolve.load_spec(run.path / RESOLVED, variant=run.resolved.get("variant"), overrides=overrides)
+    kept = resolve.load_spec(run.path / RESOLVED, variant=run.resolved.get("variant"), overrides=overrides)
+    spec = opened(kept, run.path)
     if overrides:
         run.refuse_changes(
-            portable(spec).text,
+            portable(spec, run.path).text,
             "the LoRA was trained with these values; only evaluation.*, device, checkpointing and offload may change",
         )
     return run, spec
@@ -51,6 +54,29 @@ def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Gener
     lora.attach(module, spec.train.lora, generator.lora_targets, seed=0)
     lora.load_export(module, spec.train.lora, run.path / WEIGHTS, strength=strength)
     return generator
+
+
+def load_sum(paths: Sequence[str | PathLike[str]], strengths: Sequence[float]) -> Generator:
+    """The generator of several runs with all their LoRAs at once, each at its own strength (1 as trained).
+
+    Raises RunError if the runs have different generators.
+    """
+    opened_runs = [open_run(path) for path in paths]
+    run, spec = opened_runs[0]
+    for other, its_spec in opened_runs[1:]:
+        if keys := _differing_generators(spec, its_spec):
+            message = f"{other.path} has another generator than {run.path}; different: {', '.join(keys)}"
+            raise RunError(message, hint="only LoRAs of the same generator can be used together")
+    generator: Generator = resolve.build("generators", spec.generator)
+    files = [one.path / WEIGHTS for one, _ in opened_runs]
+    lora_files.attach_sum(generator.adapter_module, list(zip(files, strengths, strict=True)))
+    return generator
+
+
+def _differing_generators(one: TaskSpec, other: TaskSpec) -> list[str]:
+    """The keys in which the generators of two specs differ, without those that only concern where it is trained."""
+    keys = differing_keys({"generator": one.generator.model_dump()}, {"generator": other.generator.model_dump()})
+    return [key for key in keys if key != "generator.lora_targets"]
 
 
 def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int = 8) -> Tensor:

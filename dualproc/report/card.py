@@ -5,19 +5,23 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from dualproc.run.folder import CARD, SAMPLES, RunFolder
+from dualproc.run.folder import CARD, SAMPLES, WEIGHTS, RunFolder
 from dualproc.run.images import GRID
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Recipe
 from dualproc.wording import duration, plural
 
+from .base_model import base_name, hub_id, is_folder, shipped
 from .summary import alarms, headline, judge_against_measurement, memory_used, summary_rows
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_NAMED_BY_THE_HUB = frozenset({"apache-2.0", "cc-by-sa-4.0", "creativeml-openrail-m", "mit", "openrail++"})
+"""Licences that the hub has a name for, as far as base models use them; it calls all others `other`."""
 
 _LIMITS = """\
 This LoRA was trained for one task by a vision-language model's answers, on few prompts and in few steps. The numbers
@@ -37,13 +41,11 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
     """The text of `write_card`."""
     known = task(run.resolved)
     evaluation = run.read_evaluation()
-    inside = _shipped(recipe.model)
-    model = f"dualproc/{inside}" if inside else " ".join(recipe.model.split())
     prompt = evaluation.prompts[0].text if evaluation is not None and evaluation.prompts else known.name
     sections = [
         _front_matter(recipe),
         f"# {_cell(known.name or run.path.name)}",
-        f"A LoRA for `{model}`, trained with dualproc by the answers of a vision-language model to a question about "
+        f"A LoRA for `{base_name(recipe.model)}`, trained with dualproc by the answers of a vision-language model to a question about "
         "its images.",
         _cell(known.description),
         *(f"> {_cell(text)} **{_cell(answer)}**" for text, answer in known.questions),
@@ -58,10 +60,20 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
 
 
 def _front_matter(recipe: Recipe) -> str:
-    hub = {"base_model": recipe.model, "base_model_relation": "adapter"} if _HUB_ID.fullmatch(recipe.model) else {}
-    tags = ["lora", "text-to-image", recipe.library, "dualproc"]
-    matter = {**hub, "library_name": recipe.library, "pipeline_tag": "text-to-image", "tags": tags}
-    return f"---\n{yaml.safe_dump(matter, sort_keys=False)}---"
+    model = hub_id(recipe.model)
+    library = "peft" if recipe.peft_module else recipe.library
+    base = {"base_model": model, "base_model_relation": "adapter"} if model else {}
+    tags = list(dict.fromkeys(["lora", "text-to-image", recipe.library, library, "dualproc"]))
+    about = {"library_name": library, "pipeline_tag": "text-to-image", "tags": tags}
+    return f"---\n{yaml.safe_dump({**_license(recipe, model), **base, **about}, sort_keys=False)}---"
+
+
+def _license(recipe: Recipe, model: str | None) -> Mapping[str, Any]:
+    """The base model's licence: a LoRA is a derivative of it. Empty if unknown."""
+    if recipe.license is None or recipe.license in _NAMED_BY_THE_HUB:
+        return {} if recipe.license is None else {"license": recipe.license}
+    link = {"license_link": f"https://huggingface.co/{model}"} if model else {}
+    return {"license": "other", "license_name": recipe.license, **link}
 
 
 def _results(evaluation: Evaluation | None) -> list[str]:
@@ -92,8 +104,10 @@ def _usage(recipe: Recipe, prompt: str) -> str:
     if recipe.library != "diffusers":
         command = _fenced(f"dp generate path/to/this/folder {shlex.quote(prompt)}", "sh")
         return f"## Use it\n\n{command}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
-    inside, part = _shipped(recipe.model), f"pipe.{recipe.peft_module}"
-    model = f'str(files("dualproc") / {_quoted(inside)})' if inside else _quoted(recipe.model)
+    inside, part = shipped(recipe.model), f"pipe.{recipe.peft_module}"
+    folder = is_folder(recipe.model) and not inside
+    shown = f"path/to/{base_name(recipe.model)}" if folder else recipe.model
+    model = f'str(files("dualproc") / {_quoted(inside)})' if inside else _quoted(shown)
     settings = "".join(f", {name}={value!r}" for name, value in recipe.call.items())
     lines = [
         "from importlib.resources import files" if inside else "",
@@ -109,14 +123,23 @@ def _usage(recipe: Recipe, prompt: str) -> str:
     ]
     code = _fenced("\n".join(filter(None, lines)), "python")
     needed = "; only the model files come from dualproc" if inside else ", without dualproc"
-    return f"## Use it\n\n{code}\n\nPlain diffusers{needed}. In ComfyUI: strength 1.0."
+    return f"## Use it\n\n{code}\n\nPlain diffusers{needed}.\n\n{_comfyui(recipe.comfyui)}"
 
 
-def _shipped(model: str) -> str:
-    """The place in the package of a model that dualproc ships: the card must not name a path of this machine."""
-    package = Path(__file__).resolve().parents[1]
-    inside = Path(model).is_absolute() and Path(model).is_relative_to(package)
-    return Path(model).relative_to(package).as_posix() if inside else ""
+def _comfyui(file: str | None) -> str:
+    """What is known about loading the LoRA in ComfyUI."""
+    if file is None:
+        return (
+            "ComfyUI: not checked for this family of models. It prints `lora key not loaded` for every part of a LoRA "
+            "that it leaves out."
+        )
+    which = f"`{file}`"
+    if file != WEIGHTS:
+        which += f", which has the weights of `{WEIGHTS}` under key names that ComfyUI knows"
+    return (
+        f"ComfyUI: load {which}, at strength 1.0. Checked: ComfyUI has a layer for every key of this family's default "
+        "layers. Not checked: images drawn with it."
+    )
 
 
 def _fenced(text: str, language: str) -> str:

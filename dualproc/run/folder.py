@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import RunError
+from dualproc.spec import paths
 from dualproc.types import Evaluation, StepRecord
 
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
 from .environment import Environment, environment
 from .files import ASIDE, as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
+from .header import with_facts
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
 from .records import Outcome, from_json, to_json
@@ -31,7 +33,9 @@ ENVIRONMENT = "env.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 OUTCOME = "outcome.json"
-WEIGHTS = "pytorch_lora_weights.safetensors"
+WEIGHTS = paths.WEIGHTS
+COMFYUI = "comfyui_lora.safetensors"
+"""The same LoRA with the key names that ComfyUI knows, for generators where it does not know those of the other."""
 CARD = "README.md"
 REPORT = "report.html"
 SAMPLES = "samples"
@@ -41,8 +45,8 @@ TRACEBACK = "traceback.txt"
 """Where a plugin failed; deleted when the run is resumed."""
 
 _OURS = (
-    CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WEIGHTS, "adapter_model.safetensors",
-    "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, INPUTS, RESOLVED,
+    CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WEIGHTS, COMFYUI,
+    "adapter_model.safetensors", "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, INPUTS, RESOLVED,
 )  # fmt: skip
 """In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
 
@@ -75,9 +79,9 @@ class RunFolder:
         """Start a run in `path`, or continue the run that is there.
 
         `spec_text` is the spec as the user wrote it; `resolved_text` and `files` come from `inputs.portable`; `env` is
-        `environment()` unless given. `resume` continues an unfinished run of the same spec, of which `MAY_CHANGE` says
-        what may differ: metrics of steps after its last checkpoint are dropped, because these steps are repeated. If
-        there is no run, a new one starts.
+        `environment()` unless given. `resume` continues a run of the same spec, of which `MAY_CHANGE` says what may
+        differ; `train.steps` may be raised. Metrics of steps after its last checkpoint are dropped, because these steps
+        are repeated. If there is no run, a new one starts.
         `overwrite` deletes an earlier run's files, and no others.
 
         Raises RunError if the folder cannot be used: it is not writable, is a file, has files of the same names that
@@ -184,8 +188,11 @@ class RunFolder:
                 sync(metrics)
         return save_checkpoint(self.path / CHECKPOINTS, step, tensors, state)
 
-    def write_lora(self, save: Callable[[Path], None]) -> None:
+    def write_lora(self, save: Callable[[Path], None], facts: Mapping[str, str] | None = None) -> None:
         """Let `save` write a LoRA's files into a temporary folder, then move them into the run, each one atomically.
+
+        `facts` are added to the headers of the safetensors files. All files get the permissions of the run's other
+        files: safetensors makes files that only their owner may read.
 
         Raises RunError if they cannot be written, and any other exception of `save`; earlier files then stay.
         """
@@ -200,7 +207,11 @@ class RunFolder:
                     save(aside)
                 except SafetensorError as error:
                     raise _system_error(error) from error
+                plain = aside.stat().st_mode & 0o666  # the umask has been applied to the folder
                 for file in sorted(aside.iterdir(), key=lambda file: file.name == WEIGHTS):  # it completes the run
+                    if facts and file.suffix == ".safetensors":
+                        file.write_bytes(_described(file, facts))
+                    file.chmod(plain)
                     sync(file)
                     file.replace(self.path / file.name)
                 sync(self.path)
@@ -267,9 +278,12 @@ class RunFolder:
         """The step of the newest checkpoint; 0 if there is none."""
         return max(steps(self.path / CHECKPOINTS), default=0)
 
-    def refuse_changes(self, resolved_text: str, hint: str) -> None:
-        """Raise RunError if this spec differs from the run's own in more than `MAY_CHANGE` allows."""
-        if keys := differing_keys(self.resolved, plain(resolved_text, "the resolved spec")):
+    def refuse_changes(self, resolved_text: str, hint: str, *, training: bool = False) -> None:
+        """Raise RunError if this spec differs from the run's own in more than `MAY_CHANGE` allows.
+
+        If the `training` goes on, `train.steps` may be raised, too.
+        """
+        if keys := differing_keys(self.resolved, plain(resolved_text, "the resolved spec"), training=training):
             raise RunError(f"{self.path} has a run of another spec; different: {', '.join(keys)}", hint=hint)
 
     # --- starting ---------------------------------------------------------------------------------------------
@@ -299,6 +313,7 @@ class RunFolder:
             resolved_text,
             f"continue with the spec that it was started with ({self.path / RESOLVED}), "
             "replace the run (`--overwrite`), or choose another folder (`--out`)",
+            training=True,
         )
 
 
@@ -321,6 +336,15 @@ def _refuse_unwritable(folder: Path) -> None:
     action = f"write to {folder}" if there == whole else f"make the folder {folder}"
     cause = "permission denied, or the disk is read-only" if there.is_dir() else f"{there} is a file"
     raise RunError(f"cannot {action}: {cause}", hint="choose a folder that you may write to with `--out`")
+
+
+def _described(file: Path, facts: Mapping[str, str]) -> bytes:
+    """The content of a safetensors file with `facts` in its header."""
+    try:
+        return with_facts(file.read_bytes(), facts)
+    except ValueError as error:
+        hint = "plugin authors: `dualproc.testing.check_generator` checks what `save_lora` writes"
+        raise RunError(f"the generator plugin wrote a damaged {file.name}: {error}", hint=hint) from error
 
 
 def _system_error(error: Exception) -> OSError:

@@ -21,7 +21,8 @@ from dualproc.kit.patching import replaced
 from dualproc.kit.weights import warn_about_unknown_words
 from dualproc.types import Recipe, Sample
 
-from .export import save_layers
+from .export import comfyui_file, save_for_comfyui, save_layers
+from .licences import LICENCES
 from .loading import (
     BACKBONES,
     TextEncoders,
@@ -193,12 +194,13 @@ class DiffusersGenerator:
     def save_lora(self, folder: Path, layers: Mapping[str, Tensor]) -> None:
         """Write `pytorch_lora_weights.safetensors` with the pipeline's own `save_lora_weights`, if it has one.
 
-        For pipelines without, see `export.save_layers`.
+        For pipelines without, and for a second file for ComfyUI, see `export`.
         """
         if hasattr(self.pipe, "save_lora_weights"):
             self.pipe.save_lora_weights(str(folder), **{f"{self.backbone}_lora_layers": dict(layers)})
         else:
             save_layers(folder, self.backbone, layers)
+        save_for_comfyui(folder, type(self.pipe).__name__, layers, self.adapter_module)
 
     def recipe(self) -> Recipe:
         """The model, and how to draw with it in plain diffusers."""
@@ -207,7 +209,15 @@ class DiffusersGenerator:
         set_here = {name: value for name, value in own.items() if value is not None}
         call = {**set_here, "num_inference_steps": params.steps, **params.call}
         own_loader = hasattr(self.pipe, "load_lora_weights")
-        return Recipe(params.model, params.dtype, call, params.scheduler, None if own_loader else self.backbone)
+        return Recipe(
+            params.model,
+            params.dtype,
+            call,
+            params.scheduler,
+            peft_module=None if own_loader else self.backbone,
+            license=LICENCES.get(params.model),
+            comfyui=comfyui_file(type(self.pipe).__name__),
+        )
 
     def pipeline(self) -> Any:
         """The diffusers pipeline itself, with its text encoders and the LoRA on."""
