@@ -35,9 +35,7 @@ def run(
             show_default="runs/NAME/VARIANT",
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run from its last checkpoint.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run from its last checkpoint.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an earlier run in the same folder and start again.")
     ] = False,

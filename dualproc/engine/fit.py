@@ -148,7 +148,8 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
             seeds=evaluation.seeds,
             judge_view=images.judge_view if loop.spec.visual_prompt else None,
         )
-        run.write(RESOLVED, portable(loop.spec, run.path).text)  # `dp score RUN --set` may have changed how it is evaluated
+        # `dp score RUN --set` may have changed how it is evaluated.
+        run.write(RESOLVED, portable(loop.spec, run.path).text)
         run.write_evaluation(evaluation)
         _present(loop, run)
         return evaluation

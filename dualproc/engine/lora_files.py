@@ -38,10 +38,11 @@ def read(file: Path) -> dict[str, Layer]:
 
     try:
         with safe_open(file, "pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
             configuration = json.loads((opened.metadata() or {}).get(_CONFIGURATION, "{}"))
     except (OSError, ValueError, SafetensorError) as error:
-        raise RunError(f"cannot read the LoRA {file}: {error}", hint="name a run's folder or a complete file") from error
+        hint = "name a run's folder, or a complete file"
+        raise RunError(f"cannot read the LoRA {file}: {error}", hint=hint) from error
     firsts = [name for name in tensors if name.endswith(_FIRST)]
     others = tensors.keys() - {end for name in firsts for end in (name, name.removesuffix(_FIRST) + _SECOND)}
     if not firsts or others:

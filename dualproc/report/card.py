@@ -45,8 +45,8 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
     sections = [
         _front_matter(recipe),
         f"# {_cell(known.name or run.path.name)}",
-        f"A LoRA for `{base_name(recipe.model)}`, trained with dualproc by the answers of a vision-language model to a question about "
-        "its images.",
+        f"A LoRA for `{base_name(recipe.model)}`, trained with dualproc by the answers of a vision-language model to a "
+        "question about its images.",
         _cell(known.description),
         *(f"> {_cell(text)} **{_cell(answer)}**" for text, answer in known.questions),
         *_results(evaluation),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.metadata import version
 
-from dualproc import __version__
 from dualproc.spec import TaskSpec
 from dualproc.types import Recipe
 
@@ -30,7 +30,7 @@ def lora_facts(spec: TaskSpec, recipe: Recipe, resolved_text: str) -> dict[str, 
         "modelspec.title": spec.label,
         "modelspec.description": spec.description,
         "modelspec.trigger_phrase": prompts,
-        "dualproc.version": __version__,
+        "dualproc.version": version("dualproc"),
         "dualproc.base_model": model,
         "dualproc.spec": spec.name,
         "dualproc.variant": spec.variant or "",

@@ -44,7 +44,7 @@ def portable(spec: TaskSpec, folder: Path) -> Portable:
 
 
 def opened(spec: TaskSpec, folder: Path) -> TaskSpec:
-    """The spec of the run in `folder`, as `portable` wrote it, with paths that can be opened from the current folder."""
+    """The spec of the run in `folder`, as `portable` wrote it, with paths that open from the current folder."""
     relative = [model for model in named_models(spec) if model.startswith(_RELATIVE)]
     return with_files(spec, {model: _relative(folder.resolve() / model, Path()) for model in relative})
 

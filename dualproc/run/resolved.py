@@ -16,7 +16,7 @@ MAY_CHANGE = re.compile(
 )
 """Keys of a spec that may change during a run: they select what is measured, and what fits into memory."""
 STEPS = "train.steps"
-"""May be raised when a training continues: no step depends on how many follow, so the result is that of one longer run."""
+"""May be raised when a training continues: no step depends on how many follow, so the result is one longer run's."""
 
 
 @dataclass(frozen=True)

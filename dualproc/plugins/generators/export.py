@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,14 +72,11 @@ def _lumina2(layers: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Ten
         if projection and not name.endswith(".to_out.0"):
             fused = f"diffusion_model.{block}.attention.qkv"
             names = [f"{block}.attn.to_{which}" for which in "qkv"]
-            rows = [backbone.get_submodule(one).out_features for one in names]
-            nothing = [torch.zeros(int(count), 0) for count in rows]  # of a projection without a LoRA
+            nothing = [torch.zeros(_outputs(backbone, one), 0) for one in names]  # of a projection without a LoRA
             seconds = [layers.get(f"{one}.lora_B.weight", none) for one, none in zip(names, nothing, strict=True)]
             firsts = [layers[f"{one}.lora_A.weight"] for one in names if f"{one}.lora_A.weight" in layers]
-            renamed[f"{fused}.lora_A.weight"], renamed[f"{fused}.lora_B.weight"] = (
-                torch.cat(firsts),
-                torch.block_diag(*seconds),
-            )
+            renamed[f"{fused}.lora_A.weight"] = torch.cat(firsts)
+            renamed[f"{fused}.lora_B.weight"] = torch.block_diag(*seconds)  # type: ignore[no-untyped-call]
             continue
         own = name
         for old, new in _LUMINA2:
@@ -87,6 +84,11 @@ def _lumina2(layers: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Ten
         renamed[f"diffusion_model.{own}.lora_A.weight"] = layers[first]
         renamed[f"diffusion_model.{own}.lora_B.weight"] = layers[second]
     return renamed
+
+
+def _outputs(backbone: nn.Module, name: str) -> int:
+    linear: Any = backbone.get_submodule(name)
+    return int(linear.out_features)
 
 
 _LUMINA2 = (
