@@ -264,6 +264,10 @@ def test_dp_generate_draws_with_several_runs(
     code, _, err = dp(capsys, "generate", "one", "two", "a cat", *(["--strength", "1"] * 3))
     assert code == 2
     assert "expected one --strength, or one for each of 2 runs, got 3" in err
+    code, _, err = dp(capsys, "generate", "one", "two", "a cat", "--strength", ".7", ".7")
+    assert code == 2
+    assert "expected a prompt after the runs, got `.7`" in err
+    assert "--strength 0.7 --strength 0.5" in err
     resolved = tmp_path / "two" / RESOLVED
     resolved.write_text(resolved.read_text().replace("type: tiny\n", "type: tiny\n  steps: 2\n", 1))
     code, _, err = dp(capsys, "generate", "one", "two", "a cat")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -138,7 +139,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 
 
 def generate(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Run folders, such as runs/line_weight/thick.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, such as runs/line_weight/thick.")],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt, such as 'a cartoon of an owl'.")],
     seed: Annotated[
         int, typer.Option(min=0, max=2**62, help="Seed of the first image; the next ones use SEED+1, ...")
@@ -156,9 +157,9 @@ def generate(
         str | None, typer.Option(metavar="DIR", help="Folder for the images.", show_default="RUN/generated")
     ] = None,
 ) -> None:
-    """Generate images with the LoRA of a run, or with those of several runs of one generator at once.
+    """Generate images with the LoRAs of one or more runs.
 
-    Writes one PNG file per seed and prints its path.
+    Writes one PNG file per seed and prints its path. Several runs need the same generator; their LoRAs add up.
 
     \b
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
@@ -167,6 +168,9 @@ def generate(
     """
     if not prompt.strip():
         raise DualprocError("the prompt is empty", hint='for example "a cartoon of an owl"')
+    if strength and len(runs) > 1 and re.fullmatch(r"[-+]?\d*\.?\d+", prompt):  # --strength .7 .7
+        hint = "repeat the option for each run: --strength 0.7 --strength 0.5"
+        raise DualprocError(f"expected a prompt after the runs, got `{prompt}`", hint=hint)
     strengths = _strengths(strength or [1.0], len(runs))
     from .progress import quiet
 
