@@ -46,16 +46,6 @@ def load_engine(path: str | PathLike[str], *, overrides: Sequence[str] = ()) -> 
     return run, engine
 
 
-def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Generator:
-    """A run's generator with its LoRA at `strength` (1 as trained, 0 the base)."""
-    run, spec = open_run(path)
-    generator: Generator = resolve.build("generators", spec.generator)
-    module = generator.adapter_module
-    lora.attach(module, spec.train.lora, generator.lora_targets, seed=0)
-    lora.load_export(module, spec.train.lora, run.path / WEIGHTS, strength=strength)
-    return generator
-
-
 def load_sum(paths: Sequence[str | PathLike[str]], strengths: Sequence[float]) -> Generator:
     """The generator of several runs with all their LoRAs at once, each at its own strength (1 as trained).
 
@@ -77,6 +67,16 @@ def _differing_generators(one: TaskSpec, other: TaskSpec) -> list[str]:
     """The keys in which the generators of two specs differ, without those that only concern where it is trained."""
     keys = differing_keys({"generator": one.generator.model_dump()}, {"generator": other.generator.model_dump()})
     return [key for key in keys if key != "generator.lora_targets"]
+
+
+def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Generator:
+    """A run's generator with its LoRA at `strength` (1 as trained, 0 the base)."""
+    run, spec = open_run(path)
+    generator: Generator = resolve.build("generators", spec.generator)
+    module = generator.adapter_module
+    lora.attach(module, spec.train.lora, generator.lora_targets, seed=0)
+    lora.load_export(module, spec.train.lora, run.path / WEIGHTS, strength=strength)
+    return generator
 
 
 def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int = 8) -> Tensor:

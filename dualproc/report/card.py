@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Recipe
 from dualproc.wording import duration, plural
 
-from .base_model import base_name, hub_id, is_folder, shipped
+from .base_model import base_name, hub_id, is_folder
+from .base_model import shipped as _shipped
 from .summary import alarms, headline, judge_against_measurement, memory_used, summary_rows
 
 _NAMED_BY_THE_HUB = frozenset({"apache-2.0", "cc-by-sa-4.0", "creativeml-openrail-m", "mit", "openrail++"})
@@ -51,7 +53,7 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
         *(f"> {_cell(text)} **{_cell(answer)}**" for text, answer in known.questions),
         *_results(evaluation),
         f"![Base and trained images, one above the other]({SAMPLES}/{GRID})" if (run.samples / GRID).exists() else "",
-        _usage(recipe, prompt),
+        _usage(_without_local_path(recipe), prompt),
         _training(run),
         f"## The spec\n\n{_fenced(run.resolved_text, 'yaml')}",
         f"## Limits\n\n{_LIMITS}",
@@ -100,14 +102,19 @@ def _training(run: RunFolder) -> str:
     return f"## What training took\n\n{'; '.join(filter(None, parts))}."
 
 
+def _without_local_path(recipe: Recipe) -> Recipe:
+    """The recipe with a placeholder for the place of a model that is in a folder of this machine."""
+    if not is_folder(recipe.model) or _shipped(recipe.model):
+        return recipe
+    return replace(recipe, model=f"path/to/{base_name(recipe.model)}")
+
+
 def _usage(recipe: Recipe, prompt: str) -> str:
     if recipe.library != "diffusers":
         command = _fenced(f"dp generate path/to/this/folder {shlex.quote(prompt)}", "sh")
         return f"## Use it\n\n{command}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
-    inside, part = shipped(recipe.model), f"pipe.{recipe.peft_module}"
-    folder = is_folder(recipe.model) and not inside
-    shown = f"path/to/{base_name(recipe.model)}" if folder else recipe.model
-    model = f'str(files("dualproc") / {_quoted(inside)})' if inside else _quoted(shown)
+    inside, part = _shipped(recipe.model), f"pipe.{recipe.peft_module}"
+    model = f'str(files("dualproc") / {_quoted(inside)})' if inside else _quoted(recipe.model)
     settings = "".join(f", {name}={value!r}" for name, value in recipe.call.items())
     lines = [
         "from importlib.resources import files" if inside else "",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -203,21 +204,18 @@ class DiffusersGenerator:
         save_for_comfyui(folder, type(self.pipe).__name__, layers, self.adapter_module)
 
     def recipe(self) -> Recipe:
+        """The model, its licence, how to draw with it in plain diffusers, and the LoRA file for ComfyUI."""
+        comfyui = comfyui_file(type(self.pipe).__name__)
+        return replace(self._drawing(), license=LICENCES.get(self.params.model), comfyui=comfyui)
+
+    def _drawing(self) -> Recipe:
         """The model, and how to draw with it in plain diffusers."""
         params = self.params
         own = {"height": params.height, "width": params.width, "guidance_scale": params.guidance}
         set_here = {name: value for name, value in own.items() if value is not None}
         call = {**set_here, "num_inference_steps": params.steps, **params.call}
         own_loader = hasattr(self.pipe, "load_lora_weights")
-        return Recipe(
-            params.model,
-            params.dtype,
-            call,
-            params.scheduler,
-            peft_module=None if own_loader else self.backbone,
-            license=LICENCES.get(params.model),
-            comfyui=comfyui_file(type(self.pipe).__name__),
-        )
+        return Recipe(params.model, params.dtype, call, params.scheduler, None if own_loader else self.backbone)
 
     def pipeline(self) -> Any:
         """The diffusers pipeline itself, with its text encoders and the LoRA on."""
@@ -242,7 +240,7 @@ class DiffusersGenerator:
         import torch
 
         pipe = self.pipe
-        arguments = {**self.recipe().call, "output_type": "pt", **(call or {}), "prompt": list(prompts)}
+        arguments = {**self._drawing().call, "output_type": "pt", **(call or {}), "prompt": list(prompts)}
         for name, value in arguments.items():
             if name.startswith("negative_prompt") and isinstance(value, str):
                 arguments[name] = [value] * len(prompts)  # not every pipeline takes one for a whole batch
