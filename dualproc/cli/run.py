@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,9 +144,10 @@ def generate(
         int, typer.Option(min=0, max=2**62, help="Seed of the first image; the next ones use SEED+1, ...")
     ] = 0,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of images.")] = 1,
-    strength: Annotated[
+    strengths: Annotated[
         list[float] | None,
         typer.Option(
+            "--strength",
             help="Strength of the LoRA: 1 is as trained, 0 is the base generator. With several runs, one for all, or "
             "repeated for each.",
             show_default="1",
@@ -168,42 +168,32 @@ def generate(
     """
     if not prompt.strip():
         raise DualprocError("the prompt is empty", hint='for example "a cartoon of an owl"')
-    if strength and len(runs) > 1 and re.fullmatch(r"[-+]?\d*\.?\d+", prompt):  # --strength .7 .7
-        hint = "repeat the option for each run: --strength 0.7 --strength 0.5"
-        raise DualprocError(f"expected a prompt after the runs, got `{prompt}`", hint=hint)
-    strengths = _strengths(strength or [1.0], len(runs))
+    if len(runs) > 1:
+        from .several import generate_sum
+
+        generate_sum(runs, prompt, strengths or [1.0], seed=seed, count=count, out=out)
+        return
+    run, strength = runs[0], strengths[-1] if strengths else 1.0
+    if not math.isfinite(strength):
+        hint = "1 is as trained, 0 is the base generator"
+        raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
     from .progress import quiet
 
     quiet()
     from dualproc.engine.reload import generate as draw
-    from dualproc.engine.reload import load_generator, load_sum
+    from dualproc.engine.reload import load_generator
     from dualproc.run import write_images
     from dualproc.run.folder import GENERATED
     from dualproc.run.images import image_names
 
     seeds = range(seed, seed + count)
-    alone = len(runs) == 1
-    generator = load_generator(runs[0], strength=strengths[0]) if alone else load_sum(runs, strengths)
+    generator = load_generator(run, strength=strength)
     generator.prepare([prompt])
     images = draw(generator, prompt, seeds)
-    folder = Path(runs[0], GENERATED) if out is None else given_folder(out)
-    ending = "" if strengths == [1] else f"-strength{strengths[0]:g}"  # do not replace the images of strength 1
-    if not alone:
-        ending = "".join(f"-{Path(run).resolve().name}{one:g}" for run, one in zip(runs, strengths, strict=True))
+    folder = Path(run, GENERATED) if out is None else given_folder(out)
+    ending = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
     for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
         typer.echo(str(path))
-
-
-def _strengths(given: Sequence[float], runs: int) -> list[float]:
-    """One strength per run. Raises DualprocError if the numbers do not match, or one is not finite."""
-    if len(given) not in (1, runs):
-        message = f"expected one --strength, or one for each of {plural(runs, 'run')}, got {len(given)}"
-        raise DualprocError(message, hint="repeat the option: --strength 0.7 --strength 0.5")
-    for strength in given:
-        if not math.isfinite(strength):
-            hint = "1 is as trained, 0 is the base generator"
-            raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
-    return list(given) * (runs if len(given) == 1 else 1)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
