@@ -2,10 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint bench table weights clean
+.PHONY: help install demo test test-lowest nightly lint bench table weights clean
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
 
 install: $(VENV)/installed  ## Create .venv with dualproc and its development tools
 
@@ -19,6 +19,14 @@ demo: install  ## Train the shipped generator to draw thin and thick outlines, a
 
 test: install  ## Run the tests, on up to 4 cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-lowest:  ## Run the tests with the lowest versions of the dependencies, in .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-lowest.txt --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+nightly: test-lowest install  ## Run the tests with the lowest versions, then the long tests
+	$(BIN)/python -m pytest -m nightly
 
 lint: install  ## Run ruff, mypy and import-linter
 	$(BIN)/ruff check
@@ -37,4 +45,4 @@ weights: install  ## Train the shipped checkpoints again (hours on two cores; do
 	$(BIN)/python -m tools.tiny_world.build
 
 clean:  ## Delete everything that make has created, except runs/
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

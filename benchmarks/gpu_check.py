@@ -71,6 +71,7 @@ CHECKS = (
     Check("families", gpu_toy.families, 80, most=160),
     Check("real_4bit", gpu_real.four_bits, 45, pretends=False),
     Check("real_8bit", gpu_real.eight_bits, 40, pretends=False),
+    Check("families_quantised", gpu_toy.quantized_families, 80, pretends=False, most=240),
     Check("resume_on_cuda", gpu_toy.resume, 25),
     Check("attention_windows", gpu_real.attention_windows, 15),
     Check("compile", gpu_profile.compiled, 110, shares=True, pretends=False, spare=150),

@@ -184,7 +184,7 @@ def asking(engine: Engine, spec: TaskSpec) -> Iterator[None]:
     """Within, the engine runs steps of another spec with the same models."""
     own, wanted = engine.spec, engine.wanted
     engine.spec = engine.evaluators.spec = spec
-    engine.wanted = [question.candidates.index(question.answer) for question in spec.questions]
+    engine.wanted = [question.wanted for question in spec.questions]
     try:
         yield
     finally:

@@ -71,3 +71,12 @@ class RunError(DualprocError):
 
 class NotFiniteError(DualprocError):
     """Loss or gradient was not finite in several training steps in a row; the LoRA is as it was before them."""
+
+
+LESS_MEMORY = "not enough memory: `dp plan` shows settings that need less"
+"""What to do if `is_out_of_memory`."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of any library says that memory ran out, on a GPU or not."""
+    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__

@@ -138,8 +138,11 @@ class Generator(Plugin, Protocol):
 class Judge(Plugin, Protocol):
     """The frozen vision-language model whose gradient trains the generator.
 
-    Optional: `reading: str`, an attribute or property that says in a few words how several questions about an image
-    are read. `dp run` prints it.
+    Two things are optional. `reading: str`, an attribute or property, says in a few words how several questions about
+    an image are read; `dp run` prints it. `check_questions(questions: Sequence[Question]) -> None` is called once with
+    the questions about one image, when models are loaded: it raises PluginError if the judge cannot say a candidate, or
+    takes two candidates for the same answer. A judge with this method also honours `Question.wordings`: P(candidate) is
+    the sum over its wordings. Questions with several wordings are refused for other judges.
     """
 
     def answer_log_likelihoods(self, images: Tensor, questions: Sequence[Sequence[Question]]) -> Answers:
@@ -155,7 +158,11 @@ class Judge(Plugin, Protocol):
 
 @runtime_checkable
 class Reward(Plugin, Protocol):
-    """Turns a judge's answer scores into one number per image; the engine maximises its mean."""
+    """Turns a judge's answer scores into one number per image; the engine maximises its mean.
+
+    Optional: `least_candidates: ClassVar[int]`, the number of candidate answers that it needs; 1 without it. A question
+    with fewer is a mistake in the spec.
+    """
 
     def __call__(self, answers: Answers, wanted: Sequence[int]) -> Tensor:
         """[B] rewards, differentiable with respect to `answers.log_likelihoods`.

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from . import protocols
-from .errors import PluginError
+from .errors import LESS_MEMORY, PluginError, is_out_of_memory
 from .protocols import API_VERSION, KINDS, Preset
 from .wording import suggestion
 
@@ -247,6 +247,8 @@ def failure(entry: Entry, error: BaseException) -> PluginError:
         cause = str(error)
         if missing != entry.target.partition(":")[0].partition(".")[0]:
             remedy = f"run `pip install {missing}`"
+    elif is_out_of_memory(error):
+        remedy = LESS_MEMORY
     return _unusable(entry, cause, remedy)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,17 +18,22 @@ from . import registry
 from .errors import DualprocError, PluginError, Problem, SpecError
 from .protocols import KINDS
 from .registry import LoadedPlugin
-from .spec import LoadedSpec, PluginPlace, PluginRef, TaskSpec, json_schema, problems_from, read_spec
+from .spec import LoadedSpec, PluginPlace, PluginRef, TaskSpec, json_schema, problems_from, questions_in, read_spec
+from .wording import command, listed
 
 Builder = Callable[[str, PluginRef], Any]
 """Builds a live plugin from its kind and its reference in a spec, as `build` does."""
+
+SHIPPED = Path(__file__).resolve().parent / "weights"
+_PRETRAINED = {"judge": "qwen2.5-vl", "referee": "smolvlm2"}
+"""Presets to use instead of a shipped judge or referee; of two families."""
 
 TRUST = "trust_remote_code"
 """The parameter of diffusers and transformers that runs code from a model's files; no spec may set it."""
 
 
 def load_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> TaskSpec:
-    """Read and check a spec file, including the parameters of every plugin that it names.
+    """Read and check a spec, a file or a shipped one by name, including the parameters of every plugin that it names.
 
     Raises SpecError if the spec has mistakes (it lists each with its place), or it has variants and none is chosen.
     """
@@ -58,6 +64,31 @@ def check_plugins(spec: TaskSpec) -> None:
     Raises SpecError if there are mistakes; it lists each with its path.
     """
     _raise_problems(_plugin_problems(spec.plugins(), from_data(spec), functools.cache(registry.load)))
+
+
+def is_shipped(kind: str, ref: PluginRef) -> bool:
+    """Whether the model of a plugin is one of the toys in `dualproc/weights`. Raises PluginError as `build` does."""
+    model = getattr(registry.load(kind, ref.type).params(ref.params), "model", None)
+    return isinstance(model, str) and Path(model).resolve().is_relative_to(SHIPPED)
+
+
+def toy_mix(spec: TaskSpec) -> str | None:
+    """A warning if a shipped toy judge or referee looks at the images of another generator; None if none does.
+
+    The plugins of the spec must be valid, see `check_plugins`.
+    """
+    asked = {"judge": spec.judges, "referee": spec.referees}
+    toys = [role for role, refs in asked.items() if any(is_shipped("judges", ref) for _, ref in refs)]
+    if not toys or is_shipped("generators", spec.generator):
+        return None
+    flags = " ".join(command("--set", f"{role}={{type: {_PRETRAINED[role]}}}") for role in toys)
+    subject = f"the {' and the '.join(toys)} {'is a toy model' if len(toys) == 1 else 'are toy models'}"
+    return (
+        f"{subject}: models shipped with dualproc know only the 64-pixel cartoons of the shipped generator, so their "
+        f"answers about images of `{spec.generator.type}` mean nothing\n"
+        f"  Use pretrained models: {flags}\n"
+        "  Check scorers, train.steps, train.lr and train.lora too: values for the toy models do not suit other models"
+    )
 
 
 def build(kind: str, ref: PluginRef) -> Any:
@@ -113,10 +144,27 @@ def _plugin_problems(
         try:
             plugin = load(place.kind, place.type)
             plugin.params(place.params)
+            problems += _too_few_candidates(place, plugin, document)
         except PluginError as error:
             problems.append(problem_at(document, f"{place.path}.type", error.message, hint=error.hint))
         except ValidationError as error:
             problems += _params_problems(error, plugin, place, document)
+    return problems
+
+
+def _too_few_candidates(place: PluginPlace, plugin: LoadedPlugin, document: Node) -> list[Problem]:
+    """One problem for each question that has fewer candidates than the reward compares."""
+    least: int = getattr(plugin.cls, "least_candidates", 1) if place.kind == "rewards" else 1
+    problems = []
+    for path, question in questions_in(document):
+        if len(question.candidates) < least:
+            message = f"the reward {place.type} compares {least} or more candidates, but the question has only "
+            hint = (
+                f"add the other answers, for example `candidates: [{question.candidates[0]}, ...]`, or use a reward for"
+                " a single one, such as `reward: {type: answer_likelihood}`"
+            )
+            at = (*path, "candidates" if document.nearest((*path, "candidates"))[1] else "answer")
+            problems.append(problem_at(document, at, f"{message}{listed(question.candidates)}", hint=hint))
     return problems
 
 
@@ -125,7 +173,7 @@ def _params_problems(error: ValidationError, plugin: LoadedPlugin, place: Plugin
     filled_in = set(plugin.preset) - set(place.params)
     faults = [details for details in error.errors() if details["loc"] and details["loc"][0] in filled_in]
     if not faults:
-        return problems_from(error, plugin.cls.Params, document, place.path)
+        return problems_from(error, plugin.cls.Params, document, place.path, also=place.own_keys)
     causes = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
     message = f"{plugin.entry} is a preset with invalid parameters: {causes}"
     hint = f"run `pip install --upgrade {plugin.entry.distribution}`"

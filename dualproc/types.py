@@ -44,6 +44,15 @@ class Question:
     candidates: tuple[str, ...] = ("Yes", "No")
     wanted: int = 0
     """Index of the wanted answer among the candidates."""
+    synonyms: tuple[str, ...] = ()
+    """Further wordings of the wanted answer: their probabilities are added to its own."""
+
+    @property
+    def wordings(self) -> tuple[tuple[str, ...], ...]:
+        """Every candidate with its further wordings."""
+        return tuple(
+            (text, *self.synonyms) if index == self.wanted else (text,) for index, text in enumerate(self.candidates)
+        )
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,8 @@ class Recipe:
     """The file of `save_lora` whose key names ComfyUI knows; None if that has not been checked."""
     library: str = "diffusers"
     """The package that the pipeline comes from. For other packages, the model card says to use `dp generate`."""
+    source: Mapping[str, str] = field(default_factory=dict)
+    """Further arguments of `from_pretrained` that select the files: `revision`, `variant`."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +161,44 @@ class Score:
 
 
 @dataclass(frozen=True)
+class CalibrationPoint:
+    """The images for which a slider had one value."""
+
+    asked: float
+    """The slider's value."""
+    measured: Number
+    """Mean of the scorer's values."""
+    spread: Number
+    """Their standard deviation."""
+    error: Number
+    """Mean distance of the scorer's values to the slider's."""
+    on_target: float | None
+    """Share of the images whose value is accepted; None as in `Score`."""
+    kept: Number
+    """Share of the images whose subject the referee recognises; nan without a `preserve` question."""
+    diversity: Number
+    """As in `Measurement`; nan if no prompt has two images at this value."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A slider's values against those that a scorer measures in the images."""
+
+    slider: str
+    scorer: str
+    unit: str
+    """The scorer's unit, which is that of `error`, `spread` and the points."""
+    error: Number
+    """Mean over the images of |measured - asked|; images without a value are left out."""
+    spread: Number
+    """Standard deviation of |measured - asked|."""
+    spearman: Number
+    """Rank correlation of asked and measured values."""
+    points: tuple[CalibrationPoint, ...]
+    """By rising values of the slider."""
+
+
+@dataclass(frozen=True)
 class Measurement:
     """Everything measured on one set of held-out images."""
 
@@ -163,7 +212,10 @@ class Measurement:
     hack_meter: Number
     diversity: Number
     """How much the layout of images of one prompt differs between seeds: the mean of 1 - correlation of their blurred
-    edge maps. 0 for identical images, about 1 for unrelated layouts. Nearly blind to colour."""
+    edge maps. 0 for identical images, about 1 for unrelated layouts. Nearly blind to colour. With sliders, only images
+    at the same values are compared."""
+    calibration: tuple[Calibration, ...] = ()
+    """One for each slider that is a scorer's target."""
 
 
 @dataclass(frozen=True)
@@ -175,3 +227,5 @@ class Evaluation:
     seeds: tuple[int, ...]
     base: Measurement
     trained: Measurement
+    asked: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """For each slider, its value for every image; empty without sliders."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import shlex
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
@@ -25,6 +26,11 @@ def plural(count: int, noun: str) -> str:
 def listed(names: Sequence[str], *, most: int = 3) -> str:
     """The first `most` names of a list, then how many more there are: `a, b, c and 2 more`."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def command(*words: object) -> str:
+    """A command line that can be pasted into a shell, whatever paths and prompts are in it: `dp score 'my run'`."""
+    return shlex.join(map(str, words))
 
 
 def duration(seconds: float) -> str:

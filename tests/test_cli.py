@@ -81,8 +81,8 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "", "run", "generate", "plan", "score", "ask", "bench", "plugins", "plugins show", "plugins new",
-        "plugins judges", "spec", "spec check", "spec show", "schema",
+        "", "run", "generate", "plan", "score", "ask", "bench", "compare", "plugins", "plugins show", "plugins new",
+        "plugins judges", "spec", "spec check", "spec show", "specs", "specs copy", "schema",
     ],
 )  # fmt: skip
 def test_help_has_an_example(command: str) -> None:
@@ -97,6 +97,7 @@ def test_help_has_an_example(command: str) -> None:
         "import dualproc.registry, dualproc.resolve",
         "import dualproc.cli; dualproc.cli.app(['--help'], standalone_mode=False)",
         "import dualproc.cli; dualproc.cli.app(['plugins'], standalone_mode=False)",
+        "import dualproc.cli; dualproc.cli.app(['specs'], standalone_mode=False)",
         "import dualproc.cli; dualproc.cli.app(['plugins', 'show', 'rewards/yes_no_gap'], standalone_mode=False)",
         "import dualproc.cli; dualproc.cli.app(['plugins', 'show', 'visual_prompts/text'], standalone_mode=False)",
     ],

@@ -142,7 +142,7 @@ def test_several_judges_of_a_spec_are_averaged(
         (["FOLDER/cat0.png", CAT, "--candidates", "Yes,Yes"],
          "expected different answers, separated by commas, got `--candidates Yes,Yes`"),
         (["FOLDER/cat0.png", CAT, "--candidates", "Yes,zyzzyva"], "'zyzzyva'"),
-        (["FOLDER/cat0.png", CAT, "--field", "subject=a cat"], "--variant and --field need --spec"),
+        (["FOLDER/cat0.png", CAT, "--field", "subject=a cat"], "--variant, --field and --at need --spec"),
         (["FOLDER/cat0.png", "--spec", "FOLDER/no.yaml"], "no.yaml"),
         (["FOLDER/cat0.png", "--spec", "FOLDER/spec.yaml"], "no variant is chosen"),
         (["FOLDER/cat0.png", "--spec", "FOLDER/spec.yaml", "--variant", "low", "--field", "subjekt=x"],

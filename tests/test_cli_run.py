@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from found_images import dp
 
+from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.run import RunFolder
+from dualproc.types import Sample
 
 SPEC = """\
 name: short
@@ -16,7 +19,7 @@ question: {template: "Does the red line match the horizon?"}
 visual_prompt: {layers: [{type: line, from: [0, "{row}"], to: [1, "{row}"], width: 0.02}]}
 variants: {high: {row: 0.3}, low: {row: 0.6}}
 train: {steps: 1, batch: 1, lora: {rank: 2}}
-evaluation: {seeds: 1}
+evaluation: {seeds: 1, batch: 1}
 """
 
 
@@ -28,8 +31,14 @@ def spec(tmp_path: Path) -> Path:
 
 
 def test_every_variant_is_trained_used_and_evaluated_again(
-    capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sample, sizes = DiffusersGenerator.sample, list[int]()
+
+    def counted(self: Any, prompts: Any, seeds: Any, **how: Any) -> Sample:
+        sizes.append(len(seeds))
+        return sample(self, prompts, seeds, **how)
+
     code, out, _ = dp(capsys, "run", spec, "--out", tmp_path / "runs")
     assert code == 0
     assert "Evaluation on 2 held-out images" in out
@@ -38,8 +47,11 @@ def test_every_variant_is_trained_used_and_evaluated_again(
     low = tmp_path / "runs" / "low"
     assert (low / "spec.yaml").read_text() == SPEC
 
-    code, out, err = dp(capsys, "generate", low, "a cartoon of an astronaut", "--seed", "3", "-n", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusersGenerator, "sample", counted)
+        code, out, err = dp(capsys, "generate", low, "a cartoon of an astronaut", "--seed", "3", "-n", "2")
     assert code == 0
+    assert sizes == [1, 1]  # as many at a time as in the run's evaluation, which fitted into memory
     assert len(list((low / "generated").glob("*.png"))) == len(out.splitlines()) == 2
     assert "does not know the words: astronaut\n" in err
 
@@ -76,6 +88,7 @@ def test_every_variant_is_trained_used_and_evaluated_again(
     code, _, err = dp(capsys, "run", spec, "--variant", "low", "--out", low)
     assert code == 2
     assert f"{low} already has a run" in err
+    assert "continue it (`--resume`), replace it (`--overwrite`), or choose another folder (`--out`)" in err
     code, _, err = dp(capsys, "generate", tmp_path / "runs", "a cat")
     assert code == 2
     assert "name one of the runs in it" in err
@@ -105,6 +118,15 @@ def test_messages_of_resume_and_ctrl_c(
             "no such folder",
         ),
         (["run", "SPEC", "--variant", "hihg"], "high"),
+        (
+            ["run", "SPEC", "--variant", "low", "--set", "question.candidates=[Yes, yes]", "--out", "SPEC-run"],
+            "reads the candidates 'Yes' and 'yes' as the same tokens",
+        ),
+        (["run", "SPEC", "--variant", "low", "--set", "question.answer=Pink"], "add the other answers"),
+        (
+            ["run", "SPEC", "--variant", "low", "--set", "question=Is the sky blue?"],
+            'write a question as `{template: "Is the sky blue?"}`',
+        ),
         (["run", "SPEC", "--variant", "low", "--out", "SPEC/run"], "SPEC"),
         (["run", "SPEC", "--variant", "low", "--set", "generator={type: diffusers, model: /no/such}"], "/no/such"),
         (["generate", "no-such-run", "a cat"], "no such folder: no-such-run"),
@@ -119,3 +141,4 @@ def test_mistakes_give_one_message_and_exit_code_2(
     assert message.replace("SPEC", str(spec)) in err
     assert err.count("error:") == 1
     assert "Traceback" not in err
+    assert not Path(f"{spec}-run").exists()

@@ -63,7 +63,7 @@ def test_diffusers_draws_the_same_with_the_file_for_comfyui(family: str, tmp_pat
     generator = trained(family, tmp_path)
     images = []
     for file in (None, DIFFUSERS, COMFYUI):
-        pipe = DiffusionPipeline.from_pretrained(generator.params.model, torch_dtype=torch.float32)
+        pipe = DiffusionPipeline.from_pretrained(generator.params.model, dtype=torch.float32)
         pipe.set_progress_bar_config(disable=True)
         if file is not None:
             pipe.load_lora_weights(str(tmp_path), weight_name=file)

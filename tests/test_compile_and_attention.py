@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from transformers import AttentionInterface
 
 from dualproc.errors import PluginError
-from dualproc.plugins.judges._attention import NAME, pack_attention, packed_attention
+from dualproc.plugins.judges._attention import NAME, has_kernel, pack_attention, packed_attention
 from dualproc.plugins.judges.transformers import TransformersJudge
 from dualproc.spec import Lora
 from dualproc.types import Question
@@ -72,7 +73,7 @@ def test_a_compiled_generator_has_the_same_gradient(graphs: list[int], family: s
     torch.testing.assert_close(compiled, plain, **CLOSE)
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_a_compiled_judge_has_the_same_gradient(graphs: list[int], checkpointing: bool, tmp_path: Path) -> None:
     folder = save("llava-1.5", tmp_path)
     plain = of_judge(False, folder, checkpointing=checkpointing)
@@ -116,6 +117,22 @@ def test_packed_attention_equals_attention_window_by_window() -> None:
     torch.testing.assert_close(packed, one_by_one, **CLOSE)
 
 
+@pytest.mark.parametrize(
+    ("major", "dtype", "width", "expected"),
+    [
+        (9, torch.bfloat16, 80, True), (8, torch.float16, 80, True), (7, torch.float16, 80, False),
+        (9, torch.float32, 80, False), (9, torch.bfloat16, 84, False),
+    ],
+)  # fmt: skip
+def test_gpus_and_tensors_without_a_kernel_for_packed_sequences_are_known(
+    monkeypatch: pytest.MonkeyPatch, major: int, dtype: torch.dtype, width: int, expected: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    query: Any = SimpleNamespace(is_cuda=True, dtype=dtype, shape=(1, 2, 10, width), device="cuda:0")
+    assert has_kernel(query) is expected
+    assert not has_kernel(torch.zeros(1, 2, 10, width, dtype=dtype))
+
+
 @pytest.mark.skipif(find_spec("flash_attn") is not None, reason="flash-attn is installed")
 def test_flash_attention_without_its_package_is_refused(tmp_path: Path) -> None:
     folder = save("llava-1.5", tmp_path)
@@ -123,3 +140,8 @@ def test_flash_attention_without_its_package_is_refused(tmp_path: Path) -> None:
         TransformersJudge(TransformersJudge.Params(model=str(folder), device="cpu", attention="flash"))
     with pytest.raises(PluginError, match="attention: flash is not possible for FluxTransformer2DModel"):
         small("flux", attention="flash")
+
+
+def test_flash_attention_that_a_unet_would_ignore_is_refused() -> None:
+    with pytest.raises(PluginError, match="attention: flash is not possible for UNet2DConditionModel: its attention"):
+        small("sd", attention="flash")

@@ -17,7 +17,7 @@ from small_pipelines import FAMILIES, saved
 from wrong_plugins import RIGHT, WRONG, Oracle, Redness, Sketcher, Wrong
 
 from dualproc import registry
-from dualproc.errors import PluginError
+from dualproc.errors import DualprocError, PluginError
 from dualproc.kit.pretrained import PretrainedParams
 from dualproc.protocols import KINDS
 from dualproc.testing import CHECKS, ConformanceError, check_plugin, check_scorer
@@ -181,6 +181,29 @@ def test_images_and_prompts_of_the_author_are_used() -> None:
     plain = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.01 + 0.5
     prompts = [Prompt("a cat", {"color": "gray"}), Prompt("a dog", {"color": "blue"})]
     check_scorer("region_color", params, images=plain, prompts=prompts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "message"),
+    [
+        ("judges", {"questions": ("one",)}, "this check needs 2 or more different `questions`, got 1: ['one']"),
+        ("judges", {"questions": ("one", "one")}, "got 2, of which 1 differ"),
+        ("judges", {"questions": "one?"}, "expected a list for `questions`, got str 'one?'"),
+        ("judges", {"candidates": ("Yes",)}, "2 or more different `candidates`, got 1"),
+        ("judges", {"sizes": ()}, "1 or more different `sizes`, got 0"),
+        ("generators", {"prompts": ["a cat"]}, "2 or more different `prompts`, got 1"),
+        ("generators", {"seeds": [3]}, "this check needs 2 different `seeds`, got 1"),
+        ("anchors", {"prompts": [*"abcde"]}, "this check needs 2 to 4 different `prompts`, got 5"),
+        ("rewards", {"cases": ()}, "1 or more different `cases`, got 0"),
+        ("visual_prompts", {"sizes": ()}, "1 or more different `sizes`, got 0"),
+        ("scorers", {"images": torch.rand(1, 3, 8, 8)}, "expected `images` [B, 3, H, W] of 2 or more images"),
+        ("scorers", {"images": torch.rand(2, 3, 8, 8), "prompts": []}, "expected one prompt for each of 2 images"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_of_a_check_are_errors(kind: str, argument: dict[str, Any], message: str) -> None:
+    with pytest.raises(DualprocError) as caught:
+        check_plugin(kind, "any", **argument)
+    assert message in str(caught.value)
 
 
 def test_unknown_names_and_kinds_are_plugin_errors() -> None:

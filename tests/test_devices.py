@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 from dualproc import load_spec
 from dualproc.errors import PluginError, SpecError
-from dualproc.kit.devices import pick_device
+from dualproc.kit.devices import as_current, pick_device
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
 
@@ -54,6 +55,15 @@ def test_auto_is_a_gpu_if_there_is_one(cuda: bool, mps: bool, found: str, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert pick_device("auto").type == found
+
+
+def test_quantised_weights_are_loaded_on_the_device_of_the_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    current: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(current.append(device)))
+    for name in ("cpu", "cuda:1"):
+        with as_current(torch.device(name)):
+            pass
+    assert current == [torch.device("cuda:1")]
 
 
 @pytest.mark.parametrize(("asked", "seen"), [(None, ""), ("1", "0,1")])

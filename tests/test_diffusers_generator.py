@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderTiny, DiffusionPipeline, IFPipeline
 from small_models import stable_diffusion, trained
 
 from dualproc.engine import lora
 from dualproc.errors import DualprocError, DualprocWarning, PluginError
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
+from dualproc.plugins.generators.loading import load_tiny_vae
 from dualproc.plugins.generators.presets import TINY
 from dualproc.spec import Lora
 
@@ -33,7 +35,7 @@ def unet(tmp_path_factory: pytest.TempPathFactory) -> DiffusersGenerator:
 def test_images_equal_those_of_the_plain_pipeline() -> None:
     generator = tiny()
     ours = generator.sample(PROMPTS, SEEDS).images
-    pipe = DiffusionPipeline.from_pretrained(TINY.params["model"], torch_dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(TINY.params["model"], dtype=torch.float32)
     noise = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     plain = pipe(
         PROMPTS, height=64, width=64, num_inference_steps=1, guidance_scale=0.0, max_sequence_length=14,
@@ -41,6 +43,36 @@ def test_images_equal_those_of_the_plain_pipeline() -> None:
     ).images  # fmt: skip
     assert ours.shape == (2, 3, 64, 64)
     assert torch.equal(ours, plain.cpu())
+
+
+def test_the_recipe_names_the_files_that_were_loaded() -> None:
+    assert tiny().recipe().source == {}
+    assert tiny(revision="main").recipe().source == {"revision": "main"}
+
+
+def test_a_pipeline_without_a_vae_is_refused_for_what_it_lacks(tmp_path: Path) -> None:
+    parts = DiffusionPipeline.from_pretrained(stable_diffusion(tmp_path / "sd"))
+    names = ("tokenizer", "text_encoder", "unet", "scheduler")
+    pipe = IFPipeline(
+        **{name: getattr(parts, name) for name in names}, safety_checker=None, feature_extractor=None,
+        watermarker=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipe.save_pretrained(tmp_path / "if")
+    with pytest.raises(PluginError, match="IFPipeline has no prepare_latents"):
+        DiffusersGenerator(DiffusersGenerator.Params(model=str(tmp_path / "if")))
+
+
+def test_loading_uses_nothing_that_is_deprecated(unet: DiffusersGenerator, tmp_path: Path) -> None:
+    AutoencoderTiny(
+        encoder_block_out_channels=(4,), decoder_block_out_channels=(4,), num_encoder_blocks=(1,),
+        num_decoder_blocks=(1,),
+    ).save_pretrained(tmp_path)  # fmt: skip
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        tiny()
+        DiffusersGenerator(unet.params)
+        load_tiny_vae(str(tmp_path), torch.float32)
+    assert [str(one.message) for one in caught if issubclass(one.category, FutureWarning)] == []
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:
@@ -91,7 +123,7 @@ def test_plain_diffusers_draws_the_same_with_the_saved_lora(tmp_path: Path) -> N
     generator = tiny()
     trained(generator, spec)
     generator.save_lora(tmp_path, lora.folded(generator.adapter_module, spec))
-    pipe = DiffusionPipeline.from_pretrained(TINY.params["model"], torch_dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(TINY.params["model"], dtype=torch.float32)
     pipe.load_lora_weights(str(tmp_path))
     noise = [torch.Generator().manual_seed(seed) for seed in SEEDS]
     plain = pipe(

@@ -44,7 +44,7 @@ torch.autograd.backward = backward
 main({command})
 """
 """Runs a command up to its first backward pass, and prints the library's own frames on the way."""
-LEAF = {"plugins": {*KINDS, "show"}}
+LEAF = {"plugins": {*KINDS, "show"}, "specs": set[str]()}
 """Words that may follow a command that also works alone."""
 
 

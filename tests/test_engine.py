@@ -22,7 +22,7 @@ from dualproc.engine.evaluate import held_out
 from dualproc.engine.overlay import draw_canvas, overlay
 from dualproc.engine.reload import load_engine, load_generator
 from dualproc.engine.seeds import SPAN
-from dualproc.errors import DualprocError, RunError, SpecError
+from dualproc.errors import DualprocError, PluginError, RunError, SpecError
 from dualproc.plugins.visual_prompts.line import Line
 from dualproc.run import RunFolder
 from dualproc.spec import PluginRef, VisualPromptSpec, spec_from_dict
@@ -197,6 +197,22 @@ def test_fit_stops_at_the_best_lora_when_the_referee_sees_no_improvement(tmp_pat
     assert again.outcome.steps == 3
     assert again.outcome.stopped == result.outcome.stopped
     assert all(torch.equal(value, kept[name]) for name, value in load_file(again.run / LORA).items())
+
+
+def test_answers_that_the_judge_cannot_tell_apart_or_add_are_refused_when_it_is_loaded(tmp_path: Path) -> None:
+    same = {"template": "Is it red?", "candidates": ["Yes", "yes"]}
+    for role in ("question", "preserve"):  # the referee alone answers the `preserve` question
+        with pytest.raises(PluginError, match="reads the candidates 'Yes' and 'yes' as the same tokens"):
+            Engine(make_spec(**{role: same}), build=build).fit(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    wordings = {"template": "Is it red?", "answer": ["Yes", "yes", "red"]}
+    with pytest.raises(PluginError, match=r"BrightnessJudge does not support several wordings.*\n.*`answer: Yes`"):
+        Engine(make_spec(question=wordings), build=stubs())
+    both = [{"type": "tiny"}, {"type": "tiny-referee"}]
+    engine = Engine(make_spec(question=wordings, judge=both, train={"steps": 1, "batch": 1}), build=build)
+    assert engine.step().grad_norm > 0
+    with pytest.raises(PluginError, match="as the same tokens"):
+        Engine(make_spec(question=same, judge=both), build=build)
 
 
 # --- the training step ------------------------------------------------------------------------------------------

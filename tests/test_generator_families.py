@@ -47,7 +47,7 @@ def plain(
 ) -> torch.Tensor:
     """The images that plain diffusers draws with the generator's recipe, in one batch."""
     recipe = generator.recipe()
-    pipe = DiffusionPipeline.from_pretrained(recipe.model, torch_dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(recipe.model, dtype=torch.float32)
     pipe.scheduler = type(generator.pipe.scheduler).from_config(pipe.scheduler.config)
     if lora_from is not None and hasattr(pipe, "load_lora_weights"):
         pipe.load_lora_weights(str(lora_from))

@@ -12,9 +12,11 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny
 from small_pipelines import small
+from torch.utils.checkpoint import checkpoint as recompute
 
 from dualproc.engine import lora
 from dualproc.errors import PluginError
+from dualproc.kit.weights import freeze
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.spec import Lora
 
@@ -175,3 +177,28 @@ def test_a_lora_on_quantized_layers_has_a_gradient(kind: str) -> None:
     assert len(grads) == 68
     assert all(value.isfinite().all() for value in grads.values())
     assert sum(bool(value.abs().sum() > 0) for value in grads.values()) > 60
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_8_bit_layers_keep_no_inputs_for_the_backward_pass(checkpointing: bool) -> None:
+    bnb = pytest.importorskip("bitsandbytes")
+    layers = [bnb.nn.Linear8bitLt(32, 32, has_fp16_weights=False).to("cpu") for _ in range(3)]
+    model = torch.nn.Sequential(*layers)
+    freeze(model)
+    inputs: list[Any] = []
+    for layer in layers:
+        layer.register_forward_pre_hook(lambda _, given: inputs.append(weakref.ref(given[0].untyped_storage())))
+
+    def forward(image: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = model(image + 0).sum()  # a sum, which nothing else holds
+        return result
+
+    image = torch.randn(2, 3, 5, 32, requires_grad=True)  # Mllama has inputs of four dimensions
+    loss = recompute(forward, image, use_reentrant=False) if checkpointing else forward(image)
+    assert [each() for each in inputs] == [None] * 3
+    loss.backward()
+    assert image.grad is not None
+    expected = torch.ones_like(image)
+    for layer in reversed(layers):
+        expected = expected @ (layer.state.CB * layer.state.SCB[:, None] / 127)
+    assert torch.allclose(image.grad, expected, rtol=1e-2, atol=1e-3)

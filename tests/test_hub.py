@@ -6,6 +6,7 @@ address is read when huggingface_hub is imported, so the models are loaded in a 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -18,6 +19,8 @@ import small_judges
 import small_pipelines
 import torch
 from fake_hub import serve
+
+from dualproc.kit.hub import hub_reason
 
 LOADS = """
 import json, sys, time, warnings
@@ -138,3 +141,14 @@ def test_a_hub_that_does_not_answer_is_named(tmp_path: Path) -> None:
     for message in load(cases, "http://127.0.0.1:9", tmp_path).values():
         assert "neither a local folder nor a downloaded model, and the hub cannot be reached" in message
         assert "run once with network access" in message
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), RuntimeError("No space left on device (os error 28)")]
+)
+def test_a_full_disk_is_not_a_wrong_name(error: Exception) -> None:
+    libraries = OSError("Can't load the model 'some/model'")
+    libraries.__cause__ = error
+    assert (found := hub_reason("some/model", libraries, {})) is not None
+    assert found[0] == "there is no space left for its files"
+    assert "set HF_HOME to a folder on a larger disk" in found[1]

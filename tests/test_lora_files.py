@@ -30,7 +30,7 @@ from dualproc.errors import RunError, SpecError
 from dualproc.report import render_card
 from dualproc.run import RunFolder
 from dualproc.run.folder import RESOLVED, WEIGHTS
-from dualproc.run.header import with_facts
+from dualproc.run.lora_file import with_facts
 from dualproc.spec import Lora, PluginRef, spec_from_dict
 from dualproc.types import Recipe
 
@@ -104,10 +104,10 @@ def test_facts_are_added_to_a_header_and_change_no_tensor() -> None:
 
 def test_a_damaged_file_of_a_plugin_is_reported_and_the_old_one_stays(tmp_path: Path) -> None:
     run = RunFolder.create(tmp_path / "run", spec_text="", resolved_text="name: a\n")
-    run.write_lora(lambda folder: save_file({"a": torch.zeros(1)}, folder / WEIGHTS), {"x": "y"})
+    run.write_lora(lambda folder: save_file({"a": torch.zeros(1)}, folder / WEIGHTS), facts={"x": "y"})
     before = (run.path / WEIGHTS).read_bytes()
     with pytest.raises(RunError, match=rf"the generator plugin wrote a damaged {WEIGHTS}"):
-        run.write_lora(lambda folder: (folder / WEIGHTS).write_bytes(b"\x05" + b"\0" * 7 + b"hello"), {"x": "y"})
+        run.write_lora(lambda folder: (folder / WEIGHTS).write_bytes(b"\x05" + b"\0" * 7 + b"hello"), facts={"x": "y"})
     assert (run.path / WEIGHTS).read_bytes() == before
 
 
@@ -229,7 +229,7 @@ def test_the_sum_of_loras_draws_what_plain_diffusers_draws_with_all_of_them(tmp_
     with torch.no_grad():
         ours = generator.sample(["a cat"], [3]).images
         base = generator.sample(["a cat"], [3], base=True).images
-    pipe = DiffusionPipeline.from_pretrained(generator.params.model, torch_dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(generator.params.model, dtype=torch.float32)
     pipe.scheduler = type(generator.pipe.scheduler).from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     for name, file in (("one", one), ("two", two)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dualproc.engine import lora
 from dualproc.kit.blocks import recomputed_blocks, repeated_blocks
-from dualproc.kit.offload import Order, _into_one_buffer, _views, offload
+from dualproc.kit.offload import Order, _into_one_buffer, _page_locked, _views, offload
 from dualproc.plan.ledger import Account, Ledger
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
@@ -174,6 +175,21 @@ def test_weights_in_one_buffer_are_views_of_it() -> None:
     buffer.zero_()
     assert not any(weight.any() for weight in weights)
     assert all(map(torch.equal, _views(copy, weights), before))
+
+
+def test_memory_that_cannot_be_page_locked_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA keeps the error until torch's next kernel, which must not be one of the training."""
+    kernels: list[Any] = []
+
+    def fails(*_: Any, device: str) -> None:
+        kernels.append(device)
+        raise RuntimeError("CUDA error: out of memory")
+
+    buffer = torch.ones(8, dtype=torch.uint8)
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: SimpleNamespace(cudaHostRegister=lambda *_: 2))
+    monkeypatch.setattr(torch, "zeros", fails)
+    assert _page_locked(buffer) is buffer
+    assert kernels == ["cuda"]
 
 
 @pytest.mark.parametrize("forward", [[0, 1, 2, 3, 4], [2, 0, 3, 1, 4]], ids=["as listed", "U-Net"])

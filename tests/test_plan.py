@@ -217,7 +217,8 @@ def test_quantised_weights_are_planned_without_bitsandbytes(tiny: Plan) -> None:
     linear = sum(part.linear for part in tiny.parts if part.role == "judge")
     assert linear > 0
     for bits in ("8bit", "4bit"):
-        saved = tiny.memory["cpu"].weights - planned(f"judge.quantize={bits}").memory["cpu"].weights
+        plan = planned(f"judge.quantize={bits}")
+        saved = tiny.memory["cpu"].weights - plan.memory["cpu"].weights
         assert saved == pytest.approx(linear * (1 - QUANTIZED[bits] / 4), rel=0.01)
     vae = next(part for part in planned("generator.quantize=4bit").parts if part.name == "vae")
     assert vae.precision == "float32"
@@ -346,7 +347,11 @@ def test_cheapest_settings_that_fit_are_found(small: Plan, monkeypatch: pytest.M
     assert {*for_models, "train.batch", "generator.height", "generator.reward_vae"} <= keys
     spec, messages = spec_of(*SMALL), list[str]()
     limit = 0.3 * small.peak
-    found = search(spec, small, limit, gpu=True, known=KNOWN, progress=messages.append)
+    found = search(spec, small, limit, gpu=True, known=KNOWN, everything=True, progress=messages.append)
+    first = search(spec, small, limit, gpu=True, known=KNOWN)
+    assert first.together == found.together
+    assert {trial.flags for trial in first.alone} < {trial.flags for trial in found.alone}
+    assert (first.untried, found.untried) == (len(found.alone) - len(first.alone), 0)
     assert len(messages) > len(found.alone) == sum(map(len, switches_of(spec, small, gpu=True)))
     for trial in found.alone:
         assert (trial.plan is None) == ("reward_vae" in trial.flags)
@@ -357,6 +362,24 @@ def test_cheapest_settings_that_fit_are_found(small: Plan, monkeypatch: pytest.M
     assert len(found.together.switches) > 1
     assert "checkpointing=true" in found.together.flags
     assert search(spec, small, 1000, gpu=True, known=KNOWN).together is None
+
+
+def test_the_search_ends_at_the_first_setting_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checkpointing of the generator, among the cheapest, is enough: nothing that costs more is tried."""
+    invent(monkeypatch, lambda on: {"cuda:0": gigabytes(5, 10 if "generator.checkpointing" in on else 30)})
+    spec, plans = spec_of(*NO_REFEREE), {}
+    for everything in (False, True):
+        messages: list[str] = []
+        plans[everything] = found = search(
+            spec, switches.dry_run(spec, gpu=True), 24e9, gpu=True, everything=everything, progress=messages.append
+        )
+        assert found.together is not None
+        assert found.together.flags == "--set generator.checkpointing=true"
+        assert len(messages) == len(found.alone)
+    cheapest = {switch.flags for trial in plans[True].alone for switch in trial.switches if switch.price == 1}
+    tried = {trial.flags for trial in plans[False].alone}
+    assert tried <= cheapest
+    assert plans[False].untried == len(plans[True].alone) - len(tried) > 5
 
 
 def invent(monkeypatch: pytest.MonkeyPatch, memory: Callable[[set[str]], dict[str, Memory]]) -> None:
@@ -432,6 +455,8 @@ def test_offloading_is_chosen_where_its_copies_take_no_longer_than_the_step(
     found = search(spec_of(*NO_REFEREE), plan, 16e9, gpu=True)
     assert found.together is not None
     assert f"generator.{chosen}" in found.together.flags
+    if chosen == "offload":  # nothing was tried that leaves 30 GB of weights on a GPU of 16 GB
+        assert all("offload" in trial.flags for trial in found.alone)
 
 
 @pytest.mark.usefixtures("third_party")
@@ -439,23 +464,27 @@ def test_dp_run_refuses_what_does_not_fit_or_sets_what_does(
     small: Plan, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    spec, enough, little = spec_of(*SMALL), {"cuda:0": small.peak + 1}, {"cuda:0": 0.8 * small.peak}
-    for free, mode in (({}, Fit.check), (enough, Fit.check), (little, Fit.off)):
-        assert settings_that_fit(spec, free, mode, known=KNOWN) == []
+    spec, limit = spec_of(*SMALL), 0.8 * small.peak
+    # A GPU that is not used is left alone: another process may have reserved it.
+    enough: dict[str, Callable[[], float]] = {"cuda:0": lambda: small.peak + 1, "cuda:1": pytest.fail}
+    little: dict[str, Callable[[], float]] = {"cuda:0": lambda: limit}
+    for gpus, mode in (({}, Fit.check), (enough, Fit.check), (little, Fit.off)):
+        assert settings_that_fit(spec, gpus, mode, known=KNOWN) == []
     with pytest.raises(
         DualprocError, match=r"does not fit into GPU memory: cuda:0 needs .*\n  add --set .*\n.*--fit auto"
     ):
         settings_that_fit(spec, little, Fit.check, known=KNOWN)
     found = settings_that_fit(spec, little, Fit.auto, known=KNOWN)
-    assert planned(*SMALL, *found, gpu=True).peak <= little["cuda:0"]
+    assert planned(*SMALL, *found, gpu=True).peak <= limit
     assert f"using --set {found[0]}" in capsys.readouterr().err
     with pytest.raises(DualprocError, match="no combination of settings was found"):
-        settings_that_fit(spec, {"cuda:0": 1000}, Fit.auto, known=KNOWN)
+        settings_that_fit(spec, {"cuda:0": lambda: 1000}, Fit.auto, known=KNOWN)
 
 
 @pytest.mark.usefixtures("third_party")
 def test_dp_run_trains_what_cannot_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
-    assert settings_that_fit(spec_of("generator={type: own}", *LIGHT), {"cuda:0": 1e6}, Fit.check, known=KNOWN) == []
+    spec = spec_of("generator={type: own}", *LIGHT)
+    assert settings_that_fit(spec, {"cuda:0": lambda: 1e6}, Fit.check, known=KNOWN) == []
     assert "memory was not checked: own cannot be planned" in capsys.readouterr().err
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from dualproc.errors import PluginError, SpecError
+from dualproc.registry import failure, find
 from dualproc.resolve import build, check_plugins, installed_schema, load_spec, read_checked
 from dualproc.spec import PluginRef, TaskSpec, spec_from_dict
 
@@ -136,6 +138,27 @@ def test_checking_a_spec_does_not_import_torch(spec_file: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_reward_that_compares_candidates_needs_two(spec_file: Path) -> None:
+    one = ("question.answer=Pink", "reward.type=yes_no_gap")
+    found = problems(spec_file, *one, variant="thin")
+    assert list(found) == ["question.answer"]
+    assert "compares 2 or more candidates, but the question has only Pink" in found["question.answer"]
+    assert "`candidates: [Pink, ...]`" in found["question.answer"]
+    found = problems(spec_file, *one, "question.candidates=[Pink]", "train.steps=fast", variant="thin")
+    assert set(found) == {"question.candidates", "train.steps"}
+    both = load_spec(spec_file, overrides=[*one, "question.candidates=[Pink, Red]"], variant="thin")
+    assert both.questions[0].suffix == "Answer with Pink or Red."
+    assert load_spec(spec_file, overrides=one[:1], variant="thin").questions[0].suffix == ""
+
+
+def test_a_misspelt_key_of_a_reference_is_suggested(spec_file: Path) -> None:
+    found = problems(spec_file, "judge=[{type: oracle, wieght: 2}]", "anchor.wieght=2", variant="thin")
+    assert {path: "did you mean `weight`?" in text for path, text in found.items()} == {
+        "judge.0.wieght": True, "anchor.wieght": True,
+    }  # fmt: skip
+    assert "`weight`" not in problems(spec_file, "judge.wieght=2", variant="thin")["judge.wieght"]
+
+
 # check_plugins
 
 
@@ -179,6 +202,13 @@ def test_a_failing_constructor_is_reported_with_its_origin(install: Install) -> 
     install("good")
     with pytest.raises(PluginError, match=r"'moody' \(acme-good 1.2.*OSError: no weights on this planet"):
         build("rewards", PluginRef(type="moody"))
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_model_that_does_not_fit_while_it_is_loaded_needs_settings_and_no_reinstallation(error: Exception) -> None:
+    found = failure(find("generators", "tiny"), error)
+    assert type(error).__name__ in found.message
+    assert found.hint == "not enough memory: `dp plan` shows settings that need less"
 
 
 def test_a_plugin_error_of_a_constructor_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,8 @@ def test_a_second_run_is_refused_unless_it_replaces_or_resumes_the_first(tmp_pat
     with pytest.raises(RunError, match="already has a run") as caught:
         create(tmp_path)
     assert caught.value.hint is not None
-    assert all(option in caught.value.hint for option in ("--resume", "--overwrite", "--out"))
+    assert all(option in caught.value.hint for option in ("`resume=True`", "`overwrite=True`", "`out`"))
+    assert "--" not in str(caught.value)
     with pytest.raises(RunError, match="use one of them"):
         create(tmp_path, resume=True, overwrite=True)
 
@@ -142,7 +143,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
         create(tmp_path / "thick")
     with pytest.raises(RunError, match="cannot make the folder") as caught:
         create(tmp_path / "thick" / "inner")
-    assert "--out" in (caught.value.hint or "")
+    assert "`out`" in (caught.value.hint or "")
 
 
 def test_a_folder_in_use_is_refused_until_its_writer_is_gone(tmp_path: Path) -> None:
@@ -270,7 +271,7 @@ def test_resume_is_refused_for_another_spec_naming_the_keys(tmp_path: Path) -> N
     other = SPEC.replace("1e-4", "5e-5").replace("answer: Yes}\ntrain", "answer: No}\ntrain")
     with pytest.raises(RunError, match=r"different: preserve\.answer, train\.lr\n") as caught:
         create(tmp_path, resolved=other, resume=True)
-    assert "--overwrite" in (caught.value.hint or "")
+    assert "`overwrite=True`" in (caught.value.hint or "")
     assert RunFolder.open(tmp_path).resolved["train"] == {"steps": 4, "lr": 1e-4}
 
 
@@ -291,9 +292,9 @@ def test_a_full_disk_leaves_the_old_content(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["evaluation.json"]
 
 
-@pytest.mark.parametrize(("action", "advice"), [("read", "that you may read it"), ("write", "`--out`")])
+@pytest.mark.parametrize(("action", "advice"), [("read", "that you may read it"), ("write", "`out`")])
 def test_the_hint_of_a_failure_fits_what_was_tried(tmp_path: Path, action: str, advice: str) -> None:
-    other = {"read": "`--out`", "write": "that you may read it"}[action]
+    other = {"read": "`out`", "write": "that you may read it"}[action]
     for number in (errno.EACCES, errno.EROFS, errno.EIO):
         message = re.escape(f"cannot {action} {tmp_path}: {os.strerror(number)}")
         with pytest.raises(RunError, match=message) as caught, as_run_error(action, tmp_path):
@@ -305,7 +306,7 @@ def test_the_hint_of_a_failure_fits_what_was_tried(tmp_path: Path, action: str, 
 def test_a_missing_text_file_is_an_error_without_advice_about_the_output_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"cannot read .*a\.json: No such file") as caught:
         read_text(tmp_path / "a.json")
-    assert "--out" not in (caught.value.hint or "")
+    assert "`out`" not in (caught.value.hint or "")
 
 
 def test_a_folder_that_cannot_be_written_is_named() -> None:

@@ -18,9 +18,16 @@ from run_examples import SPEC, evaluation, measurement, record, score
 
 import dualproc
 from dualproc.errors import RunError
-from dualproc.report import render_card, render_report, summary_rows, write_card, write_report, write_samples
+from dualproc.report import (
+    render_card,
+    render_report,
+    summary_rows,
+    write_card,
+    write_report,
+    write_samples,
+)
 from dualproc.report.charts import Chart, Series, dot_plot, line_chart
-from dualproc.report.html import page
+from dualproc.report.html import page, result_html
 from dualproc.run import RunFolder
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Prompt, Recipe
@@ -76,7 +83,8 @@ def finish(run: RunFolder, found: Evaluation | None = None, *, size: int = 8, ov
 
 def test_the_report_states_the_result_and_shows_every_part(run: RunFolder) -> None:
     page = Page(write_report(finish(run)).read_text())
-    assert "Measured line weight: 0.0300\u00a0→\u00a00.0420 (target 0.042)" in page.text
+    assert "75% of 4 held-out images on target (base: 25%)" in page.text
+    assert "Line weight: 0.0300\u00a0→\u00a00.0420 (target 0.042), 1 of 4 not measured." in page.text
     assert "4 held-out images of 2 prompts" in page.text
     assert "4 training steps done in 1.0 s" in page.text
     assert "Does the line weight match the red line?" in page.text
@@ -155,6 +163,48 @@ def test_missing_scorer_referee_and_preserve_question_are_listed(run: RunFolder)
     assert "No independent measurement" in page.text
     assert "(not an independent measurement)" in page.text
     assert page.tags.count("img") == 4 * 2
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.9, "good"), (0.6, "partial"), (0.39, "poor")])
+def test_the_colour_follows_the_share_on_target(run: RunFolder, share: float, level: str) -> None:
+    found = evaluation(measurement(scores=(score((0.03,) * 4),)), scores=(score((0.04,) * 4, on_target=share),))
+    html = render_report(finish(run, found))
+    assert re.search(rf'<h1 class="{level}">{share:.0%} of 4 held-out images on target \(base: 0%\)</h1>', html)
+    assert f'<p class="verdict {level}">' in html
+    assert f'<strong class="{level}">{share:.0%}</strong>' in html
+    classes = re.findall(r'class="([^"]*)"', html)
+    assert not {"good", "partial", "poor"} - {level} & {word for names in classes for word in names.split()}
+
+
+def test_without_an_independent_measurement_nothing_is_coloured(run: RunFolder) -> None:
+    nothing: dict[str, Any] = {"scores": (), "referee": None, "preserved": None}
+    html = render_report(finish(run, evaluation(measurement(**nothing), judge=(0.99,) * 4, **nothing)))
+    assert not re.search(r'class="[^"]*\b(good|partial|poor|verdict)\b', html)
+
+
+def test_warnings_of_the_run_are_in_its_report_each_once_also_before_its_end(run: RunFolder) -> None:
+    run.add_warnings([EVIL, EVIL])
+    run.add_warnings(["the referee 'x' does not know the words: a", EVIL])
+    assert run.read_warnings() == [EVIL, "the referee 'x' does not know the words: a"]
+    for html in (render_report(run), render_report(finish(run))):
+        page = Page(html)
+        assert page.text.count("<script>alert(1)</script>") == 1
+        assert "the referee 'x' does not know the words: a" in page.text
+        assert "script" not in page.tags
+
+
+def test_a_notebook_shows_outcome_warnings_table_and_images_and_no_markup_of_a_spec(run: RunFolder) -> None:
+    finish(run)
+    html = result_html(run.path, evaluation(), notes=[EVIL], took="4 training steps in 1.0 s")
+    page = Page(html)
+    assert "75% of 4 held-out images on target (base: 25%)" in page.text
+    assert "<script>alert(1)</script>" in page.text
+    assert "script" not in page.tags
+    assert page.tags.count("img") == 1
+    assert all(cell in page.text for row in summary_rows(evaluation()) for cell in row)
+    assert "4 training steps in 1.0 s" in page.text
+    (run.samples / "before_after.png").unlink()  # the run folder may be gone when a notebook shows the result
+    assert "img" not in Page(result_html(run.path, evaluation(), notes=[], took="")).tags
 
 
 def test_reward_hacking_is_warned_about(run: RunFolder) -> None:
@@ -275,7 +325,7 @@ def test_the_card_has_front_matter_numbers_image_and_usage(run: RunFolder) -> No
     assert "# line_weight, thick" in body
     assert "| line weight on target | 25% | 75% | within 0.036 to 0.048 |" in body
     assert "(samples/before_after.png)" in body
-    assert 'DiffusionPipeline.from_pretrained("black-forest-labs/FLUX.1-schnell", torch_dtype=torch.bfloat16)' in body
+    assert 'DiffusionPipeline.from_pretrained("black-forest-labs/FLUX.1-schnell", dtype=torch.bfloat16)' in body
     assert "weight 1.0" in body
     assert SPEC.strip() in body
     (code,) = re.findall(r"```python\n(.*?)```", body, flags=re.DOTALL)
@@ -284,8 +334,13 @@ def test_the_card_has_front_matter_numbers_image_and_usage(run: RunFolder) -> No
 
 def test_a_model_in_a_folder_is_called_with_the_sampling_arguments(run: RunFolder) -> None:
     text = render_card(run, Recipe("/models/mine", "float32", {"height": 64, "guidance_scale": 0.0}))
-    assert 'from_pretrained("path/to/mine", torch_dtype=torch.float32)' in text
+    assert 'from_pretrained("path/to/mine", dtype=torch.float32)' in text
     assert ", height=64, guidance_scale=0.0).images[0]" in text
+
+
+def test_the_card_loads_the_files_that_were_trained_with(run: RunFolder) -> None:
+    text = render_card(run, Recipe("owner/model", "bfloat16", source={"revision": "v2", "variant": "fp16"}))
+    assert 'from_pretrained("owner/model", revision="v2", variant="fp16", dtype=torch.bfloat16)' in text
 
 
 def test_a_shipped_model_is_found_wherever_dualproc_is_installed(run: RunFolder) -> None:
@@ -295,7 +350,7 @@ def test_a_shipped_model_is_found_wherever_dualproc_is_installed(run: RunFolder)
     assert "A LoRA for `dualproc/weights/generator`" in text
     assert str(folder.parent) not in text.replace(run.resolved_text, "")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    (found,) = re.findall(r"from_pretrained\((.*), torch_dtype", code)
+    (found,) = re.findall(r"from_pretrained\((.*), dtype", code)
     assert Path(eval(found, {"files": files, "str": str})) == folder
 
 

@@ -10,7 +10,7 @@ from run_examples import evaluation, measurement, score
 
 from dualproc.report import alarms, headline, image_rows, summary_rows
 from dualproc.report.numeric import mean_and_spread, spread
-from dualproc.report.summary import NO_PROOF, judge_against_measurement, kept
+from dualproc.report.summary import NO_PROOF, judge_against_measurement, kept, verdict
 from dualproc.wording import number, percent, times
 
 
@@ -28,9 +28,10 @@ def test_the_rows_have_every_number_once() -> None:
     }
 
 
-def test_the_headline_puts_the_independent_measurement_first() -> None:
+def test_the_headline_begins_with_the_share_on_target_and_the_base() -> None:
     assert headline(evaluation()) == (
-        "Measured line weight: 0.0300 -> 0.0420 (target 0.042); images on target 25% -> 75% (1 of 4 not measured); "
+        "75% of 4 held-out images on target (base: 25%); "
+        "line weight: 0.0300 -> 0.0420 (target 0.042), 1 of 4 not measured; "
         "subjects kept 100% -> 100%; hack meter 1.1x the base's"
     )
     plain = {"scores": (), "preserved": None}
@@ -77,7 +78,61 @@ def test_each_kind_of_damage_gives_its_own_warning(changes: dict[str, object], w
 
 def test_a_gap_that_base_images_have_too_is_not_called_reward_hacking() -> None:
     found = evaluation(measurement(judge=(0.45,) * 4), judge=(0.95,) * 4)  # 25% were on target, 75% are
-    assert "does not see what the scorer measures" in alarms(found)[0]
+    assert alarms(found) == []
+    assert "the judge accepts more than the scorer measures" in judge_against_measurement(found)[0]
+
+
+def test_a_judge_is_called_blind_only_if_the_measurement_did_not_follow_it() -> None:
+    few = score((0.042, 0.03, 0.03, 0.03))
+    worked = evaluation(measurement(judge=(0.2,) * 4, scores=(score((0.03,) * 4),)), judge=(0.9,) * 4)  # 0% -> 75%
+    assert not any("does not see" in alarm for alarm in alarms(worked))
+    blind = evaluation(measurement(judge=(0.9,) * 4, scores=(few,)), judge=(0.93,) * 4, scores=(few,))
+    assert "the judge does not see what the scorer measures" in alarms(blind)[0]
+    plain = {"scores": (), "preserved": None, "referee": (0.3,) * 4}
+    blind = evaluation(measurement(judge=(0.9,) * 4, **plain), judge=(0.93,) * 4, **plain)
+    assert "the judge does not see what the referee sees" in alarms(blind)[0]
+
+
+@pytest.mark.parametrize(
+    ("judge", "share", "words"),
+    [(0.42, 0.39, "The two agree."), (0.3, 0.9, "The judge is more cautious"), (0.5, 0.1, "not sure of these images")],
+)
+def test_judge_and_measurement_agree_only_if_their_numbers_do(judge: float, share: float, words: str) -> None:
+    found = evaluation(judge=(judge,) * 4, scores=(score((0.04,) * 4, on_target=share),))
+    sentence, alarming = judge_against_measurement(found)
+    assert not alarming
+    assert words in sentence
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "level", "words"),
+    [
+        (0.0, 0.9, "good", "Most images are on target, and clearly more"),
+        (0.0, 0.79, "partial", "At least half"),
+        (0.0, 0.39, "poor", "Less than half of the images are on target, though more"),
+        (0.35, 0.39, "poor", "hardly more"),
+        (0.85, 0.9, "partial", "The LoRA changes little"),
+        (0.99, 0.85, "poor", "Fewer images are on target than without the LoRA"),
+        (math.nan, 0.9, "good", "Most images"),
+    ],
+)
+def test_the_verdict_follows_the_share_on_target_and_the_base(
+    before: float, after: float, level: str, words: str
+) -> None:
+    none = math.isnan(before)
+    left = score((math.nan,) if none else (0.04,), on_target=None if none else before)
+    found = evaluation(measurement(scores=(left,)), scores=(score((0.04,), on_target=after),))
+    assert verdict(found).level == level
+    assert words in verdict(found).sentence
+
+
+def test_without_a_scorer_the_referee_gives_the_verdict_and_the_judge_never_does() -> None:
+    plain = {"scores": (), "preserved": None}
+    found = verdict(evaluation(measurement(**plain), referee=(0.9,) * 4, **plain))
+    assert found.level == "good"
+    assert found.sentence.startswith("Most images are as wanted, by the referee's answers, and clearly more")
+    plain |= {"referee": None}
+    assert verdict(evaluation(measurement(**plain), judge=(0.99,) * 4, **plain)) == ("", "")
 
 
 def test_an_unconfident_judge_gives_no_warning_of_reward_hacking() -> None:
@@ -91,6 +146,12 @@ def test_a_fit_with_little_effect_says_so() -> None:
     assert "Little effect; images on target: 25% -> 25%" in alarm
     (alarm,) = alarms(evaluation(measurement(scores=()), scores=(), judge=(0.3,) * 4, referee=(0.25,) * 4))
     assert "the referee's P(wanted answer): 20% -> 25%" in alarm
+
+
+def test_the_runs_own_warnings_come_before_the_advice_to_train_longer() -> None:
+    found = evaluation(judge=(0.3,) * 4, scores=measurement().scores)
+    assert "25%. Train longer" in alarms(found)[0]
+    assert "25%. First fix what this run warned of: it may be the cause. Then train longer" in alarms(found, ["a"])[0]
 
 
 def test_values_just_inside_the_limits_give_no_warning() -> None:
@@ -127,8 +188,8 @@ def test_a_scorer_that_measured_only_base_or_only_trained_images_is_compared_wit
     assert headline(only_base).startswith("Line weight: not measured.")
     assert "the referee's is 0.7" in judge_against_measurement(only_base)[0]
     only_trained = evaluation(measurement(scores=(blind,)))
-    assert "Measured line weight: not measured -> 0.0420" in headline(only_trained)
-    assert "images on target not measured -> 75% (1 of 4 not measured)" in headline(only_trained)
+    assert "75% of 4 held-out images on target (base: not measured)" in headline(only_trained)
+    assert "line weight: not measured -> 0.0420 (target 0.042), 1 of 4 not measured" in headline(only_trained)
     (alarm,) = alarms(only_trained)
     assert "not measured on 4 of 4 base images," in alarm
 

@@ -308,7 +308,7 @@ values = st.one_of(
 changes = given(
     data=st.sampled_from(DATA), where=st.integers(0, 10**6), value=values, how=st.sampled_from(["set", "add", "remove"])
 )
-DEFAULTED = ("candidates",)
+DEFAULTED = ("candidates", "suffix")
 """Keys where `null` stands for a default that is not null."""
 
 

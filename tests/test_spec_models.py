@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +66,19 @@ def test_a_dict_with_variants() -> None:
     assert spec_from_dict(data, variant="b").reward.params == {"target": 2}
     with pytest.raises(SpecError, match=r"no variant is chosen(?s:.*)choose one of: a, b"):
         spec_from_dict(data)
-    with pytest.raises(ValidationError, match="no variant is chosen"):
+    with pytest.raises(SpecError, match="no variant is chosen"):
         TaskSpec.model_validate(data)
 
 
-def test_errors_in_python_have_the_same_locations_and_messages() -> None:
-    with pytest.raises(ValidationError) as caught:
-        TaskSpec.model_validate({**DATA, "reward": {"type": "x", "y": {"z": float("nan")}}, "description": "{w}"})
-    found = {error["loc"]: error["msg"] for error in caught.value.errors()}
-    assert found == {
-        ("reward", "y", "z"): "expected a string or a finite number, found nan",
-        ("description",): "unknown placeholder {w}",
+@pytest.mark.parametrize("build", [TaskSpec.model_validate, spec_from_dict, lambda data: TaskSpec(**data)])
+def test_errors_in_python_have_the_same_places_and_messages(build: Callable[[dict[str, Any]], TaskSpec]) -> None:
+    wrong = {"reward": {"type": "x", "y": {"z": float("nan")}}, "description": "{w}", "trian": {}}
+    with pytest.raises(SpecError, match="3 mistakes in the spec:") as caught:
+        build({**DATA, **wrong})
+    assert {problem.path: problem.message for problem in caught.value.problems} == {
+        "reward.y.z": "expected a string or a finite number, found nan",
+        "description": "unknown placeholder {w}",
+        "trian": "unknown key `trian`",
     }
 
 
@@ -105,6 +109,12 @@ def test_errors_in_python_have_the_same_locations_and_messages() -> None:
         ({"question": "Is it?"}, "question", "expected a mapping, found the string 'Is it?'"),
         ({"question": {"template": "Q", "answer": "Yes", "candidates": ["A", "B"]}}, "question.candidates",
          "the wanted answer 'Yes' is not one of the candidates"),
+        ({"prompts": {**DATA["prompts"], "template": "a cat"}}, "prompts.template",
+         "the template has no placeholder, so all prompts are the same"),
+        ({"question": {"template": "Is it {prompt?"}}, "question.template",
+         "the placeholder {prompt has only one brace"),
+        ({"question": {"template": "Q", "answer": []}}, "question.answer",
+         "expected 1 or more items, found an empty list"),
         ({"question": {"template": "Q", "candidates": ["Yes", "Yes"]}}, "question.candidates",
          "a candidate is in the list twice"),
         ({"question": [{"template": "Q"}, {"template": "Q", "answer": "three"}]}, "question",
@@ -155,8 +165,26 @@ def test_a_mistake_is_reported_with_its_path(change: dict[str, Any], path: str, 
         ({"visual_prompt": {"layers": [{"type": "x"}], "jitter": {"z": [0, 1]}}}, "known: x, y"),
         ({"generator": "tiny"}, "did you mean `{type: tiny}`?"),
         ({"judge": ["tiny"]}, "did you mean `{type: tiny}`?"),
-        ({"question": "Is it?"}, 'write a question as `{template: "..."}`'),
-        ({"preserve": "Is it?"}, 'write a question as `{template: "..."}`'),
+        ({"question": "Is it?"}, 'write a question as `{template: "Is it?"}`'),
+        ({"question": ["Is it?"]}, 'write a question as `{template: "Is it?"}`'),
+        ({"preserve": 'Is it "it"?'}, 'write a question as `{template: "..."}`'),
+        ({"prompts": {**DATA["prompts"], "template": "a cartoon of {subject"}}, "write {subject}"),
+        ({"prompts": {**DATA["prompts"], "template": "a cartoon"}}, "write `{subject}` in it"),
+        (
+            {
+                "question": {"template": "Is it a subject} or a {thing}?"},
+                "prompts": {
+                    "template": "{subject} and {thing}",
+                    "train": [{"subject": "a", "thing": "b"}],
+                    "eval": [{"subject": "c", "thing": "d"}],
+                },
+            },
+            "write {subject}",
+        ),
+        (
+            {"question": {"template": "Q", "answer": ["Yes", "No"], "candidates": ["Yes", "No"]}},
+            "a wording of the wanted answer cannot be a candidate of its own",
+        ),
         ({"train": "fast"}, None),
         ({"question": {"template": "Q", "answer": True}}, "put it in quotes"),
         (
@@ -183,13 +211,48 @@ def test_all_mistakes_of_a_file_are_reported_at_once(tmp_path: Path) -> None:
         ("zzz", 24),
     ]
     assert str(problems[-1]) == f"{tmp_path / 'spec.yaml'}:24:1: zzz: unknown key `zzz`\n    zzz: 1\n    ^\n    " + (
-        "known: schema_version, name, description, prompts, question, preserve, reward, visual_prompt, variants, "
-        "variant, generator, judge, referee, scorers, anchor, train, evaluation"
+        "known: schema_version, name, sliders, description, prompts, question, preserve, reward, visual_prompt, "
+        "variants, variant, generator, judge, referee, scorers, anchor, train, evaluation"
     )
 
 
+SINGLE = {
+    "name: lines": ("name: my lines", "expected a name of letters"),
+    "a cartoon of {subject}": ("a cartoon of {subjekt}", "unknown placeholder {subjekt}"),
+    "[a cat, a dog]": ("[a cat, a dog, 7]", "found 7"),
+    "[an owl]": ("[an owl, a dog]", "is also a training prompt"),
+    "{width} wide?": ("{widht} wide?", "unknown placeholder {widht}"),
+    "answer: Yes": ("answr: Yes", "unknown key `answr`"),
+    "{prompt}?": ("{pormpt}?", "unknown placeholder {pormpt}"),
+    "{type: yes_no_gap}": ('{type: yes_no_gap, x: "{colour}"}', "unknown placeholder {colour}"),
+    "y: [-0.05, 0.02]": ("y: [0.05, 0.02]", "the lower bound is above the upper bound"),
+    "color: red": ('color: "the {hue}"', "unknown placeholder {hue}"),
+    "{type: other}": ("{}", "`type` is missing"),
+    '"{width}"}]': ('"{width"}]', "the placeholder {width has only one brace"),
+    "weight: 2": ("weight: -2", "expected a number of at least 0.0"),
+    "lr: 1e-4": ("lr: fast", "expected a number"),
+    "lora: {strength: 5}": ("lora: {strenght: 5}", "unknown key `strenght`"),
+}
+"""Mistakes in different places of SPEC: what is replaced, and the message."""
+CONSEQUENCES = {frozenset(("a cartoon of {subject}", "[an owl]"))}
+"""Without its field, the template gives no prompts that could be compared."""
+
+
+@pytest.mark.parametrize("one", SINGLE)
+def test_no_mistake_hides_another_one(one: str, tmp_path: Path) -> None:
+    for pair in itertools.combinations(SINGLE, 2):
+        if one not in pair or frozenset(pair) in CONSEQUENCES:
+            continue
+        text = SPEC
+        for old in pair:
+            assert old in text
+            text = text.replace(old, SINGLE[old][0])
+        found = "\n".join(map(str, load(tmp_path, text, variant="thin").problems))
+        assert [SINGLE[old][1] for old in pair if SINGLE[old][1] not in found] == [], text
+
+
 def test_a_missing_key_points_at_its_mapping(tmp_path: Path) -> None:
-    problem = only(load(tmp_path, PLAIN.replace("template:", "suffix:")))
+    problem = only(load(tmp_path, PLAIN.replace("template:", "suffix:").replace("{prompt}", "so")))
     assert (problem.path, problem.line, problem.column) == ("question.template", 4, 1)
     problem = only(load(tmp_path, "# comment\n" + PLAIN.replace("name: plain\n", "")))
     assert (problem.path, problem.line, problem.column) == ("name", 2, 1)
@@ -315,3 +378,25 @@ def test_the_shipped_line_weight_spec() -> None:
     assert spec.visual_prompt.layers[0].params["width"] == spec.scorers[0].params["target"] == 0.042
     assert (len(spec.prompts.train), len(spec.prompts.eval)) == (18, 6)
     assert to_yaml(spec).startswith("schema_version: 1\nname: line_weight\n")
+
+
+def test_the_suffix_follows_from_the_candidates() -> None:
+    def suffix(**question: Any) -> str:
+        return QuestionSpec(template="Q", **question).suffix
+
+    assert suffix() == suffix(answer="No") == suffix(candidates=("No", "Yes")) == "Answer with Yes or No."
+    assert suffix(answer="red", candidates=("red", "green", "blue")) == "Answer with red, green or blue."
+    assert suffix(answer="Pink") == suffix(suffix="") == ""
+    assert suffix(answer="Pink", suffix="In a word.") == "In a word."
+
+
+def test_an_answer_may_have_several_wordings(tmp_path: Path) -> None:
+    question = QuestionSpec(template="Q", answer=("No", "no", "NO"))
+    assert (question.candidates, question.suffix) == (("Yes", "No"), "Answer with Yes or No.")
+    asked = question.for_prompt(Prompt("a cat", {}))
+    assert (asked.wanted, asked.synonyms) == (1, ("no", "NO"))
+    assert asked.wordings == (("Yes",), ("No", "no", "NO"))
+    spec = load(tmp_path, PLAIN.replace('?"}', '?", answer: [Yes, yes]}')).require()
+    assert spec.questions[0].answer == ("Yes", "yes")
+    (tmp_path / "again.yaml").write_text(to_yaml(spec))
+    assert read_spec(tmp_path / "again.yaml").require() == spec

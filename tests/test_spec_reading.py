@@ -104,6 +104,12 @@ def test_invalid_text_is_reported_with_its_place(
     assert [(problem.line, problem.column) for problem in found] == [(line, column)], problems
 
 
+@pytest.mark.parametrize("text", ["a: {b: Is it blue?, c: No}", "a: [Is it?, No]"])
+def test_an_unquoted_question_mark_inside_braces_has_a_hint(tmp_path: Path, text: str) -> None:
+    problem = only(load(tmp_path, text))
+    assert problem.hint == "inside braces or brackets, put a string that contains `?` in quotes"
+
+
 def test_an_escape_beyond_unicode_is_reported(tmp_path: Path) -> None:
     assert "not a Unicode character" in only(load(tmp_path, 'a: "\\UFFFFFFFF"')).message
 

@@ -243,7 +243,7 @@ def test_full_disk_gives_one_message_and_loses_nothing(server: Server, tmp_path:
     while (fit := server.fit(tmp_path / "run", full_from=event))["code"] == 2:
         message, hint = fit["error"].splitlines()
         assert re.match(rf"cannot (write|make the folder|lock|delete) {tmp_path / 'run'}.*: No space left", message)
-        assert "free some space on that disk, then continue with `--resume`" in hint
+        assert "free some space on that disk, then continue with `resume=True`" in hint
         assert_no_partial_files(tmp_path / "run")
         event += 3
     assert fit["code"] == 0
@@ -363,7 +363,7 @@ def test_checkpoint_of_another_model_is_refused(small: Path, tmp_path: Path) -> 
     tensors, state = engine.state()
     other = {name.replace("lora_A", "lora_C"): value for name, value in tensors.items()}
     RunFolder(tmp_path / "run").save_checkpoint(3, other, state)
-    with pytest.raises(DualprocError, match=r"KeyError: .*lora_A.*, while its checkpoint was read\n.*--overwrite"):
+    with pytest.raises(DualprocError, match=r"KeyError: .*lora_A.*, while its checkpoint was read\n.*`overwrite=True`"):
         Engine(load_spec(small)).fit(tmp_path / "run", resume=True)
 
 

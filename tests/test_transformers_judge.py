@@ -81,6 +81,33 @@ def test_an_answer_with_unknown_words_is_refused(judge: TransformersJudge, image
         judge.answer_log_likelihoods(images, both_images(TEXTS[0], candidates=("Xylophone", "No")))
 
 
+def test_candidates_that_are_the_same_tokens_are_refused(judge: TransformersJudge, images: torch.Tensor) -> None:
+    """The shipped tokenizers read capital letters as small ones."""
+    for refuse in (
+        lambda one: judge.check_questions([Question(TEXTS[0]), one]),
+        lambda one: judge.answer_log_likelihoods(images, [[one]] * 2),
+    ):
+        for same in (Question(TEXTS[0], ("Yes", "yes")), Question(TEXTS[0], ("Yes", "No"), synonyms=("red", "no"))):
+            with pytest.raises(PluginError, match=r"reads the candidates .* as the same tokens.*\n.*`answer: \["):
+                refuse(same)
+    with pytest.raises(PluginError, match="cannot represent the answer 'Xylophone'"):
+        judge.check_questions([Question(TEXTS[0], ("Xylophone", "No"))])
+    judge.check_questions([Question(TEXTS[0]), Question(TEXTS[1], ("red", "dark"))])
+
+
+def test_probabilities_of_the_wordings_of_an_answer_are_added(judge: TransformersJudge, images: torch.Tensor) -> None:
+    def probabilities(*synonyms: str, candidates: tuple[str, ...] = ("Yes", "No")) -> Tensor:
+        asked = [[Question(TEXTS[1], candidates, 0, synonyms)]] * 2
+        return judge.answer_log_likelihoods(images, asked).log_likelihoods.exp()[:, 0]
+
+    yes, no = probabilities().unbind(1)
+    cat = probabilities(candidates=("cat", "No"))[:, 0]
+    assert (cat > 0).all()
+    torch.testing.assert_close(probabilities("cat"), torch.stack([yes + cat, no], 1))
+    assert torch.equal(probabilities("yes", "YES"), probabilities())  # the same tokens are counted once
+    torch.testing.assert_close(probabilities("Yes cat"), probabilities())  # an answer that begins with Yes
+
+
 def test_generate_answers_in_words(judge: TransformersJudge, images: torch.Tensor) -> None:
     answers = judge.generate(images, [TEXTS[1]] * 2, max_new_tokens=1)
     assert len(answers) == 2

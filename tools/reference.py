@@ -51,6 +51,8 @@ def spec() -> str:
         f"# The spec, key by key\n\n{MADE}\n\n"
         "A spec is a YAML (or JSON) file. Keys without a default are required. A key that is not listed here is an\n"
         "error. `{type: NAME, ...}` names a plugin and its parameters, see [plugins.md](plugins.md).\n\n"
+        "A shipped spec (`dp specs`) can be given by its name in place of a file: `dp run line_weight`.\n"
+        "`dp specs copy line_weight` writes it to a file.\n\n"
         "A file can extend another one with `extends: FILE`, a path in the same folder or below. On the command line,\n"
         "`--set train.steps=50` overrides a value. `dp spec show FILE` prints where each value comes from, and\n"
         "`dp schema` prints this page as a JSON schema.\n"

@@ -13,8 +13,8 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import ask, bench, plan, plugins, run, score, spec
-from .output import print_error
+from . import ask, bench, compare, plan, plugins, run, score, sliders, spec, specs
+from .output import print_error, with_options
 
 
 def _version(requested: bool) -> None:
@@ -33,9 +33,11 @@ def _root(
     One YAML file, the spec, declares the task: prompts, question and expected answer. Run the commands in this order:
 
     \b
-    dp spec check specs/line_weight.yaml           check the spec for mistakes
-    dp plan specs/line_weight.yaml                 estimate memory and time, without loading weights
-    dp run specs/line_weight.yaml                  train and evaluate; results go to runs/line_weight/
+    dp specs                                       list the shipped specs; each runs by its name
+    dp specs copy line_weight                      write line_weight.yaml, to change it
+    dp spec check line_weight.yaml                 check a spec for mistakes
+    dp plan line_weight                            estimate memory and time, without loading weights
+    dp run line_weight                             train and evaluate; results go to runs/line_weight/
     dp generate runs/line_weight/thick "a cartoon of an owl"
 
     Other commands:
@@ -43,22 +45,25 @@ def _root(
     \b
     dp bench specs/                                run every variant of every spec and print one table
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
-    dp score images/ --spec specs/horizon.yaml --variant high
+    dp score images/ --spec horizon --variant high
+    dp compare runs/short runs/long                show several runs on one HTML page
+    dp export runs/horizon --at row=0.42 --out DIR save one value of a slider as an ordinary LoRA
     dp plugins                                     list the installed plugins
     dp plugins show visual_prompts/line            show the parameters of a plugin
-    dp spec show specs/line_weight.yaml --variant thin --set train.steps=50
+    dp spec show line_weight --variant thin --set train.steps=50
     dp schema > spec.schema.json                   write a schema for YAML completion in an editor
     """
 
 
-app = typer.Typer(
-    name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False, add_completion=False
-)
+app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
-for _command in (run.run, run.generate, plan.plan, score.score, ask.ask, bench.bench, spec.schema):
+for _command in (
+    run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, compare.compare, spec.schema,
+):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
 app.add_typer(spec.group, name="spec")
+app.add_typer(specs.group, name="specs")
 
 
 def main(arguments: Sequence[str] | None = None, *, error_file: str | None = None) -> None:
@@ -80,5 +85,5 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
         print_error(failure)
         if error_file is not None:
             with suppress(OSError):
-                Path(error_file).write_text(str(failure), encoding="utf-8")
+                Path(error_file).write_text(with_options(failure), encoding="utf-8")
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,9 @@ import typer
 
 from dualproc.errors import DualprocError
 
-File = Annotated[str, typer.Argument(metavar="FILE", help="The spec: a YAML or JSON file.")]
+File = Annotated[
+    str, typer.Argument(metavar="SPEC", help="The spec: a YAML or JSON file, or the name of a shipped spec (dp specs).")
+]
 
 Overrides = Annotated[
     list[str] | None,
@@ -31,7 +34,8 @@ EveryVariant = Annotated[str | None, variant_option("every variant")]
 FirstVariant = Annotated[str | None, variant_option("the first")]
 
 SpecFile = Annotated[
-    str | None, typer.Option("--spec", metavar="SPEC", help="The spec that has the questions, models and scorers.")
+    str | None,
+    typer.Option("--spec", metavar="SPEC", help="The spec (file or name) that has the questions, models and scorers."),
 ]
 
 Fields = Annotated[
@@ -40,6 +44,16 @@ Fields = Annotated[
         "--field",
         metavar="NAME=VALUE",
         help="Value of a placeholder in the spec's questions, for all images: --field subject='a cat'. Repeatable.",
+    ),
+]
+
+At = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--at",
+        metavar="SLIDER=VALUE",
+        help="Value of a slider of the spec: --at row=0.42. Repeatable.",
+        show_default="the middle of its range",
     ),
 ]
 
@@ -64,6 +78,48 @@ def named_values(texts: Sequence[str]) -> dict[str, str]:
             raise DualprocError(f"expected --field NAME=VALUE, got `--field {text}`", hint=hint)
         values[name.strip()] = value.strip()
     return values
+
+
+def slider_values(texts: Sequence[str], count: int = 1) -> list[dict[str, float]]:
+    """The values of all `--at SLIDER=VALUE`, by name: one mapping or, with one `--at SLIDER=LOW..HIGH`, `count`.
+
+    Raises DualprocError if one does not have this form.
+    """
+    single: dict[str, float] = {}
+    several: dict[str, list[float]] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        ends = [_number(part) for part in value.split("..", 1)]
+        if not name.strip() or not all(map(math.isfinite, ends)):
+            hint = "for example --at row=0.42, or --at row=0.3..0.6 -n 7 for several values"
+            raise DualprocError(f"expected --at SLIDER=VALUE, got `--at {text}`", hint=hint)
+        if len(ends) == 1:
+            single[name.strip()] = ends[0]
+        else:
+            several[name.strip()] = [ends[0] + (ends[1] - ends[0]) * i / max(1, count - 1) for i in range(count)]
+    if len(several) > 1:
+        raise DualprocError(f"only one slider can have a range, got {' and '.join(several)}")
+    if not several:
+        return [single]
+    if count < 2:
+        raise DualprocError("a range needs several images", hint="for example -n 7")
+    ((moved, values),) = several.items()
+    return [{**single, moved: round(value, 10)} for value in values]
+
+
+def one_place(texts: Sequence[str]) -> dict[str, float]:
+    """The values of all `--at SLIDER=VALUE`, by name. Raises DualprocError if one is a range or has another form."""
+    values, *more = slider_values(texts, 2)
+    if more:
+        raise DualprocError("expected one value, not a range", hint="for example --at row=0.42")
+    return values
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def field_options(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from dualproc.kit.image_files import batches, image_files, is_image_name
 from dualproc.types import Question
 from dualproc.wording import number
 
-from .arguments import AsJson, Fields, SpecFile, Variant, field_options, named_values
+from .arguments import AsJson, At, Fields, SpecFile, Variant, field_options, named_values, one_place
 from .output import print_table, print_warning
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMS = """\
 dp ask cat.png "Is this a drawing of a cat?"
-  dp ask cat.png --spec specs/horizon.yaml --variant high --field subject="an owl\""""
+  dp ask cat.png --spec horizon --variant high --field subject="an owl\""""
 DEFAULT_JUDGE = "tiny"
 SAYABLE = 0.01
 """Warn if the judge gives all candidates together less than this probability on every image."""
@@ -72,6 +72,7 @@ def ask(
         ),
     ] = None,
     fields: Fields = None,
+    at: At = None,
     as_json: AsJson = False,
 ) -> None:
     """Ask a judge a question about images.
@@ -86,13 +87,13 @@ def ask(
     dp ask images/ "Is this a cat or a dog?" --candidates cat,dog --json
     dp ask cat.png "Is the sky blue?" --judge transformers --set model=path/to/a/judge
     dp ask cat.png "What is in the image?" --suffix "" --tokens 30 --judge qwen2.5-vl
-    dp ask images/ --spec specs/horizon.yaml --variant high --field subject="a cat"
+    dp ask images/ --spec horizon --variant high --field subject="a cat"
     """
     places, text = _split(words)
     if text is None and spec is None:
         raise DualprocError("the question is missing: write it last, in quotes", hint=FORMS)
-    if spec is None and (variant or fields):
-        raise DualprocError("--variant and --field need --spec", hint=FORMS)
+    if spec is None and (variant or fields or at):
+        raise DualprocError("--variant, --field and --at need --spec", hint=FORMS)
     questions = [_question(text, candidates, suffix)] if text is not None else []
     if spec is None:
         asked: PluginRef | TaskSpec = _judge(judge or DEFAULT_JUDGE, overrides or ())
@@ -100,7 +101,7 @@ def ask(
         from dualproc.resolve import load_spec
 
         other = [f"judge={{type: {json.dumps(judge)}}}"] if judge else []
-        asked = load_spec(spec, variant=variant, overrides=[*other, *(overrides or ())])
+        asked = load_spec(spec, variant=variant, overrides=[*other, *(overrides or ())]).at(one_place(at or ()))
         questions = questions or _questions(asked, named_values(fields or ()))
     files = image_files(places)
     replies = _replies(asked, files, questions, tokens)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
-from dualproc.wording import plural
+from dualproc.wording import command, plural
 
 from .arguments import Overrides, given_folder
 
@@ -18,7 +17,7 @@ DEFAULT_PATHS, DEFAULT_OUT = ("specs",), "runs/bench"
 def bench(
     paths: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PATH]...", help="Specs, or folders of specs.", show_default="specs/"),
+        typer.Argument(metavar="[PATH]...", help="Specs (files or names), or folders of specs.", show_default="specs/"),
     ] = None,
     overrides: Overrides = None,
     variant: Annotated[
@@ -46,10 +45,10 @@ def bench(
 
     \b
     dp bench specs/                                        all specs, all variants
-    dp bench specs/line_weight.yaml specs/horizon.yaml     two specs
+    dp bench line_weight horizon                           two specs
     dp bench specs/ --variant thin                         only variants called thin
     dp bench specs/ --set train.steps=20 --out runs/short  a quick test in another folder
-    dp bench specs/horizon.yaml --overwrite                train one spec again
+    dp bench horizon --overwrite                           train one spec again
     dp bench specs/ --jobs 2                               two fits at the same time
     """
     from .bench_jobs import Results, make_way, plan_jobs, run_jobs
@@ -75,4 +74,4 @@ def _command(paths: Sequence[str], overrides: Sequence[str], variant: str | None
     words += [word for override in overrides for word in ("--set", override)]
     words += ["--out", out] if out != DEFAULT_OUT else []
     words += ["--jobs", str(jobs)] if jobs != 1 else []
-    return shlex.join(words)
+    return command(*words)

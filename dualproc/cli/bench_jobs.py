@@ -15,10 +15,11 @@ from rich.text import Text
 from dualproc.errors import DualprocError, Problem, RunError, SpecError
 from dualproc.report import bench
 from dualproc.report.gallery import write_gallery
-from dualproc.resolve import read_checked
+from dualproc.resolve import read_checked, toy_mix
 from dualproc.run import RunFolder, portable
 from dualproc.run.files import as_run_error
 from dualproc.run.lock import refuse_locked
+from dualproc.spec import locate
 from dualproc.spec.files import SUFFIXES
 from dualproc.wording import plural
 
@@ -55,13 +56,15 @@ def plan_jobs(paths: Sequence[str], overrides: tuple[str, ...], variant: str | N
         known = ", ".join(dict.fromkeys(filter(None, names)))
         raise DualprocError(f"no spec has a variant `{variant}`", hint=f"known: {known}" if known else None)
     _refuse_duplicates(planned)
+    for mixed in dict.fromkeys(filter(None, (toy_mix(job.spec) for job in planned))):
+        print_warning(mixed)
     return planned
 
 
 def _files(paths: Sequence[str]) -> list[Path]:
     """The spec files, each once; those of a folder in alphabetical order."""
     found: list[Path] = []
-    for path in map(Path, paths):
+    for path in map(locate, paths):
         if not path.is_dir():
             found.append(path)  # if it does not exist, reading it raises the error
             continue

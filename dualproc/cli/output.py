@@ -8,10 +8,21 @@ import typer
 
 from dualproc.errors import DualprocError
 
+_OPTIONS = {"`resume=True`": "`--resume`", "`overwrite=True`": "`--overwrite`", "`out`": "`--out`"}
+"""Arguments that messages of the library name, and the options of the command line that set them."""
+
+
+def with_options(error: DualprocError) -> str:
+    """The text of an error; the Python arguments that it names are replaced with the command line's options."""
+    text = str(error)
+    for argument, option in _OPTIONS.items():
+        text = text.replace(argument, option)
+    return text
+
 
 def print_error(error: DualprocError) -> None:
     """Print an error to stderr, with `error:` in red."""
-    typer.echo(f"{typer.style('error:', fg='red', bold=True)} {error}", err=True)
+    typer.echo(f"{typer.style('error:', fg='red', bold=True)} {with_options(error)}", err=True)
 
 
 def print_warning(message: str) -> None:

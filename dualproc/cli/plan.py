@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dualproc.errors import DualprocError
-from dualproc.wording import number, percent, plural
+from dualproc.wording import duration, number, percent, plural
 
 from .arguments import AsJson, File, FirstVariant, Overrides
 from .output import print_progress, print_table, print_warning
@@ -39,6 +40,9 @@ def plan(
         str | None,
         typer.Option(metavar="NAME", help="The GPU to plan for, such as h100 or 4090.", show_default="this machine"),
     ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Try every memory-saving setting alone, also after some that fit are found.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Estimate the memory and time of training a spec.
@@ -46,18 +50,21 @@ def plan(
     No weights are loaded: the models are built from their configurations, and one training step is simulated on tensor
     shapes. From a model hub, only configurations and tokenizers are downloaded.
 
-    With --memory or --device, the command checks whether training fits into that memory. If it does not, it tries each
-    memory-saving setting alone, and prints the cheapest combination of --set options that fits.
+    With --memory or --device, the command checks whether training fits into that memory. If it does not, it tries
+    memory-saving settings, those that cost least first, and ends at the first --set options that fit. Each try
+    simulates another training step, unless only the quantisation differs. --all tries every setting.
 
     \b
-    dp plan specs/line_weight.yaml
-    dp plan specs/horizon.yaml --set generator.type=flux-schnell --set judge.type=qwen2.5-vl --device h100
-    dp plan specs/horizon.yaml --set generator.type=sdxl-turbo --set judge.type=qwen2.5-vl --memory 24GB
+    dp plan line_weight
+    dp plan horizon --set generator.type=flux-schnell --set judge.type=qwen2.5-vl --device h100
+    dp plan horizon --set generator.type=sdxl-turbo --set judge.type=qwen2.5-vl --memory 24GB
     """
-    from dualproc.resolve import read_checked
+    from dualproc.resolve import read_checked, toy_mix
 
     limit = None if memory is None else _bytes(memory)
     spec = read_checked(file, overrides=overrides or (), variant=variant).each()[0].require()
+    if mixed := toy_mix(spec):
+        print_warning(mixed)
     from .progress import quiet
 
     quiet()
@@ -72,11 +79,21 @@ def plan(
     gpu = limit is not None or torch.cuda.is_available()
     print_progress("building the models without weights, and simulating a training step")
     observed: dict[str, Observed] = {}
+    started = time.perf_counter()
     found = dry_run(spec, gpu=gpu, known=observed)
     search = None
     if limit is not None and found.peak > limit:
+        taken = duration(time.perf_counter() - started)
+        print_progress(f"does not fit; searching for settings that do, most of which take another {taken}")
         search = switches.search(
-            spec, found, limit, gpu=gpu, card=card or COMMON, known=observed, progress=print_progress
+            spec,
+            found,
+            limit,
+            gpu=gpu,
+            card=card or COMMON,
+            known=observed,
+            everything=everything,
+            progress=print_progress,
         )
     # The measured speed of this machine's CPU does not apply to a GPU.
     measures = card or not gpu or torch.cuda.is_available()
@@ -159,17 +176,22 @@ def _print_limit(found: Plan, limit: float, search: Search | None) -> None:
     if search is None:
         typer.secho(f"fits into {_size(limit)}: peak {_size(found.peak)}", fg="green")
         return
-    typer.secho(f"does not fit into {_size(limit)}: peak {_size(found.peak)}. Each setting alone:", fg="yellow")
+    typer.secho(f"does not fit into {_size(limit)}: peak {_size(found.peak)}. Settings alone:", fg="yellow")
     headings = ("setting", "peak in a training step", "peak while loading", "in the evaluation")
     print_table(headings, [_trial_row(trial) for trial in search.alone])
     for trial in search.alone:
         if trial.problem:
             print_warning(f"not tried: {trial.flags} ({trial.problem})")
+    if search.untried:
+        typer.echo(f"not tried: {plural(search.untried, 'setting')} that cost more (--all tries every setting)")
     if search.together is None or search.together.plan is None:
         typer.secho("\nfound no combination of these settings that fits", fg="red")
         return
     typer.secho(f"\nfits with these settings, peak {_size(search.together.plan.peak)}:", fg="green")
     typer.echo(f"  {search.together.flags}")
+    for note in search.together.plan.notes:
+        if note not in found.notes:
+            print_warning(note)
 
 
 def _trial_row(trial: Trial) -> tuple[str, ...]:
@@ -205,5 +227,6 @@ def _as_data(spec: TaskSpec, found: Plan, estimate: float | None, limit: float |
         "limit": limit,
         "fits": None if limit is None else search is None,
         "alone": [trial(one) for one in search.alone] if search else [],
+        "untried": search.untried if search else 0,
         "together": trial(search.together) if search and search.together else None,
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from dualproc.errors import PluginError
 from dualproc.protocols import KINDS
+from dualproc.wording import command
 
 from .output import print_table
 
@@ -97,7 +97,7 @@ def new(
     for file in made.files:
         typer.echo(f"wrote {file}")
     typer.secho("\nnext:", bold=True)
-    steps = [f"cd {shlex.quote(str(made.folder))}", "pip install -e '.[dev]'", "pytest"]
+    steps = [command("cd", made.folder), "pip install -e '.[dev]'", "pytest"]
     for step in [*steps, *(f"dp plugins show {plugin}" for plugin in made.plugins)]:
         typer.echo(f"  {step}")
 

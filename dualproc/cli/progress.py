@@ -6,15 +6,19 @@ import logging
 import os
 import re
 import sys
+import time
 import warnings
 from collections.abc import Sequence
 
+import typer
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from dualproc.errors import DualprocWarning
+from dualproc.report.summary import step_note
 from dualproc.run import RunFolder
 from dualproc.types import StepRecord
+from dualproc.wording import duration
 
 from .output import print_progress, print_warning
 from .processes import Job, TrainingProcess
@@ -62,34 +66,71 @@ def _print_download(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.ERROR
 
 
-class Bars(Progress):
-    """Bars with a count, the time left and a note."""
+LINE_EVERY = 30.0
+"""Seconds between two lines of one bar where bars cannot be drawn."""
 
-    def __init__(self, *, disable: bool = False) -> None:
+
+def can_draw() -> bool:
+    """Whether bars can be redrawn in place: in a terminal, but not in the output of `!dp run` in a notebook.
+
+    A notebook runs commands in a pseudo-terminal, and keeps every drawing. Its kernel has `JPY_PARENT_PID`. Rich alone
+    would also draw into files, where `FORCE_COLOR` is set.
+    """
+    console = get_console()
+    terminal = console.is_terminal and not console.is_dumb_terminal and sys.stdout.isatty()
+    return terminal and "JPY_PARENT_PID" not in os.environ
+
+
+class Bars(Progress):
+    """Bars with a count, the time left and a note. Where bars cannot be drawn, each prints a line now and then."""
+
+    def __init__(self, *, disable: bool = False, every: float = LINE_EVERY) -> None:
+        """`every` is the number of seconds between two lines of one bar."""
+        self._every = None if disable or can_draw() else every
+        self._began = time.monotonic()
+        self._lines: dict[TaskID, tuple[float, float]] = {}
+        """Of each bar's last line: when it was printed, and what was done."""
         columns = (
             TextColumn("{task.description}", markup=False), BarColumn(bar_width=16), MofNCompleteColumn(),
             TimeRemainingColumn(compact=True), TextColumn("left  {task.fields[note]}", markup=False),
         )  # fmt: skip
-        super().__init__(*columns, disable=disable, speed_estimate_period=3600)
+        super().__init__(*columns, disable=disable or self._every is not None, speed_estimate_period=3600)
+
+    def move(self, bar: TaskID, done: float, *, total: float | None = None, note: str = "") -> None:
+        """Show how much is done, out of `total` (None: as before)."""
+        self.update(bar, completed=done, total=total, note=note, visible=True)
+        if self._every is None:
+            return
+        (task,) = (task for task in self.tasks if task.id == bar)
+        now = time.monotonic()
+        printed, before = self._lines.get(bar, (self._began, -1.0))
+        ended = task.total is not None and done >= task.total
+        if (done == before) if ended else (now - printed < self._every):
+            return
+        self._lines[bar] = (now, done)
+        left = f", {duration(task.time_remaining)} left" if task.time_remaining and not ended else ""
+        count = f"{done:g} of {task.total:g}" if task.total is not None else f"{done:g}"
+        typer.echo(f"{task.description.strip()}: {count}{left}  {note}".rstrip())
+
+    def more(self, bar: TaskID, count: int) -> None:
+        """Show that this many more are done."""
+        (task,) = (task for task in self.tasks if task.id == bar)
+        self.move(bar, task.completed + count)
 
 
 class FitBars(Bars):
     """One bar for training steps and one for evaluated images; implements `dualproc.engine.fit.Progress`."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, every: float = LINE_EVERY) -> None:
+        super().__init__(every=every)
         self._training = self.add_task("training ", total=None, note="", visible=False)
         self._evaluating = self.add_task("evaluating", total=None, note="", visible=False)
-        self._referee = ""
+        self._referee: float | None = None
 
     def step(self, record: StepRecord, total: int) -> None:
         """Show loss, reward and the referee's latest P(wanted answer)."""
-        if record.referee is not None:
-            self._referee = f" referee {record.referee:.2f}"
-        note = f"loss {record.loss:.2f} reward {record.reward:.2f}{self._referee}"
-        if record.skipped:
-            note += " (not finite: skipped)"
-        self.update(self._training, completed=record.step, total=total, note=note, visible=True)
+        self._referee = self._referee if record.referee is None else record.referee
+        self.move(self._training, record.step, total=total, note=step_note(record, self._referee))
 
     def ending(self) -> None:
         """Confirm Ctrl+C."""
@@ -97,17 +138,14 @@ class FitBars(Bars):
 
     def images(self, done: int, total: int) -> None:
         """Show how many images are done."""
-        self.update(self._evaluating, completed=done, total=total, visible=True)
+        self.move(self._evaluating, done, total=total)
 
 
 class BenchBars(Bars):
-    """One bar for the training steps of all variants, one for each running fit.
-
-    Without a terminal, it only prints one line when a fit ends.
-    """
+    """One bar for the training steps of all variants, one for each running fit; and a line when a fit ends."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        super().__init__(disable=not (jobs and get_console().is_terminal))
+        super().__init__(disable=not jobs)
         self._steps = {job: RunFolder(job.folder).saved_step for job in jobs}
         self._running: dict[Job, TaskID] = {}
         self._done = 0
@@ -120,7 +158,7 @@ class BenchBars(Bars):
         if job not in self._running:
             self._running[job] = self.add_task(job.spec.label, total=job.spec.train.steps, completed=steps, note="")
         note = "stopping after this step (press Ctrl+C again to stop at once)" if ending else process.stage()
-        self.update(self._running[job], completed=steps, note=note)
+        self.move(self._running[job], steps, note=note)
         self._show_all(job, steps)
 
     def done(self, job: Job, sentence: str | None) -> None:
@@ -135,4 +173,4 @@ class BenchBars(Bars):
     def _show_all(self, job: Job, steps: int) -> None:
         self._steps[job] = steps
         note = f"{self._done} of {len(self._steps)} variants done"
-        self.update(self._all, completed=sum(self._steps.values()), note=note)
+        self.move(self._all, sum(self._steps.values()), note=note)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dualproc.errors import DualprocError
-from dualproc.wording import plural
+from dualproc.wording import command, plural
 
 from .arguments import EveryVariant, File, Overrides, given_folder
-from .memory import Fit, free_memory, settings_that_fit
+from .memory import Fit, gpus, settings_that_fit
 from .output import print_table, print_warning
+from .sliders import generate_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from dualproc.engine import FitResult
     from dualproc.spec import TaskSpec
     from dualproc.types import Evaluation
+
+_COLOURS = {"good": "green", "partial": "yellow", "poor": "red"}
 
 
 def run(
@@ -56,31 +59,38 @@ def run(
     higher train.steps, --resume also continues a finished run, to the result of one longer run.
 
     \b
-    dp run specs/line_weight.yaml
-    dp run specs/line_weight.yaml --variant thick --set train.steps=50 --out runs/short
-    dp run specs/line_weight.yaml --variant thick --resume
-    dp run specs/line_weight.yaml --variant thick --resume --set train.steps=300
-    dp run specs/line_weight.yaml --variant thin --set train.lora.init=runs/line_weight/thick
+    dp run line_weight
+    dp run line_weight --variant thick --set train.steps=50 --out runs/short
+    dp run line_weight --variant thick --resume
+    dp run line_weight --variant thick --resume --set train.steps=300
+    dp run line_weight --variant thin --set train.lora.init=runs/line_weight/thick
     """
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
     from dualproc.run import RunFolder, portable
+    from dualproc.spec import locate
 
     def read(overrides: Sequence[str]) -> tuple[list[TaskSpec], list[Path]]:
         specs = [one.require() for one in read_checked(file, overrides=overrides, variant=variant).each()]
         return specs, [_target(spec, out, several=len(specs) > 1) for spec in specs]
 
+    def refuse() -> None:
+        for spec, folder in zip(specs, targets, strict=True):
+            RunFolder.refuse(folder, portable(spec, folder).text, resume=resume, overwrite=overwrite)
+
     given = overrides or []
     specs, targets = read(given)
+    text = locate(file).read_text(encoding="utf-8")
+    if fit is not Fit.auto:  # which may change the specs
+        refuse()
     # Variants differ in what they ask, and their models need the same memory.
-    if more := settings_that_fit(specs[0], free_memory(), fit):
+    if more := settings_that_fit(specs[0], gpus(), fit):
         specs, targets = read([*given, *more])
-    text = Path(file).read_text(encoding="utf-8")
-    for spec, folder in zip(specs, targets, strict=True):  # refuse before hours of training, not after
-        RunFolder.refuse(folder, portable(spec, folder).text, resume=resume, overwrite=overwrite)
+    refuse()  # before hours of training, not after
     for spec, folder in zip(specs, targets, strict=True):
         if resume and is_finished(folder, spec.train.steps):
-            typer.echo(f"{spec.label}: already finished, in {folder} (evaluate it again: dp score {folder})")
+            again = command("dp", "score", folder)
+            typer.echo(f"{spec.label}: already finished, in {folder} (evaluate it again: {again})")
         elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).outcome.interrupted:
             raise typer.Exit(130)
 
@@ -129,11 +139,12 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
         print_warning(f"{plural(outcome.skipped, 'training step')} skipped: loss or gradient was not finite")
     if outcome.lora_step != outcome.steps:
         typer.echo(f"the LoRA is from training step {outcome.lora_step}, where the referee's score was highest")
-    print_evaluation(result.evaluation)
+    print_evaluation(result.evaluation, result.warnings)
     typer.echo(f"  memory    peak: {memory_used(outcome) or 'unknown'}")
     typer.echo(f"  images    {result.run / 'samples' / 'before_after.png'}")
     typer.echo(f"  report    {result.run / 'report.html'}")
-    typer.echo(f'  next      dp generate {result.run} "{result.evaluation.prompts[0].text}" --seed 3 -n 4\n')
+    prompt = result.evaluation.prompts[0].text
+    typer.echo(f"  next      {command('dp', 'generate', result.run, prompt, '--seed', 3, '-n', 4)}\n")
     return result
 
 
@@ -144,6 +155,15 @@ def generate(
         int, typer.Option(min=0, max=2**62, help="Seed of the first image; the next ones use SEED+1, ...")
     ] = 0,
     count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of images.")] = 1,
+    at: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SLIDER=VALUE",
+            help="Value of a slider: --at row=0.42. A range, such as row=0.3..0.6, draws one seed at -n values. "
+            "Repeatable.",
+            show_default="the middle of its range",
+        ),
+    ] = None,
     strengths: Annotated[
         list[float] | None,
         typer.Option(
@@ -159,16 +179,23 @@ def generate(
 ) -> None:
     """Generate images with the LoRAs of one or more runs.
 
-    Writes one PNG file per seed and prints its path. Several runs need the same generator; their LoRAs add up.
+    Writes one PNG file per seed and prints its path. If the spec has sliders, --at chooses their values; with a range,
+    it writes one file per value, and all of them side by side. Several runs need the same generator; their LoRAs add
+    up, with sliders in the middle.
 
     \b
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 --strength 0
     dp generate runs/line_weight/thick runs/palette/retro "a cartoon of an owl" --strength .7 --strength .5
+    dp generate runs/horizon "a cartoon of a sheep" --at row=0.42
+    dp generate runs/horizon "a cartoon of a sheep" --at row=0.3..0.6 -n 7
     """
     if not prompt.strip():
         raise DualprocError("the prompt is empty", hint='for example "a cartoon of an owl"')
     if len(runs) > 1:
+        if at:
+            hint = "give a single run, or export the value first: dp export RUN --at ... --out FOLDER"
+            raise DualprocError("`--at` needs a single run; with several runs, sliders are in the middle", hint=hint)
         from .several import generate_sum
 
         generate_sum(runs, prompt, strengths or [1.0], seed=seed, count=count, out=out)
@@ -177,31 +204,18 @@ def generate(
     if not math.isfinite(strength):
         hint = "1 is as trained, 0 is the base generator"
         raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
-    from .progress import quiet
-
-    quiet()
-    from dualproc.engine.reload import generate as draw
-    from dualproc.engine.reload import load_generator
-    from dualproc.run import write_images
-    from dualproc.run.folder import GENERATED
-    from dualproc.run.images import image_names
-
-    seeds = range(seed, seed + count)
-    generator = load_generator(run, strength=strength)
-    generator.prepare([prompt])
-    images = draw(generator, prompt, seeds)
-    folder = Path(run, GENERATED) if out is None else given_folder(out)
-    ending = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
-    for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
-        typer.echo(str(path))
+    generate_at(run, prompt, at or (), seed=seed, count=count, strength=strength, out=out)
 
 
-def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the table of results and, to stderr, warnings about them."""
+def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:
+    """Print the result, its table and, to stderr, warnings about it; `notes` are the run's warnings so far."""
     from dualproc.report import alarms, summary_rows
+    from dualproc.report.summary import outcome, verdict
 
     images = plural(len(evaluation.seeds), "held-out image")
     typer.echo(f"\nEvaluation on {images} (prompts and seeds never trained on):")
+    found = verdict(evaluation)
+    typer.secho(f"{outcome(evaluation)}. {found.sentence}".rstrip(), bold=True, fg=_COLOURS.get(found.level))
     print_table(("", "base", "trained", "note"), summary_rows(evaluation))
-    for alarm in alarms(evaluation):
+    for alarm in alarms(evaluation, notes):
         print_warning(alarm)

@@ -12,7 +12,7 @@ from dualproc.errors import DualprocError, RunError
 from dualproc.kit.image_files import batches, image_files
 from dualproc.wording import number, plural
 
-from .arguments import AsJson, Fields, Overrides, SpecFile, Variant, field_options, named_values
+from .arguments import AsJson, At, Fields, Overrides, SpecFile, Variant, field_options, named_values, one_place
 from .output import print_table, print_warning
 from .run import print_evaluation
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FORMS = """\
 a run:       dp score runs/horizon/high
-  any images:  dp score IMAGES --spec specs/horizon.yaml --variant high"""
+  any images:  dp score IMAGES --spec horizon --variant high"""
 
 
 def score(
@@ -36,6 +36,7 @@ def score(
     variant: Variant = None,
     overrides: Overrides = None,
     fields: Fields = None,
+    at: At = None,
     as_json: AsJson = False,
     csv: Annotated[
         str | None, typer.Option(metavar="FILE", help="Also write the numbers of every image to a CSV file.")
@@ -52,19 +53,19 @@ def score(
     \b
     dp score runs/line_weight/thick
     dp score runs/line_weight/thick --set evaluation.batch=1
-    dp score images/ --spec specs/horizon.yaml --variant high --csv numbers.csv
-    dp score cat.png --spec specs/horizon.yaml --variant high --field subject="a cat" --json
+    dp score images/ --spec horizon --variant high --csv numbers.csv
+    dp score cat.png --spec horizon --variant high --field subject="a cat" --json
     """
     if spec is None:
-        if variant or fields or as_json or csv:
-            raise DualprocError("--variant, --field, --json and --csv need images and --spec", hint=FORMS)
+        if variant or fields or at or as_json or csv:
+            raise DualprocError("--variant, --field, --at, --json and --csv need images and --spec", hint=FORMS)
         _score_run(places, overrides or ())
         return
     from dualproc.engine.ask import prompt_for
     from dualproc.report import image_columns
     from dualproc.resolve import load_spec
 
-    loaded = load_spec(spec, overrides=overrides or (), variant=variant)
+    loaded = load_spec(spec, overrides=overrides or (), variant=variant).at(one_place(at or ()))
     prompt = prompt_for(loaded, named_values(fields or ()))
     task = _without_unanswerable(loaded, prompt)
     files = image_files(places)
@@ -78,7 +79,7 @@ def score(
     with Bars(disable=as_json) as bars:
         bar = bars.add_task("evaluating", total=len(files), note="")
         images = batches(files, task.evaluation.batch)
-        measured = measure_batches(evaluators, images, prompt, lambda count: bars.advance(bar, count))
+        measured = measure_batches(evaluators, images, prompt, lambda count: bars.more(bar, count))
     if as_json:
         typer.echo(_as_json(task, files, measured))
     else:
@@ -107,7 +108,7 @@ def _score_run(places: Sequence[str], overrides: Sequence[str]) -> None:
     folder, engine = load_engine(places[0], overrides=overrides)
     with FitBars() as bars:
         evaluation = finish(engine, folder, bars)
-    print_evaluation(evaluation)
+    print_evaluation(evaluation, folder.read_warnings())
     typer.echo(f"  report    {folder.path / 'report.html'}")
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from .arguments import EveryVariant, File, Overrides, Variant
+from .output import print_warning
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,8 +23,8 @@ def _group() -> None:
     """Check a spec, or show all its values.
 
     \b
-    dp spec check specs/line_weight.yaml
-    dp spec show specs/line_weight.yaml --variant thin
+    dp spec check line_weight
+    dp spec show line_weight --variant thin
     """
 
 
@@ -34,10 +35,10 @@ def check(file: File, overrides: Overrides = None, variant: EveryVariant = None)
     The check covers all variants and the parameters of all plugins. No model is loaded.
 
     \b
-    dp spec check specs/line_weight.yaml
-    dp spec check specs/line_weight.yaml --set train.lr=3e-4
+    dp spec check line_weight
+    dp spec check line_weight --set train.lr=3e-4
     """
-    from dualproc.resolve import read_checked
+    from dualproc.resolve import read_checked, toy_mix
 
     loaded = read_checked(file, overrides=overrides or (), variant=variant)
     spec = loaded.each()[0].require()
@@ -45,6 +46,8 @@ def check(file: File, overrides: Overrides = None, variant: EveryVariant = None)
     variants = f", variants {', '.join(loaded.variants)}" if loaded.variants and not chosen else chosen
     names = dict.fromkeys(f"{place.kind}/{place.type}" for place in spec.plugins())
     typer.echo(f"ok: {spec.name}{variants}; plugins {', '.join(names)}")
+    if mixed := toy_mix(spec):
+        print_warning(mixed)
 
 
 @group.command()
@@ -54,8 +57,8 @@ def show(file: File, overrides: Overrides = None, variant: Variant = None) -> No
     A comment after every value names its origin: file and line, --set, or default. The output is a valid spec.
 
     \b
-    dp spec show specs/line_weight.yaml --variant thin
-    dp spec show specs/line_weight.yaml --variant thin --set train.steps=50 > mine.yaml
+    dp spec show line_weight --variant thin
+    dp spec show line_weight --variant thin --set train.steps=50 > mine.yaml
     """
     from dualproc.resolve import read_checked
 

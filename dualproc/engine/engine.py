@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from os import PathLike
+from typing import Literal
 
 from .fit import FitResult, Progress, fit
 from .loop import Loop
+from .notebook import NotebookProgress, in_notebook
 
 
 class Engine(Loop):
@@ -17,10 +19,13 @@ class Engine(Loop):
         *,
         resume: bool = False,
         overwrite: bool = False,
-        progress: Progress | None = None,
+        progress: Progress | Literal["auto"] | None = "auto",
     ) -> FitResult:
         """Train, evaluate on held-out prompts and seeds, and write the run folder.
 
-        `out` is the run folder, by default `runs/<name>` or `runs/<name>/<variant>`. See `dualproc.engine.fit.fit`.
+        `out` is the run folder, by default `runs/<name>` or `runs/<name>/<variant>`. `progress` receives every step;
+        `auto` draws a bar in a notebook and nothing elsewhere, None draws nothing. See `dualproc.engine.fit.fit`.
         """
+        if progress == "auto":
+            progress = NotebookProgress() if in_notebook() else None
         return fit(self, out, resume=resume, overwrite=overwrite, progress=progress)

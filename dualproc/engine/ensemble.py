@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel
 
 from dualproc import resolve
-from dualproc.errors import DualprocError
+from dualproc.errors import DualprocError, PluginError
 from dualproc.protocols import API_VERSION, Judge
 from dualproc.spec import PluginRef
 from dualproc.types import Answers, Question
@@ -62,6 +62,24 @@ class Ensemble:
         """Answer one question per image in the words of the member with the largest weight."""
         first = self.weights.index(max(self.weights))
         return self.judges[first].generate(images, questions, max_new_tokens=max_new_tokens)
+
+    def check_questions(self, questions: Sequence[Question]) -> None:
+        """Raise PluginError if a member cannot answer these questions; see `check_questions`."""
+        for judge in self.judges:
+            check_questions(judge, questions)
+
+
+def check_questions(judge: Judge, questions: Sequence[Question]) -> None:
+    """Raise PluginError if a judge cannot say a candidate, or takes two candidates for the same answer.
+
+    Judges without the optional method `check_questions` are only checked for answers with several wordings.
+    """
+    check = getattr(judge, "check_questions", None)
+    if check is not None:
+        check(questions)
+    elif wordings := next((one.wordings[one.wanted] for one in questions if one.synonyms), None):
+        message = f"the judge {type(judge).__name__} does not support several wordings of an answer"
+        raise PluginError(message, hint=f"write `answer: {wordings[0]}`, or use another judge")
 
 
 def build_judge(refs: Sequence[tuple[float, PluginRef]], *, build: resolve.Builder = resolve.build) -> Judge:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dualproc.kit.devices import without_cudnn_attention
@@ -14,9 +14,11 @@ from dualproc.protocols import Judge, Scorer
 from dualproc.spec import QuestionSpec
 from dualproc.types import Evaluation, Measurement, Prompt, Sample, Score, ScoreContext
 
+from . import calibration, sliders
 from .evaluators import Evaluators
 from .loop import Loop
 from .seeds import held_out_seeds, monitoring_seed
+from .warned import speaking_as
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +34,8 @@ class Images:
     base: Tensor
     trained: Tensor
     judge_view: Tensor
+    strips: Mapping[str, Tensor] = field(default_factory=dict)
+    """For each slider, the first held-out prompt and seed at `sliders.STRIP` values of it."""
 
 
 def held_out(loop: Loop) -> tuple[list[Prompt], list[int]]:
@@ -46,16 +50,50 @@ def evaluate(loop: Loop, advance: Callable[[int], None] = lambda _: None) -> tup
     import torch
 
     prompts, seeds = held_out(loop)
+    places = sliders.grid(loop.spec, len(seeds))
+    images: list[Images] = []
+    base_parts: list[calibration.Part] = []
+    trained_parts: list[calibration.Part] = []
     with torch.no_grad():
-        base = _sample(loop, prompts, seeds, base=True, advance=advance)
-        trained = _sample(loop, prompts, seeds, base=False, advance=advance)
-        evaluation = Evaluation(
-            prompts=tuple(prompts),
-            seeds=tuple(seeds),
-            base=measure(loop, base, prompts, seeds, base.images),
-            trained=measure(loop, trained, prompts, seeds, base.images),
-        )
-        return evaluation, Images(base.images, trained.images, loop.judge_view(trained.images))
+        for task, chosen in sliders.groups(loop, places):
+            some, own = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
+            base = _sample(task, some, own, base=True, advance=advance)
+            trained = _sample(task, some, own, base=False, advance=advance)
+            base_parts.append((chosen, measure(task, base, some, own, base.images)))
+            trained_parts.append((chosen, measure(task, trained, some, own, base.images)))
+            images.append(Images(base.images, trained.images, task.judge_view(trained.images)))
+        strips = {name: _strip(loop, name, prompts[0], seeds[0], advance) for name in loop.spec.sliders}
+    evaluation = Evaluation(
+        prompts=tuple(prompts),
+        seeds=tuple(seeds),
+        base=calibration.merged(base_parts, loop.spec, places),
+        trained=calibration.merged(trained_parts, loop.spec, places),
+        asked={name: tuple(values[name] for values in places) for name in loop.spec.sliders},
+    )
+    return evaluation, _in_order(images, [index for chosen, _ in trained_parts for index in chosen], strips)
+
+
+def _in_order(parts: Sequence[Images], indices: Sequence[int], strips: Mapping[str, Tensor]) -> Images:
+    """The images of several values of the sliders in the order of the evaluation."""
+    import torch
+
+    if len(parts) == 1:
+        return replace(parts[0], strips=strips)
+    order = sorted(range(len(indices)), key=indices.__getitem__)
+    base, trained, seen = (
+        torch.cat(images)[order]
+        for images in zip(*((part.base, part.trained, part.judge_view) for part in parts), strict=True)
+    )
+    return Images(base, trained, seen, strips)
+
+
+def _strip(loop: Loop, name: str, prompt: Prompt, seed: int, advance: Callable[[int], None]) -> Tensor:
+    """[STRIP, 3, H, W]: one prompt and seed with a slider at values from end to end, the others in the middle."""
+    import torch
+
+    places = sliders.spread(loop.spec, name, sliders.STRIP)
+    drawn = [_sample(task, [prompt], [seed], base=False, advance=advance) for task, _ in sliders.groups(loop, places)]
+    return torch.cat([sample.images for sample in drawn])
 
 
 def measure(
@@ -77,13 +115,16 @@ def measure_images(
     spec, referee = evaluators.spec, evaluators.referee
     context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
     questions, preserve, size = spec.measured_questions, spec.preserve, spec.evaluation.batch
-    judges = [evaluators.judge, *([referee] if referee else [])]
+    judges = {"judge": evaluators.judge, **({"referee": referee} if referee else {})}
     judged, *refereed = _p_wanted(judges, images, prompts, questions, size, evaluators.judge_view)
+    preserved = None
+    if referee and preserve:
+        (preserved,) = _p_wanted({"referee": referee}, images, prompts, [preserve], size)
     return Measurement(
         scores=tuple(_score(name, scorer, images, context) for name, scorer in evaluators.scorers),
         judge=judged,
         referee=refereed[0] if refereed else None,
-        preserved=_p_wanted([referee], images, prompts, [preserve], size)[0] if referee and preserve else None,
+        preserved=preserved,
         hack_meter=float("nan"),
         diversity=diversity(images, [prompt.text for prompt in prompts]),
     )
@@ -157,15 +198,18 @@ def monitor(loop: Loop) -> tuple[float | None, float]:
     rng = random.Random(f"{loop.spec.train.seed}/watch")
     prompts = rng.choices(loop.prompts, k=count)
     seeds = [monitoring_seed(rng) for _ in prompts]
+    referee, size = loop.evaluators.referee, loop.spec.evaluation.batch
+    hacked, scores = 0.0, list[float]()
     with torch.no_grad():
-        sample = _sample(loop, prompts, seeds, base=False)
-        hacked = hack_meter(loop, sample, prompts, seeds)
-        referee = loop.evaluators.referee
-        if referee is None:
-            return None, hacked
-        questions, size = loop.spec.measured_questions, loop.spec.evaluation.batch
-        (scores,) = _p_wanted([referee], sample.images, prompts, questions, size, loop.judge_view)
-    return sum(scores) / count, hacked
+        for task, chosen in sliders.groups(loop, sliders.grid(loop.spec, count)):
+            some, own = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
+            sample = _sample(task, some, own, base=False)
+            hacked += hack_meter(task, sample, some, own) * len(chosen) / count
+            if referee is not None:
+                questions = task.evaluators.spec.measured_questions
+                judges = {"referee": referee}
+                scores += _p_wanted(judges, sample.images, some, questions, size, task.judge_view)[0]
+    return (sum(scores) / count if referee is not None else None), hacked
 
 
 def _sample(
@@ -189,21 +233,25 @@ def _sample(
 
 
 def _p_wanted(
-    judges: Sequence[Judge],
+    judges: Mapping[str, Judge],
     images: Tensor,
     prompts: Sequence[Prompt],
     questions: Sequence[QuestionSpec],
     size: int,
     view: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> list[tuple[float, ...]]:
-    """For each judge: P(wanted answer), mean over the questions, one per image. `view` makes what the judges see."""
-    wanted = [question.candidates.index(question.answer) for question in questions]
+    """For each judge: P(wanted answer), mean over the questions, one per image. `view` makes what the judges see.
+
+    `judges` are by role, `judge` or `referee`.
+    """
+    wanted = [question.wanted for question in questions]
     out: list[list[float]] = [[] for _ in judges]
     for part in _batches(len(prompts), size):
         asked = [[question.for_prompt(prompt) for question in questions] for prompt in prompts[part]]
         seen = view(images[part])
-        for judge, found in zip(judges, out, strict=True):
-            found += judge.answer_log_likelihoods(seen, asked).p_wanted(wanted).tolist()
+        for (role, judge), found in zip(judges.items(), out, strict=True):
+            with speaking_as(role):
+                found += judge.answer_log_likelihoods(seen, asked).p_wanted(wanted).tolist()
     return [tuple(found) for found in out]
 
 

@@ -2,35 +2,80 @@
 
 from __future__ import annotations
 
+import copy
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 from dualproc import resolve
 from dualproc.protocols import Judge, Scorer, VisualPrompt
-from dualproc.spec import TaskSpec
+from dualproc.spec import PluginRef, TaskSpec
 
-from .ensemble import build_judge
+from .ensemble import build_judge, check_questions
 from .overlay import draw_canvas, overlay
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+Live = list[tuple[PluginRef, Any]]
+"""Live plugins, each with the reference that it was built from."""
+
+
+def live(build: resolve.Builder, kind: str, refs: Sequence[PluginRef], before: Live) -> Live:
+    """The live plugins of `refs`, in order; those whose reference has not changed are taken from `before`."""
+    pairs = list(zip_longest(refs, before[: len(refs)], fillvalue=None))
+    return [old if old and old[0] == ref else (ref, build(kind, ref)) for ref, old in pairs if ref is not None]
+
 
 class Evaluators:
     """The live judge, referee and scorers of a spec, and the visual prompt through which the judges see images."""
 
     def __init__(self, spec: TaskSpec, *, build: resolve.Builder = resolve.build) -> None:
-        """Load the models. Raises PluginError if one cannot be loaded, SpecError if its parameters are wrong."""
+        """Load the models.
+
+        Raises PluginError if one cannot be loaded, or a judge cannot answer the spec's questions; SpecError if its
+        parameters are wrong.
+        """
         self.spec = spec
+        example = spec.prompts.train_prompts()[0]
         self.judge: Judge = build_judge(spec.judges, build=build)
+        check_questions(self.judge, [question.for_prompt(example) for question in spec.questions])
         self.referee: Judge | None = build_judge(spec.referees, build=build) if spec.referees else None
-        self.layers: list[VisualPrompt] = [
-            build("visual_prompts", layer) for layer in (spec.visual_prompt.layers if spec.visual_prompt else ())
-        ]
+        if self.referee is not None:
+            asked = [*spec.measured_questions, *([spec.preserve] if spec.preserve else [])]
+            check_questions(self.referee, [question.for_prompt(example) for question in asked])
+        self._build = build
         self._canvases: dict[tuple[int, int], Image] = {}
         """The visual prompt drawn once per image size (width, height): layers are deterministic."""
-        self.scorers: list[tuple[str, Scorer]] = [(ref.type, build("scorers", ref)) for ref in spec.scorers]
+        self.built: dict[str, Live] = {"visual_prompts": [], "scorers": []}
+        """The live plugins by kind, besides judge and referee."""
+        self._live("visual_prompts", _layers(spec))
+        self._live("scorers", spec.scorers)
+
+    def at(self, spec: TaskSpec) -> Evaluators:
+        """The same judges with the visual prompt and the scorers of `spec`: this one's, with other slider values.
+
+        Only plugins with other parameters are built, and only when they are used.
+        """
+        other = copy.copy(self)
+        other.spec, other.built, other._canvases = spec, dict(self.built), {}
+        return other
+
+    @property
+    def layers(self) -> list[VisualPrompt]:
+        """The layers of the visual prompt, from bottom to top."""
+        return [layer for _, layer in self._live("visual_prompts", _layers(self.spec))]
+
+    @property
+    def scorers(self) -> list[tuple[str, Scorer]]:
+        """The scorers, each with the name of its plugin."""
+        return [(ref.type, scorer) for ref, scorer in self._live("scorers", self.spec.scorers)]
+
+    def _live(self, kind: str, refs: Sequence[PluginRef]) -> Live:
+        self.built[kind] = live(self._build, kind, refs, self.built[kind])
+        return self.built[kind]
 
     def judge_view(self, images: Tensor, rng: random.Random | None = None) -> Tensor:
         """Images [B, 3, H, W] as the judges see them: under the visual prompt, if the spec has one.
@@ -43,3 +88,7 @@ class Evaluators:
         if (width, height) not in self._canvases:
             self._canvases[width, height] = draw_canvas(self.layers, width, height)
         return overlay(images, self.spec.visual_prompt, self._canvases[width, height], rng)
+
+
+def _layers(spec: TaskSpec) -> Sequence[PluginRef]:
+    return spec.visual_prompt.layers if spec.visual_prompt else ()

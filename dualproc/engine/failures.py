@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dualproc import registry
-from dualproc.errors import DualprocError, RunError
+from dualproc.errors import LESS_MEMORY, DualprocError, RunError, is_out_of_memory
 from dualproc.protocols import KINDS
 from dualproc.run import RunFolder
 from dualproc.run.folder import TRACEBACK
@@ -19,7 +19,6 @@ from dualproc.spec import PluginRef
 from .ensemble import Ensemble
 from .loop import Loop
 
-_LESS_MEMORY = "not enough memory: `dp plan` shows settings that need less"
 _LENGTH = 400
 """Characters shown of an exception's text: some libraries raise pages."""
 
@@ -48,7 +47,7 @@ def explained(loop: Loop, run: RunFolder, doing: str, remedy: str) -> Iterator[S
     except Exception as error:  # a third-party plugin may raise anything
         with suppress(RunError):  # on a full disk, for example: the message matters more
             run.write(TRACEBACK, "".join(traceback.format_exception(error)))
-        memory = f"{_LESS_MEMORY}; " if _is_out_of_memory(error) else ""
+        memory = f"{LESS_MEMORY}; " if is_out_of_memory(error) else ""
         raise DualprocError(
             f"{_what_was_raised(_owner(loop, error), error)}, {stage.doing}",
             hint=f"{memory}{stage.remedy} (traceback: {run.path / TRACEBACK})",
@@ -62,21 +61,17 @@ def plugin_failure(error: Exception) -> DualprocError | None:
     """
     classes = {entry.target: entry for kind in KINDS for entry in registry.discover(kind).entries}
     owner = next((found for one in _selves(error) if (found := classes.get(registry.target_of(type(one))))), None)
-    if owner is None and not _is_out_of_memory(error):
+    if owner is None and not is_out_of_memory(error):
         return None
     with tempfile.NamedTemporaryFile("w", prefix="dp-", suffix=f"-{TRACEBACK}", delete=False, encoding="utf-8") as file:
         file.write("".join(traceback.format_exception(error)))
-    remedy = _LESS_MEMORY if _is_out_of_memory(error) else "report this to the plugin's author"
+    remedy = LESS_MEMORY if is_out_of_memory(error) else "report this to the plugin's author"
     return DualprocError(_what_was_raised(owner, error), hint=f"{remedy} (traceback: {file.name})")
 
 
 def _what_was_raised(owner: registry.Entry | None, error: Exception) -> str:
     cause = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
     return f"{f'{owner} raised ' if owner else ''}{cause[:_LENGTH]}"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__
 
 
 def _owner(loop: Loop, error: Exception) -> registry.Entry | None:
@@ -95,14 +90,9 @@ def _plugins(loop: Loop) -> Iterator[tuple[str, PluginRef, Any]]:
     """Every live plugin: its kind, how the spec names it, the plugin itself."""
     spec, evaluators = loop.spec, loop.evaluators
     yield "generators", spec.generator, loop.generator
-    yield "rewards", spec.reward, loop.reward
     for refs, judge in ((spec.judges, evaluators.judge), (spec.referees, evaluators.referee)):
         members = judge.judges if isinstance(judge, Ensemble) else [judge]
         yield from (("judges", ref, member) for (_, ref), member in zip(refs, members, strict=False))
-    layers = spec.visual_prompt.layers if spec.visual_prompt else ()
-    for kind, refs_of_kind, plugins in (
-        ("anchors", [ref for ref in spec.anchors if ref.weight > 0], [anchor for _, anchor in loop.anchors]),
-        ("visual_prompts", layers, evaluators.layers),
-        ("scorers", spec.scorers, [scorer for _, scorer in evaluators.scorers]),
-    ):
-        yield from ((kind, ref, plugin) for ref, plugin in zip(refs_of_kind, plugins, strict=True))
+    for one in filter(None, (loop, loop.latest)):
+        for kind, plugins in (one.built | one.evaluators.built).items():
+            yield from ((kind, ref, plugin) for ref, plugin in plugins)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import signal
 import time
@@ -14,15 +15,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dualproc.errors import DualprocError, NotFiniteError
 from dualproc.protocols import Generator
-from dualproc.report import lora_facts, write_card, write_report, write_samples
+from dualproc.report import (
+    headline,
+    lora_facts,
+    result_html,
+    write_card,
+    write_report,
+    write_samples,
+    write_strips,
+)
 from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
 from dualproc.run.folder import RESOLVED, default_folder
+from dualproc.spec import TaskSpec
 from dualproc.types import Evaluation, StepRecord
+from dualproc.wording import command, duration, number, plural
 
-from . import lora
+from . import lora, sliders
 from .evaluate import evaluate, held_out, monitor
 from .failures import explained
 from .loop import Loop
+from .sliders import set_sliders
+from .warned import noting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,9 +57,9 @@ class Progress(Protocol):
         """`done` of `total` held-out images are generated."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitResult:
-    """The result of a fit."""
+    """The result of a fit. Its `repr` is the result in one line; in a notebook, it is a table with images."""
 
     run: Path
     """The run folder."""
@@ -55,11 +68,33 @@ class FitResult:
     """Training steps, seconds, memory, and why the fit ended early if it did."""
     generator: Generator
     """The trained generator."""
+    spec: TaskSpec
+    warnings: tuple[str, ...] = ()
+    """Every warning of this run, as in its report."""
+
+    def __repr__(self) -> str:
+        return f"FitResult({str(self.run)!r}: {headline(self.evaluation)}; {self._took()})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return result_html(self.run, self.evaluation, notes=self.warnings, took=self._took())
+
+    def _took(self) -> str:
+        trained = f"{plural(self.outcome.steps, 'training step')} in {duration(self.outcome.seconds)}"
+        return f"{trained}; {self.outcome.stopped}" if self.outcome.stopped else trained
 
     @property
     def pipeline(self) -> Any:
         """The generator's own pipeline, with the LoRA on."""
         return self.generator.pipeline()
+
+    def at(self, **values: float) -> Any:
+        """The pipeline with the LoRA's sliders at these values, such as `row=0.42`; the others are in the middle.
+
+        Raises DualprocError if a value is outside its slider's range.
+        """
+        set_sliders(self.generator, self.spec, values)
+        return self.pipeline
 
 
 def fit(
@@ -82,26 +117,27 @@ def fit(
     started, spec = time.perf_counter(), loop.spec
     folder = Path(out) if out is not None else default_folder(spec.name, spec.variant)
     resolved = portable(spec, folder)
-    with RunFolder.create(
-        folder,
-        spec_text=spec_text or resolved.text,
-        resolved_text=resolved.text,
-        files=resolved.files,
-        resume=resume,
-        overwrite=overwrite,
-    ) as run:
+    with (
+        RunFolder.create(
+            folder,
+            spec_text=spec_text or resolved.text,
+            resolved_text=resolved.text,
+            files=resolved.files,
+            resume=resume,
+            overwrite=overwrite,
+        ) as run,
+        noting(loop.warnings),
+    ):
         monitoring = _Monitoring(loop)
         checkpoint = run.latest_checkpoint() if resume else None
         if checkpoint is not None:
-            with explained(loop, run, "while its checkpoint was read", "start again with `--overwrite`"):
+            with explained(loop, run, "while its checkpoint was read", "start again with `overwrite=True`"):
                 loop.restore(checkpoint.tensors, checkpoint.state)
                 monitoring.restore(checkpoint.tensors, checkpoint.state)
         end = _train(loop, run, monitoring, progress)
         monitoring.take_best()
-        with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `--resume`"):
-            layers = lora.folded(loop.generator.adapter_module, spec.train.lora)
-            facts = lora_facts(spec, loop.generator.recipe(), resolved.text)
-            run.write_lora(lambda folder: loop.generator.save_lora(folder, layers), facts)
+        with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `resume=True`"):
+            _save_lora(loop, run, lora_facts(spec, loop.generator.recipe(), resolved.text))
         try:
             evaluation = finish(loop, run, progress)
         finally:
@@ -121,7 +157,23 @@ def fit(
         )
         run.write_outcome(outcome)
         _present(loop, run)  # again, now with the outcome
-        return FitResult(run=run.path, evaluation=evaluation, outcome=outcome, generator=loop.generator)
+        return FitResult(
+            run=run.path,
+            evaluation=evaluation,
+            outcome=outcome,
+            generator=loop.generator,
+            spec=spec,
+            warnings=tuple(run.read_warnings()),
+        )
+
+
+def _save_lora(loop: Loop, run: RunFolder, facts: Mapping[str, str]) -> None:
+    """Write the LoRA with `facts` about it; with sliders, the centre last, because its file completes the run."""
+    module, spec = loop.generator.adapter_module, loop.spec
+    for adapter in reversed(lora.adapters(spec.sliders)):
+        layers = lora.folded(module, spec.train.lora, adapter)
+        save = functools.partial(loop.generator.save_lora, layers=layers)
+        run.write_lora(save, lora.folder(adapter), facts=facts)
 
 
 def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Evaluation:
@@ -129,7 +181,7 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
 
     Raises RunError if another process is writing the run, DualprocError if a plugin raises anything.
     """
-    made, total = 0, 2 * len(held_out(loop)[1])
+    made, total = 0, 2 * len(held_out(loop)[1]) + sliders.images(loop.spec)
 
     def advance(count: int) -> None:
         nonlocal made
@@ -137,8 +189,9 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
         if progress is not None:
             progress.images(made, total)
 
-    remedy = f"the LoRA is saved: fix the cause, then continue with `--resume`, or run `dp score {run.path}`"
-    with run.writing(), explained(loop, run, "during the evaluation", remedy):
+    again = command("dp", "score", run.path)
+    remedy = f"the LoRA is saved: fix the cause, then continue with `resume=True`, or run `{again}`"
+    with run.writing(), noting(loop.warnings), explained(loop, run, "during the evaluation", remedy):
         evaluation, images = evaluate(loop, advance)
         write_samples(
             run.samples,
@@ -148,6 +201,11 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
             seeds=evaluation.seeds,
             judge_view=images.judge_view if loop.spec.visual_prompt else None,
         )
+        captions = {
+            name: [f"{name} {number(place[name])}" for place in sliders.spread(loop.spec, name, len(strip))]
+            for name, strip in images.strips.items()
+        }
+        write_strips(run.samples, images.strips, captions)
         # `dp score RUN --set` may have changed how it is evaluated.
         run.write(RESOLVED, portable(loop.spec, run.path).text)
         run.write_evaluation(evaluation)
@@ -156,7 +214,8 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
 
 
 def _present(loop: Loop, run: RunFolder) -> None:
-    """Write model card and report from what the run folder has."""
+    """Write model card and report from what the run folder has, after adding the warnings so far to it."""
+    run.add_warnings(loop.warnings)
     write_card(run, loop.generator.recipe())
     write_report(run)
 
@@ -214,7 +273,7 @@ def _stage(loop: Loop, run: RunFolder) -> tuple[str, str]:
     """The next training step, and how to continue if it fails."""
     saved = run.saved_step
     resumed = f"resumes from step {saved}" if saved else "starts again, because there is no checkpoint yet"
-    return f"in training step {loop.done + 1}", f"fix the cause; then `--resume` {resumed}"
+    return f"in training step {loop.done + 1}", f"fix the cause; then `resume=True` {resumed}"
 
 
 class _Monitoring:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dualproc import resolve
-from dualproc.errors import DualprocError, NotFiniteError
+from dualproc.errors import DualprocError, DualprocWarning, NotFiniteError
 from dualproc.kit.devices import free_memory, without_cudnn_attention
 from dualproc.protocols import Anchor, Generator, Reward
 from dualproc.spec import TaskSpec
 from dualproc.spec.paths import lora_file
 from dualproc.types import Prompt, Question, StepRecord
 
-from . import lora, lora_files
-from .evaluators import Evaluators
+from . import lora, lora_files, sliders
+from .evaluators import Evaluators, Live, live
 from .seeds import training_seed
+from .warned import noting
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import Self
 
 
 class Loop:
@@ -37,33 +41,71 @@ class Loop:
         Raises SpecError if the spec or a plugin's parameters are wrong, PluginError if a plugin fails to load, RunError
         if `train.lora.init` is not a LoRA of this generator.
         """
-        import torch
-
-        resolve.check_plugins(spec)
-        free_memory()  # of an earlier engine, whose models refer to each other in circles
         self.spec = spec
-        self.generator: Generator = build("generators", spec.generator)
-        self.prompts = spec.prompts.train_prompts()
-        # Before the judges are loaded: the generator then releases its text encoders, and both need not fit together.
-        self.generator.prepare([prompt.text for prompt in self.prompts + spec.prompts.eval_prompts()])
-        self.evaluators = Evaluators(spec, build=build)
-        self.judge = self.evaluators.judge
-        self.reward: Reward = build("rewards", spec.reward)
-        self.anchors: list[tuple[float, Anchor]] = [
-            (ref.weight, build("anchors", ref)) for ref in spec.anchors if ref.weight > 0
-        ]
-        train = spec.train
-        self.weights = lora.attach(
-            self.generator.adapter_module, train.lora, self.generator.lora_targets, seed=train.seed
-        )
-        if train.lora.init is not None and not self.weights[0].is_meta:  # in `dp plan`, weights have no values
-            lora_files.start_from(self.generator.adapter_module, train.lora, lora_file(train.lora.init))
-        self.optimiser = torch.optim.AdamW(self.weights, lr=train.lr, weight_decay=train.weight_decay)
-        self.wanted = [question.candidates.index(question.answer) for question in spec.questions]
+        self.warnings: list[str] = []
+        """Every warning since the engine was built, each once; the run's report shows them."""
+        with noting(self.warnings):
+            self._load(build)
         self.done = 0
         """Training steps done so far."""
         self.skipped = 0
         """How many of the last steps in a row were skipped."""
+
+    def _load(self, build: resolve.Builder) -> None:
+        """Check the spec and load its models."""
+        import torch
+
+        spec = self.spec
+        resolve.check_plugins(spec)
+        if build is resolve.build and (mixed := resolve.toy_mix(spec)):  # not in a dry run, which proves nothing
+            warnings.warn(mixed, DualprocWarning, stacklevel=3)
+        free_memory()  # of an earlier engine, whose models refer to each other in circles
+        self.generator: Generator = build("generators", spec.generator)
+        self.prompts = spec.prompts.train_prompts()
+        # Before the judges are loaded: the generator then releases its text encoders, and both need not fit together.
+        self.generator.prepare([prompt.text for prompt in self.prompts + spec.prompts.eval_prompts()])
+        self._build = build
+        self.built: dict[str, Live] = {"rewards": [], "anchors": []}
+        """The live plugins by kind, besides those of `evaluators`."""
+        self.latest: Loop | None = None
+        """What `at` returned last."""
+        self._set_task(Evaluators(spec.at({}), build=build))
+        self.judge = self.evaluators.judge
+        module, targets, train = self.generator.adapter_module, self.generator.lora_targets, spec.train
+        self.weights = lora.attach(module, train.lora, targets, seed=train.seed, adapters=lora.adapters(spec.sliders))
+        if train.lora.init is not None and not self.weights[0].is_meta:  # in `dp plan`, weights have no values
+            lora_files.start_from(module, train.lora, lora_file(train.lora.init))
+        sliders.set_sliders(self.generator, spec, {})
+        self.optimiser = torch.optim.AdamW(self.weights, lr=train.lr, weight_decay=train.weight_decay)
+
+    def _set_task(self, evaluators: Evaluators) -> None:
+        """Everything that follows from a spec without sliders, or from one value of each of them."""
+        self.evaluators, task = evaluators, evaluators.spec
+        used = [ref for ref in task.anchors if ref.weight > 0]
+        self.built = {
+            "rewards": live(self._build, "rewards", [task.reward], self.built["rewards"]),
+            "anchors": live(self._build, "anchors", used, self.built["anchors"]),
+        }
+        self.reward: Reward = self.built["rewards"][0][1]
+        self.anchors: list[tuple[float, Anchor]] = [
+            (ref.weight, anchor) for ref, (_, anchor) in zip(used, self.built["anchors"], strict=True)
+        ]
+        self.wanted = [question.wanted for question in task.questions]
+
+    def at(self, values: Mapping[str, float]) -> Self:
+        """The loop with its sliders at these values: LoRA, visual prompt, questions, reward, anchors, scorers.
+
+        It shares the generator: its LoRA stays at these values until the next call. Without sliders, it is the loop
+        itself. Raises DualprocError if a value is outside its slider's range.
+        """
+        if not self.spec.sliders and not values:
+            return self
+        task = self.spec.at(values)
+        sliders.set_sliders(self.generator, self.spec, values)
+        other = copy.copy(self)
+        other._set_task(self.evaluators.at(task))
+        self.latest, other.latest = other, None
+        return other
 
     @without_cudnn_attention()
     def step(self) -> StepRecord:
@@ -72,16 +114,17 @@ class Loop:
 
         started, train = time.perf_counter(), self.spec.train
         rng = random.Random(f"{train.seed}/{self.done}")
+        task = self.at(sliders.drawn(self.spec, self.done, rng))  # without sliders, the same in every step
         prompts = rng.choices(self.prompts, k=train.batch)
         seeds = [training_seed(rng) for _ in prompts]
         texts = [prompt.text for prompt in prompts]
 
         sample = self.generator.sample(texts, seeds, grad=True)
-        answers = self.judge.answer_log_likelihoods(self.judge_view(sample.images, rng), self.questions(prompts))
-        reward = self.reward(answers, self.wanted)
+        answers = self.judge.answer_log_likelihoods(task.judge_view(sample.images, rng), task.questions(prompts))
+        reward = task.reward(answers, task.wanted)
         _require_gradient(images=sample.images, answers=answers.log_likelihoods, reward=reward)
         penalty = torch.zeros_like(reward)
-        for weight, anchor in self.anchors:
+        for weight, anchor in task.anchors:
             noise = torch.Generator().manual_seed(training_seed(rng))
             penalty = penalty + weight * anchor.penalty(sample, self.generator, texts, seeds, noise)
         loss = penalty.mean() - reward.mean()
@@ -89,7 +132,7 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.weights, train.clip)
-        p_answer = answers.p_wanted(self.wanted).mean()
+        p_answer = answers.p_wanted(task.wanted).mean()
         # Read together: each reading would make the CPU wait for the GPU.
         numbers = torch.stack([loss, reward.mean(), p_answer, penalty.mean(), norm]).tolist()
         finite = math.isfinite(numbers[0]) and math.isfinite(numbers[-1])
@@ -121,7 +164,7 @@ class Loop:
 
     def questions(self, prompts: list[Prompt]) -> list[list[Question]]:
         """The spec's questions about the image of each prompt: B lists of Q."""
-        return [[question.for_prompt(prompt) for question in self.spec.questions] for prompt in prompts]
+        return [[question.for_prompt(prompt) for question in self.evaluators.spec.questions] for prompt in prompts]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a checkpoint needs: tensors (LoRA, optimiser), and how many steps were done and skipped."""

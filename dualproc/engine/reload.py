@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualproc import resolve
-from dualproc.errors import RunError
+from dualproc.errors import DualprocError, RunError
 from dualproc.protocols import Generator
+from dualproc.report import lora_facts
 from dualproc.run import RunFolder, opened, portable
 from dualproc.run.folder import RESOLVED, WEIGHTS
+from dualproc.run.lora_file import write_lora
 from dualproc.run.resolved import differing_keys
+from dualproc.spec.sliders import complete
 
 from . import lora, lora_files
 from .engine import Engine
+from .sliders import set_sliders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,14 +48,14 @@ def load_engine(path: str | PathLike[str], *, overrides: Sequence[str] = ()) -> 
     """A run's engine with its trained LoRA, to evaluate it again or to continue in Python. See `open_run`."""
     run, spec = open_run(path, overrides=overrides)
     engine = Engine(spec)
-    lora.load_export(engine.generator.adapter_module, spec.train.lora, run.path / WEIGHTS)
+    _load(engine.generator, run, spec, strength=1.0)
     return run, engine
 
 
 def load_sum(paths: Sequence[str | PathLike[str]], strengths: Sequence[float]) -> Generator:
     """The generator of several runs with all their LoRAs at once, each at its own strength (1 as trained).
 
-    Raises RunError if the runs have different generators.
+    Sliders are in the middle, where only the centre counts. Raises RunError if the runs have different generators.
     """
     opened_runs = [open_run(path) for path in paths]
     run, spec = opened_runs[0]
@@ -70,19 +76,44 @@ def _differing_generators(one: TaskSpec, other: TaskSpec) -> list[str]:
 
 
 def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Generator:
-    """A run's generator with its LoRA at `strength` (1 as trained, 0 the base)."""
+    """A run's generator with its LoRA at `strength` (1 as trained, 0 the base), and its sliders in the middle."""
     run, spec = open_run(path)
     generator: Generator = resolve.build("generators", spec.generator)
-    module = generator.adapter_module
-    lora.attach(module, spec.train.lora, generator.lora_targets, seed=0)
-    lora.load_export(module, spec.train.lora, run.path / WEIGHTS, strength=strength)
+    names = lora.adapters(spec.sliders)
+    lora.attach(generator.adapter_module, spec.train.lora, generator.lora_targets, seed=0, adapters=names)
+    _load(generator, run, spec, strength=strength)
     return generator
 
 
-def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int = 8) -> Tensor:
-    """[B, 3, H, W] in [0, 1]: images of one prompt, one for each seed."""
+def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: int) -> Tensor:
+    """[B, 3, H, W] in [0, 1]: images of one prompt, one for each seed, `batch` of them drawn at a time."""
     import torch
 
     parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
     with torch.no_grad():
         return torch.cat([generator.sample([prompt] * len(part), part).images for part in parts])
+
+
+def export(path: str | PathLike[str], values: Mapping[str, float], folder: Path) -> None:
+    """Write a run's LoRA with its sliders at these values into `folder`, as one ordinary LoRA for weight 1.0.
+
+    Sliders that are not named are in the middle. Raises DualprocError if a value is outside its slider's range.
+    """
+    run, spec = open_run(path)
+    if not spec.sliders:
+        raise DualprocError(f"{path} has no sliders", hint=f"its {WEIGHTS} is already an ordinary LoRA")
+    weights = lora.weights_at(spec.sliders, complete(spec.sliders, values))
+    generator = load_generator(path)
+    layers = lora.combined(generator.adapter_module, spec.train.lora, weights)
+    at = ", ".join(f"{name}={value:g}" for name, value in complete(spec.sliders, values).items())
+    ranks = spec.train.lora.rank * len(weights)
+    facts = lora_facts(spec, generator.recipe(), run.resolved_text, rank=ranks) | {"dualproc.at": at}
+    write_lora(folder, functools.partial(generator.save_lora, layers=layers), facts)
+
+
+def _load(generator: Generator, run: RunFolder, spec: TaskSpec, *, strength: float) -> None:
+    """Set the attached LoRA to a run's."""
+    for adapter in lora.adapters(spec.sliders):
+        file = run.path / lora.folder(adapter) / WEIGHTS
+        lora.load_export(generator.adapter_module, spec.train.lora, file, adapter=adapter)
+    set_sliders(generator, spec, {}, strength=strength)

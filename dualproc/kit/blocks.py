@@ -8,15 +8,20 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def repeated_blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of a model's outermost lists of blocks (`ModuleList`) that have weights, in the model's order."""
+def holds_blocks(module: nn.Module) -> bool:
+    """Whether a module is a list of blocks: a `ModuleList` whose members all consist of modules."""
     import torch
 
+    members = list(module.children()) if isinstance(module, torch.nn.ModuleList) else []  # without entries of None
+    return bool(members) and all(any(block.children()) for block in members)
+
+
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """The members of a model's outermost lists of blocks (`ModuleList`) that have weights, in the model's order."""
     found: list[nn.Module] = []
     for child in model.children():
-        members = list(child.children()) if isinstance(child, torch.nn.ModuleList) else []
-        if members and all(any(block.children()) for block in members):
-            found += [block for block in members if any(True for _ in block.parameters())]
+        if holds_blocks(child):
+            found += [block for block in child.children() if any(True for _ in block.parameters())]
         else:
             found += repeated_blocks(child)
     return found

@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -104,6 +104,15 @@ def _warn_about_unusable_gpu(reason: str) -> None:
     )
 
 
+@contextmanager
+def as_current(device: torch.device) -> Iterator[None]:
+    """Within, a CUDA `device` is the current one: bitsandbytes loads quantised weights there, and some stay there."""
+    import torch
+
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        yield
+
+
 def free_memory() -> None:
     """Free the memory of models that nothing refers to any more, on the GPU too.
 
@@ -120,7 +129,8 @@ def free_memory() -> None:
 def without_cudnn_attention() -> Iterator[None]:
     """Within, torch does not use cuDNN's attention kernels.
 
-    With torch 2.11 on an H200, their backward pass ended in an illegal memory access for FLUX.1 with Qwen2.5-VL.
+    With torch 2.11 on an H200, their backward pass ended in an illegal memory access for FLUX.1 with Qwen2.5-VL, and
+    gave NaN for small FLUX.1 models in bfloat16.
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 

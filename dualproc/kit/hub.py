@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ def hub_reason(model: str, error: BaseException, source: Mapping[str, Any]) -> t
     of_hub = not Path(model).is_dir()
     causes = {kind.__name__: cause for cause in _causes(error) for kind in type(cause).__mro__} if of_hub else {}
     revision = source.get("revision")
+    if of_hub and any(map(_disk_is_full, _causes(error))):
+        return _full_disk()
     if (gated := causes.get("GatedRepoError")) is not None:
         who = "you are not logged in" if _status(gated) == 401 else "your account has no access yet"
         hint = f"accept the terms at {page(model)}, then log in with a token of that account: {LOGIN}"
@@ -63,6 +66,21 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while link is not None:
         yield link
         link = link.__cause__ or link.__context__
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    # The hub's faster downloads (hf-xet) keep only the text of the system's error.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error)
+
+
+def _full_disk() -> tuple[str, str]:
+    from huggingface_hub import constants
+
+    return (
+        "there is no space left for its files",
+        f"free some space in {constants.HF_HUB_CACHE}, or set HF_HOME to a folder on a larger disk, and run it again:"
+        " complete files are kept",
+    )
 
 
 def _status(error: BaseException) -> int | None:

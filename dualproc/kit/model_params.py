@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -15,8 +15,8 @@ CLASHES = {
 """What cannot be set together with `offload`, and why."""
 
 
-class ModelParams(BaseModel):
-    """Base class of `Params` for plugins that load a model of transformers or diffusers."""
+class LoadedParams(BaseModel):
+    """What the parameters of all plugins that load a model have in common."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
@@ -24,9 +24,19 @@ class ModelParams(BaseModel):
     revision: str | None = Field(
         None, description="Commit, tag or branch of the hub repository; its main branch if unset."
     )
-    variant: str | None = Field(None, description="Variant of the weight files, such as fp16; none if unset.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the frozen weights.")
     device: Device = "auto"
+
+    @property
+    def source(self) -> dict[str, str]:
+        """The arguments of `from_pretrained` that select the files."""
+        return {} if self.revision is None else {"revision": self.revision}
+
+
+class ModelParams(LoadedParams):
+    """Base class of `Params` for plugins that load a model of transformers or diffusers."""
+
+    variant: str | None = Field(None, description="Variant of the weight files, such as fp16; none if unset.")
     attention: Literal["sdpa", "flash"] = Field(
         "sdpa", description="Attention by torch, or by the package flash-attn (GPU and half precision only)."
     )
@@ -54,7 +64,6 @@ class ModelParams(BaseModel):
         return self
 
     @property
-    def source(self) -> dict[str, Any]:
+    def source(self) -> dict[str, str]:
         """The arguments of `from_pretrained` that select the files."""
-        chosen = {"revision": self.revision, "variant": self.variant}
-        return {name: value for name, value in chosen.items() if value is not None}
+        return {**super().source, **({} if self.variant is None else {"variant": self.variant})}

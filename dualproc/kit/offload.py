@@ -13,6 +13,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import wraps
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -198,6 +199,12 @@ def _page_locked(buffer: Tensor) -> Tensor:
     # Not `pin_memory()`, which would round its size up to a power of two, and copy it.
     runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     start = buffer.data_ptr()
-    if buffer.numel() and int(runtime.cudaHostRegister(start, buffer.numel(), 0)) == 0:
+    if not buffer.numel():
+        return buffer
+    if int(runtime.cudaHostRegister(start, buffer.numel(), 0)) == 0:
         weakref.finalize(buffer, runtime.cudaHostUnregister, start)
+    else:
+        # CUDA keeps the error, and torch would raise it at its next kernel, whatever that is: let it do so here.
+        with suppress(RuntimeError):
+            torch.zeros(1, device="cuda")
     return buffer

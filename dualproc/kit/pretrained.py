@@ -4,31 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from dualproc.errors import PluginError
 from dualproc.types import Prompt
 
-from .devices import Device, pick_device
+from .devices import pick_device
+from .model_params import LoadedParams
 from .weights import SAFE_ARGUMENTS, safe_loading
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class PretrainedParams(BaseModel):
+class PretrainedParams(LoadedParams):
     """Base class of `Params` for scorers that measure with a pretrained model; a scorer gives `model` a default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-    model: str = Field(description="Hub id, or a folder written by `save_pretrained`.")
-    revision: str | None = Field(
-        None, description="Commit, tag or branch of the hub repository; its main branch if unset."
-    )
-    dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Precision of the model.")
-    device: Device = "auto"
     batch: int = Field(8, ge=1, le=1024, description="Images measured at a time; fewer need less memory.")
 
 
@@ -57,7 +50,7 @@ class Pretrained:
         import transformers
 
         self.params, self.device, self.dtype = params, pick_device(params.device), getattr(torch, params.dtype)
-        source = {} if params.revision is None else {"revision": params.revision}
+        source = params.source
         with safe_loading(what, params.model, kind, source):
             # The model first: a processor that cannot be downloaded does not say that the hub cannot be reached.
             load_model = getattr(transformers, model).from_pretrained
@@ -65,6 +58,12 @@ class Pretrained:
             load_processor = getattr(transformers, processor).from_pretrained
             self.processor: Any = load_processor(params.model, trust_remote_code=False, **source)
         self.model.requires_grad_(False).eval()
+
+    def require(self, fits: bool, *, scorer: str, kind: str, hint: str) -> None:
+        """Raise PluginError, with the hint, unless the loaded model is of the kind that the scorer can use."""
+        if not fits:
+            message = f"{scorer}: {self.params.model!r} is a {self.model.config.model_type} model, expected {kind}"
+            raise PluginError(message, hint=hint)
 
     def measure(self, count: int, values: Callable[[slice], Tensor]) -> Tensor:
         """[count, ...]: `values(rows)` of each small batch of rows; the model is on its device meanwhile.

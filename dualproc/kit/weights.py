@@ -20,6 +20,7 @@ from .patching import replaced
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 SAFE_ARGUMENTS: Mapping[str, Any] = {"use_safetensors": True, "trust_remote_code": False}
 """Arguments for every `from_pretrained`: no pickles, which can hold any code, and no code that comes with the model."""
@@ -105,6 +106,16 @@ def quantization(kind: str, dtype: torch.dtype, library: Literal["diffusers", "t
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of a conversion at every product
         return config(load_in_8bit=True)
     return config(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def freeze(module: nn.Module) -> None:
+    """Switch off gradients of the weights, and dropout. 8-bit layers become `FrozenLinear8bit`."""
+    module.requires_grad_(False).eval()
+    for layer in module.modules():
+        if type(layer).__name__ == "Linear8bitLt":
+            from .eight_bits import FrozenLinear8bit
+
+            layer.__class__ = FrozenLinear8bit
 
 
 def _loading_error(what: str, model: str, error: Exception, kind: str, source: Mapping[str, Any]) -> PluginError:

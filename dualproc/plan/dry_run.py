@@ -1,8 +1,7 @@
 """The memory, operations and time that a spec's training takes, from a dry run of the engine.
 
 `dry_run` builds the engine of a spec with models without weights (see `meta_tensors`) and runs one training step. There
-is no formula for any model family. What depends on kernels is unknown: workspaces, fragmentation, and what bitsandbytes
-keeps for 8 bits besides the weights.
+is no formula for any model family. What depends on kernels is unknown: workspaces and fragmentation.
 """
 
 from __future__ import annotations
@@ -390,6 +389,7 @@ def _plan(found: Observed, roles: Sequence[Role]) -> Plan:
             + ahead,
         )
     silent = [role.name for role in roles if role.name not in {part.role for part in parts}]
+    notes = [f"{name}: not loaded with `from_pretrained`; its memory is not in the plan" for name in silent]
     order = [role.name for role in roles]
     return Plan(
         parts=tuple(sorted(parts, key=lambda part: (order.index(part.role), -part.bytes))),
@@ -398,5 +398,5 @@ def _plan(found: Observed, roles: Sequence[Role]) -> Plan:
         operations=found.operations,
         moved=found.moved,
         pipeline=found.pipeline,
-        notes=tuple(f"{name}: not loaded with `from_pretrained`; its memory is not in the plan" for name in silent),
+        notes=tuple(notes),
     )

@@ -73,7 +73,7 @@ def built_from_configs(
 
 
 def _precision(kwargs: dict[str, Any]) -> Any:
-    found = kwargs.get("dtype") or kwargs.get("torch_dtype")
+    found = kwargs.get("dtype") or kwargs.get("torch_dtype")  # diffusers passes the old name to its own models
     return found if isinstance(found, torch.dtype) else None
 
 

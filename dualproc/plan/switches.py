@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +13,7 @@ from dualproc import registry
 from dualproc.errors import DualprocError
 from dualproc.protocols import MemoryOptions
 from dualproc.spec import PluginRef, TaskSpec, spec_from_dict
+from dualproc.wording import duration
 
 from .dry_run import Observed, Plan, dry_run
 from .hardware import COMMON, Gpu, seconds
@@ -40,6 +43,8 @@ class Switch:
     """The higher, the worse for result or speed; checkpointing, which only costs time, is cheapest."""
     scales: bool = False
     """Whether it scales all activations, instead of saving those of one model."""
+    evaluates: bool = False
+    """Whether it lowers the peak in the evaluation alone."""
 
     @property
     def flags(self) -> str:
@@ -66,8 +71,11 @@ class Search:
     """What was tried to make a spec fit into memory."""
 
     alone: list[Trial] = field(default_factory=list)
+    """The switches that were tried, each alone."""
     together: Trial | None = None
-    """The cheapest combination tried that fits; may be a single switch."""
+    """The cheapest combination that fits; may be a single switch."""
+    untried: int = 0
+    """How many switches were not tried, because cheaper ones fit."""
 
 
 def search(
@@ -78,41 +86,69 @@ def search(
     gpu: bool,
     card: Gpu = COMMON,
     known: dict[str, Observed] | None = None,
+    everything: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Search:
     """Search for the cheapest switches that bring every device's peak below `limit` bytes; `known` as in `dry_run`.
 
-    What offloading costs depends on the speed of the `card`.
+    Combinations are tried in the order of their price. A switch is tried alone when the first combination with it comes
+    whose weights can fit, and the search ends at the first combination that fits. With `everything`, every switch is
+    tried alone first, with the same result. What offloading costs depends on the speed of the `card`.
     """
-    found = Search()
     known = {} if known is None else known
-    checked = 0
+    times: list[float] = []
+    alone: dict[str, Trial] = {}
+    useful: dict[str, Plan] = {}
 
     def attempt(switches: Sequence[Switch]) -> Trial:
-        trial = Trial(tuple(switches))
-        progress(f"trying {trial.flags}")
+        trial, started, before = Trial(tuple(switches)), time.perf_counter(), len(known)
+        each = f" (dry run {len(times) + 1}; about {duration(sum(times) / len(times))} each)" if times else ""
+        progress(f"trying {trial.flags}{each}")
         try:
             changed = changed_spec(spec, {k: v for switch in switches for k, v in switch.values.items()})
             return Trial(trial.switches, plan=dry_run(changed, gpu=gpu, known=known))
         except DualprocError as error:
             return Trial(trial.switches, problem=error.message)
+        finally:
+            if len(known) > before:  # else the models of another plan were used again
+                times.append(time.perf_counter() - started)
+
+    def helps(switch: Switch) -> bool:
+        """Whether a switch saves memory where it is short; tries it alone first."""
+        if switch.flags not in alone:
+            alone[switch.flags] = trial = attempt([switch])
+            if trial.plan is not None and _helps(plan, trial.plan, limit):
+                useful[switch.flags] = trial.plan
+        return switch.flags in useful
 
     groups = list(switches_of(spec, plan, gpu=gpu, card=card))
-    found.alone = [attempt([switch]) for group in groups for switch in group]
-    alone = {trial.flags: trial.plan for trial in found.alone if trial.plan is not None}
-    useful = {flags for flags, other in alone.items() if _helps(plan, other, limit)}
-    choices = [[None, *(switch for switch in group if switch.flags in useful)] for group in groups]
+    switches = [switch for group in groups for switch in group]
+    if everything:
+        for switch in switches:
+            helps(switch)
+    choices = [[None, *(switch for switch in group if not everything or helps(switch))] for group in groups]
     combinations = [[switch for switch in some if switch] for some in itertools.product(*choices)]
     possible = [some for some in combinations if some and not _clash(some)]
+    checked, together = 0, None
     for some in sorted(possible, key=lambda some: (_price(some), len(some))):
-        if _estimate(plan, some, alone) > limit or checked == TRIES:
+        if _least_weights(plan, some) > limit:
             continue
-        trial = attempt(some) if len(some) > 1 else Trial(tuple(some), alone[some[0].flags])
+        others = [switch for switch in some if not switch.evaluates]
+        if not all(map(helps, others)):
+            continue
+        if len(others) < len(some) and _evaluating(plan, others, useful) <= limit:
+            continue  # it fits without, or would not fit with it either
+        if not all(map(helps, some)) or _estimate(plan, some, useful) > limit:
+            continue
+        trial = attempt(some) if len(some) > 1 else alone[some[0].flags]
         checked += 1
         if trial.plan is not None and trial.plan.peak <= limit:
-            found.together = trial
+            together = trial
             break
-    return found
+        if checked == TRIES:
+            break
+    tried = [alone[switch.flags] for switch in switches if switch.flags in alone]
+    return Search(tried, together, len(switches) - len(tried))
 
 
 def _helps(before: Plan, after: Plan, limit: float) -> bool:
@@ -175,7 +211,7 @@ def switches_of(spec: TaskSpec, plan: Plan, *, gpu: bool, card: Gpu = COMMON) ->
         ]
     fewer = [size for size in (4, 1) if size < spec.evaluation.batch]
     if fewer:
-        yield [Switch({"evaluation.batch": size}, 1) for size in fewer]
+        yield [Switch({"evaluation.batch": size}, 1, evaluates=True) for size in fewer]
     options = MemoryOptions.of(registry.load("generators", spec.generator.type).params(spec.generator.params))
     sides = {"generator.height": options.height or 0, "generator.width": options.width or 0}
     sizes: dict[tuple[int, ...], int] = {}
@@ -196,6 +232,34 @@ def changed_spec(spec: TaskSpec, values: Values) -> TaskSpec:
             inner = inner[name]
         inner[last] = value
     return spec_from_dict(data)
+
+
+def _least_weights(plan: Plan, switches: Sequence[Switch]) -> float:
+    """At least this many bytes of weights stay on some device, whatever else the switches save."""
+
+    def removed(key: str, device: str) -> float:
+        role, _, setting = key.partition(".")
+        if setting not in ("offload", "quantize", "reward_vae"):
+            return 0
+        parts = [part for part in plan.parts if part.role == role and part.device == device and part.stays]
+        if setting == "reward_vae":
+            parts = [part for part in parts if "Autoencoder" in part.kind]
+        return sum(part.bytes for part in parts) or math.inf  # models that the plan does not know may be of any size
+
+    keys = [key for switch in switches for key in switch.values]
+    return max(
+        memory.weights + memory.lora - sum(removed(key, device) for key in keys)
+        for device, memory in plan.devices.items()
+    )
+
+
+def _evaluating(plan: Plan, switches: Sequence[Switch], alone: Mapping[str, Plan]) -> float:
+    """The peak in the evaluation with several switches, estimated from each alone."""
+    return max(
+        memory.evaluating
+        - sum(memory.evaluating - alone[switch.flags].memory[device].evaluating for switch in switches)
+        for device, memory in plan.devices.items()
+    )
 
 
 def _estimate(plan: Plan, switches: Sequence[Switch], alone: Mapping[str, Plan]) -> float:

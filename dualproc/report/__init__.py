@@ -2,12 +2,25 @@
 
 from .card import render_card, write_card
 from .grids import before_after_grid, sheet
-from .html import render_report, write_report
+from .html import render_report, result_html, write_report
 from .lora_header import lora_facts
-from .samples import write_samples
-from .summary import Row, alarms, headline, image_columns, image_rows, memory_used, summary_rows
+from .samples import write_samples, write_strips
+from .summary import (
+    Row,
+    Verdict,
+    alarms,
+    headline,
+    image_columns,
+    image_rows,
+    memory_used,
+    outcome,
+    step_note,
+    summary_rows,
+    verdict,
+)
 
 __all__ = [
-    "Row", "alarms", "before_after_grid", "headline", "image_columns", "image_rows", "lora_facts", "memory_used",
-    "render_card", "render_report", "sheet", "summary_rows", "write_card", "write_report", "write_samples",
+    "Row", "Verdict", "alarms", "before_after_grid", "headline", "image_columns", "image_rows", "lora_facts",
+    "memory_used", "outcome", "render_card", "render_report", "result_html", "sheet", "step_note", "summary_rows",
+    "verdict", "write_card", "write_report", "write_samples", "write_strips",
 ]  # fmt: skip

@@ -155,7 +155,7 @@ def result_of(evaluation: Evaluation, outcome: Outcome, machine: str) -> Result:
                 target=after.target,
                 value=Change(mean(before.values), mean(after.values)),
                 on_target=Change(share_on_target(before), share_on_target(after)),
-                accepts=after.accepted is not None,
+                accepts=after.accepted is not None or after.on_target is not None,
                 unmeasured=(unmeasured(before.values), unmeasured(after.values)),
             )
             for before, after in zip(base.scores, trained.scores, strict=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from dualproc.run.folder import CARD, SAMPLES, WEIGHTS, RunFolder
+from dualproc.run.folder import CARD, SAMPLES, SLIDERS, WEIGHTS, RunFolder
 from dualproc.run.images import GRID
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Recipe
-from dualproc.wording import duration, plural
+from dualproc.wording import command, duration, plural
 
 from .base_model import base_name, hub_id, is_folder
 from .base_model import shipped as _shipped
@@ -54,6 +53,7 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
         *_results(evaluation),
         f"![Base and trained images, one above the other]({SAMPLES}/{GRID})" if (run.samples / GRID).exists() else "",
         _usage(_without_local_path(recipe), prompt),
+        _sliders(recipe, run.resolved, prompt),
         _training(run),
         f"## The spec\n\n{_fenced(run.resolved_text, 'yaml')}",
         f"## Limits\n\n{_LIMITS}",
@@ -111,17 +111,18 @@ def _without_local_path(recipe: Recipe) -> Recipe:
 
 def _usage(recipe: Recipe, prompt: str) -> str:
     if recipe.library != "diffusers":
-        command = _fenced(f"dp generate path/to/this/folder {shlex.quote(prompt)}", "sh")
-        return f"## Use it\n\n{command}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
+        usage = _fenced(command("dp", "generate", "path/to/this/folder", prompt), "sh")
+        return f"## Use it\n\n{usage}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
     inside, part = _shipped(recipe.model), f"pipe.{recipe.peft_module}"
     model = f'str(files("dualproc") / {_quoted(inside)})' if inside else _quoted(recipe.model)
+    source = "".join(f", {name}={_quoted(value)}" for name, value in recipe.source.items())
     settings = "".join(f", {name}={value!r}" for name, value in recipe.call.items())
     lines = [
         "from importlib.resources import files" if inside else "",
         "import torch",
         "from diffusers import DiffusionPipeline" + (f", {recipe.scheduler}" if recipe.scheduler else ""),
         "from peft import PeftModel" if recipe.peft_module else "",
-        f"\npipe = DiffusionPipeline.from_pretrained({model}, torch_dtype=torch.{recipe.dtype})",
+        f"\npipe = DiffusionPipeline.from_pretrained({model}{source}, dtype=torch.{recipe.dtype})",
         f"pipe.scheduler = {recipe.scheduler}.from_config(pipe.scheduler.config)" if recipe.scheduler else "",
         f'{part} = PeftModel.from_pretrained({part}, "path/to/this/folder")  # at weight 1.0'
         if recipe.peft_module
@@ -147,6 +148,46 @@ def _comfyui(file: str | None) -> str:
         f"ComfyUI: load {which}, at strength 1.0. Checked: ComfyUI has a layer for every key of this family's default "
         "layers. Not checked: images drawn with it."
     )
+
+
+def _sliders(recipe: Recipe, spec: Mapping[str, Any], prompt: str) -> str:
+    """How to use the sliders; empty without any."""
+    sliders = spec.get("sliders") or {}
+    if not sliders:
+        return ""
+    centre = "default" if recipe.peft_module else "centre"
+    files, weights, places = [(centre, "")], ["1.0"], []
+    for name, one in sliders.items():
+        low, high = one["from"], one["to"]
+        places.append(f"{name} = {(low + high) / 2:g}  # {low:g} to {high:g}")
+        places.append(f"u_{name} = 2 * ({name} - {low!r}) / ({high!r} - {low!r}) - 1")
+        for power in range(1, one.get("degree", 1) + 1):
+            key = name if power == 1 else f"{name}-{power}"
+            files.append((key, f"/{SLIDERS}/{key}"))
+            weights.append(f"u_{name}" + (f" ** {power}" if power > 1 else ""))
+    names, values = ", ".join(_quoted(key) for key, _ in files), ", ".join(weights)
+    part, folder = f"pipe.{recipe.peft_module}", "path/to/this/folder"
+    if recipe.peft_module:
+        lines = [
+            *(f'{part}.load_adapter("{folder}{at}", adapter_name={_quoted(key)})' for key, at in files[1:]),
+            *places,
+            f'{part}.add_weighted_adapter([{names}], [{values}], "at", combination_type="cat")',
+            f'{part}.set_adapter("at")',
+        ]
+    else:
+        lines = [
+            "pipe.unload_lora_weights()",
+            *(f'pipe.load_lora_weights("{folder}{at}", adapter_name={_quoted(key)})' for key, at in files),
+            *places,
+            f"pipe.set_adapters([{names}], [{values}])",
+        ]
+    chosen = [word for name, one in sliders.items() for word in ("--at", f"{name}={(one['from'] + one['to']) / 2:g}")]
+    generate = command("dp", "generate", folder, prompt, *chosen)
+    export = command("dp", "export", folder, *chosen, "--out", "one-value")
+    about = "The code above loads only the centre, the LoRA of the middle. Load all of them, and set their weights:"
+    code = [about, _fenced("\n".join(lines), "python")] if recipe.library == "diffusers" else []
+    exported = "With dualproc; `dp export` saves one value as one ordinary LoRA, for every tool:"
+    return "\n\n".join(["## Sliders", *code, exported, _fenced(f"{generate}\n{export}", "sh")])
 
 
 def _fenced(text: str, language: str) -> str:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from dualproc.types import Score
+from dualproc.types import Calibration, Score
 from dualproc.wording import NOT_MEASURED, number
 
 from .numeric import mean, measured, unmeasured
@@ -98,6 +98,29 @@ def line_chart(
     return Chart(title, legend, about, f"{title} over the steps", HEIGHT, marks)
 
 
+def calibration_chart(calibration: Calibration, asked: Sequence[float], values: Sequence[float]) -> Chart | None:
+    """A slider's value against the measured one: a dot per image, and the curve of the means; dashed, equality.
+
+    None if nothing was measured.
+    """
+    pairs = [(x, y) for x, y in zip(asked, values, strict=True) if math.isfinite(y)]
+    if not pairs:
+        return None
+    low, high = min(asked), max(asked)
+    frame = _Frame(low, high, *_with_room(min(low, *(y for _, y in pairs)), max(high, *(y for _, y in pairs))))
+    marks = _x_axis(frame, WIDTH + 1)
+    for value in _ticks(frame.y_low, frame.y_high, 4):
+        marks += [_across(frame.y(value), "grid"), _text(f"{value:g}", LEFT - 6, frame.y(value) + 3.5, "end")]
+    marks.append(_line(frame.x(low), frame.y(low), frame.x(high), frame.y(high), "base-line"))
+    marks += [_circle(frame.x(x), frame.y(y), 1.8, "dot base") for x, y in pairs]
+    means = [(point.asked, point.measured) for point in calibration.points]
+    marks.append(_curve(Series("", "plain", means), frame, "asked"))
+    legend = [("plain", "mean"), ("dashed", "measured = asked")]
+    about = f"from left to right: value asked for; upwards: value measured, {calibration.unit}; a dot per image"
+    title = f"{calibration.slider}, measured by {calibration.scorer.replace('_', ' ')}"
+    return Chart(title, legend, about, "measured values over the values asked for", HEIGHT, marks)
+
+
 def dot_plot(base: Score, trained: Score) -> Chart | None:
     """One dot per image: above those of the base, below the trained ones, with target and accepted range.
 
@@ -156,12 +179,12 @@ def _stacks(
     ]
 
 
-def _curve(series: Series, frame: _Frame) -> str:
+def _curve(series: Series, frame: _Frame, axis: str = "step") -> str:
     raw, smooth = (_path(points, frame) for points in (series.points, _smooth(series.points)))
     if len(series.points) > FEW:
         return f'<g class="{series.style}"><path d="{raw}" class="line raw"/><path d="{smooth}" class="line"/></g>'
     dots = [
-        _circle(frame.x(x), frame.y(y), 2.6, "point", f"step {x:g}: {number(y)}")
+        _circle(frame.x(x), frame.y(y), 2.6, "point", f"{axis} {x:g}: {number(y)}")
         for x, y in series.points
         if math.isfinite(y)
     ]

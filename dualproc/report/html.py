@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,14 +12,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from dualproc.run import RunFolder
-from dualproc.run.folder import REPORT, WEIGHTS
-from dualproc.run.images import BASE, JUDGE_VIEW, TRAINED, png
+from dualproc.run.folder import REPORT, SAMPLES, WEIGHTS
+from dualproc.run.images import BASE, GRID, JUDGE_VIEW, STRIP, TRAINED, png
 from dualproc.run.resolved import Task, task
-from dualproc.types import Evaluation, StepRecord
-from dualproc.wording import NOT_MEASURED, duration, number, plural
+from dualproc.types import CalibrationPoint, Evaluation, StepRecord
+from dualproc.wording import NOT_MEASURED, duration, number, percent, plural
 
 from . import summary
-from .charts import WIDTH, Series, dot_plot, line_chart
+from .charts import WIDTH, Series, calibration_chart, dot_plot, line_chart
 from .samples import sample_files
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -27,6 +28,8 @@ CARDS = 12
 """How many held-out images the report shows."""
 THUMBNAIL = 192
 """Images higher than this (pixels) are downscaled, so that the file stays small."""
+NOTEBOOK_IMAGE = 640
+"""The same for the base and trained images that a notebook shows."""
 _UNFINISHED = (
     "Nothing has been measured yet: the run was interrupted or is still training. Continue an interrupted run with "
     "--resume."
@@ -44,20 +47,21 @@ def write_report(run: RunFolder) -> Path:
 
 def render_report(run: RunFolder) -> str:
     """The text of `write_report`."""
-    known, records, evaluation = task(run.resolved), run.metrics(), run.read_evaluation()
+    known, records, evaluation, notes = task(run.resolved), run.metrics(), run.read_evaluation(), run.read_warnings()
     progress = _progress(known, records)
     values: dict[str, Any] = {
         "name": known.name or run.path.name,
         "heading": progress,
-        "alarms": [_UNFINISHED],
+        "alarms": [_UNFINISHED, *notes],
         "task": known,
         "resolved": run.resolved_text,
         "environment": _environment(run),
-        "lora": run.path.name if (run.path / WEIGHTS).exists() else "",
+        "lora": json.dumps(run.path.name, ensure_ascii=False) if (run.path / WEIGHTS).exists() else "",
         **_curves(records, evaluation),
     }
     if evaluation is not None:
-        values |= _header(evaluation, progress) | _results(evaluation, known.preserve) | _cards(run, evaluation)
+        values |= _header(evaluation, progress, notes) | _results(evaluation, known.preserve) | _cards(run, evaluation)
+        values |= _sliders(run, evaluation)
     return page(values)
 
 
@@ -70,20 +74,48 @@ def _environment(run: RunFolder) -> list[tuple[str, str | int]]:
 
 
 def page(values: Mapping[str, Any]) -> str:
-    """The template filled with these values. Everything is escaped: nothing from a spec can become markup."""
+    """The page of the report with these values."""
+    return _filled("report.html.jinja", {"width": WIDTH, "policy": POLICY, **values})
+
+
+def result_html(folder: Path, evaluation: Evaluation, *, notes: Sequence[str], took: str) -> str:
+    """The result of a fit for a notebook: the outcome, warnings, the table, base and trained images if they exist."""
+    grid = folder / SAMPLES / GRID
+    values = {
+        "name": str(folder),
+        "heading": _arrow(summary.outcome(evaluation)),
+        "change": _arrow(summary.change_of_value(evaluation)),
+        "verdict": summary.verdict(evaluation),
+        "alarms": [*notes, *summary.alarms(evaluation, notes)],
+        "rows": summary.summary_rows(evaluation),
+        "image": _data_url(grid, height=NOTEBOOK_IMAGE) if grid.exists() else "",
+        "took": took,
+        "report": str(folder / REPORT),
+    }
+    return _filled("result.html.jinja", values)
+
+
+def _filled(template: str, values: Mapping[str, Any]) -> str:
+    """A template filled with these values. Everything is escaped: nothing from a spec can become markup."""
     loader = PackageLoader("dualproc.report")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("report.html.jinja").render(width=WIDTH, policy=POLICY, **values).strip() + "\n"
+    return environment.get_template(template).render(values).strip() + "\n"
 
 
-def _header(evaluation: Evaluation, progress: str) -> dict[str, Any]:
+def _arrow(text: str) -> str:
+    return text.replace(" -> ", "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}")
+
+
+def _header(evaluation: Evaluation, progress: str, notes: Sequence[str]) -> dict[str, Any]:
     images, prompts = len(evaluation.seeds), len({prompt.text for prompt in evaluation.prompts})
     sentence, alarming = summary.judge_against_measurement(evaluation)
     return {
-        "heading": summary.outcome(evaluation).replace(" -> ", "\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}"),
+        "heading": _arrow(summary.outcome(evaluation)),
+        "verdict": summary.verdict(evaluation),
+        "change": _arrow(summary.change_of_value(evaluation)),
         "lead": f"{plural(images, 'held-out image')} of {plural(prompts, 'prompt')} that were never trained on, with "
         f"the same seeds for base and trained. {progress}.",
-        "alarms": summary.alarms(evaluation),
+        "alarms": [*notes, *summary.alarms(evaluation, notes)],
         "remark": "" if alarming else sentence,
         "tiles": _tiles(evaluation),
     }
@@ -106,7 +138,8 @@ def _tiles(evaluation: Evaluation) -> list[dict[str, str]]:
     for row in [rows[label] for label in shown if label in rows][:4]:
         before, after = (text.split(" ± ")[0] for text in (row.before, row.after))
         note = f", {row.note}" if row.label == summary.HACK_METER and row.note else ""
-        tiles.append({"label": row.label, "value": after, "below": f"base {before}{note}"})
+        level = summary.verdict(evaluation).level if row.label in first else ""
+        tiles.append({"label": row.label, "value": after, "below": f"base {before}{note}", "level": level})
     return tiles
 
 
@@ -131,12 +164,43 @@ def _cards(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
     return {"cards": cards, "cards_note": note if cards else "The run has no images."}
 
 
-def _data_url(path: Path) -> str:
+def _sliders(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
+    """For each slider: images at values from end to end, the calibration curve, and its numbers."""
+    trained, first = evaluation.trained, evaluation.prompts[0].text
+    known = {one.slider: one for one in trained.calibration}
+    sliders = []
+    for name, asked in evaluation.asked.items():
+        file, one = run.samples / STRIP.format(name), known.get(name)
+        score = next((score for score in trained.scores if one is not None and score.name == one.scorer), None)
+        chart = calibration_chart(one, asked, score.values) if one is not None and score is not None else None
+        sliders.append(
+            {
+                "name": name,
+                "strip": _encoded(file.read_bytes()) if file.exists() else "",
+                "about": f"{first}, seed {evaluation.seeds[0]}: the first held-out prompt and seed.",
+                "charts": [chart] if chart is not None else [],
+                "points": [_cells(point) for point in (one.points if one is not None else ())],
+            }
+        )
+    return {"sliders": sliders}
+
+
+def _cells(point: CalibrationPoint) -> list[str]:
+    on_target = math.nan if point.on_target is None else point.on_target
+    numbers = (point.asked, point.measured, point.spread, point.error)
+    return [*map(number, numbers), percent(on_target), percent(point.kept), number(point.diversity)]
+
+
+def _encoded(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+
+
+def _data_url(path: Path, *, height: int = THUMBNAIL) -> str:
     from PIL import Image
 
     with Image.open(path) as image:
-        image.thumbnail((image.width, THUMBNAIL), Image.Resampling.LANCZOS)
-        return "data:image/png;base64," + base64.b64encode(png(image)).decode("ascii")
+        image.thumbnail((image.width, height), Image.Resampling.LANCZOS)
+        return _encoded(png(image))
 
 
 def _results(evaluation: Evaluation, preserve: str) -> dict[str, Any]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dualproc.run.files import write_atomically
-from dualproc.run.images import BASE, GRID, JUDGE_VIEW, TRAINED, image_names, png, spread_out, write_images
+from dualproc.run.images import (
+    BASE,
+    GRID,
+    JUDGE_VIEW,
+    STRIP,
+    TRAINED,
+    image_names,
+    spread_out,
+    write_images,
+    write_png,
+)  # fmt: skip
 from dualproc.types import Evaluation
 
-from .grids import before_after_grid
+from .grids import before_after_grid, sheet
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +48,13 @@ def write_samples(
     chosen = spread_out(prompts, GRID_IMAGES)
     seen = None if judge_view is None else judge_view[chosen]
     grid = before_after_grid(base[chosen], trained[chosen], judge_view=seen, captions=[prompts[i] for i in chosen])
-    write_atomically(samples / GRID, png(grid), durable=False)
-    return samples / GRID
+    return write_png(samples / GRID, grid)
+
+
+def write_strips(samples: Path, strips: Mapping[str, Tensor], captions: Mapping[str, Sequence[str]]) -> None:
+    """Write each slider's images ([N, 3, H, W]) side by side, under their captions."""
+    for name, images in strips.items():
+        write_png(samples / STRIP.format(name), sheet(images, captions=captions[name], columns=len(images)))
 
 
 def sample_files(samples: Path, evaluation: Evaluation, most: int) -> dict[int, dict[str, Path]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dualproc.run import Outcome
-from dualproc.types import Evaluation, Measurement, Score
-from dualproc.wording import NOT_MEASURED, number, percent, times
+from dualproc.types import Calibration, Evaluation, Measurement, Score, StepRecord
+from dualproc.wording import NOT_MEASURED, number, percent, plural, times
 
 from .numeric import mean, mean_and_spread, measured, ratio, unmeasured
 
@@ -17,6 +18,8 @@ GAP_LIMIT = 0.1
 """Warn if the judge's mean P(wanted answer) exceeds the independent measurement by more than this."""
 CONFIDENT = 0.5
 """No such warning if the judge's mean P(wanted answer) is below this."""
+MOST = 0.8
+"""A result is good if at least this share of the images is on target, and `LITTLE` more than of the base images."""
 LITTLE = 0.1
 """Warn about little effect if the measurement rises by less than this and stays below one half."""
 HACK_LIMIT = 1.5
@@ -37,6 +40,14 @@ HOW_KEPT = f"share of images with the referee's P above {PRESERVED_ABOVE}"
 NO_PROOF = "No independent measurement: only the judge, which trained the LoRA, was asked. Add a scorer or a referee."
 
 
+class Verdict(NamedTuple):
+    """Whether the fit reached its target, by the most independent measurement there is."""
+
+    level: str
+    """`good`, `partial` or `poor`; empty if nothing independent was measured."""
+    sentence: str
+
+
 class Row(NamedTuple):
     """One line of the table of results."""
 
@@ -52,7 +63,8 @@ class Row(NamedTuple):
 def summary_rows(evaluation: Evaluation) -> list[Row]:
     """The table of results: every scorer, judge, referee, subjects kept, hack meter, diversity."""
     base, trained = evaluation.base, evaluation.trained
-    rows = [row for pair in zip(base.scores, trained.scores, strict=True) for row in _score_rows(*pair)]
+    rows = [row for pair in zip(base.calibration, trained.calibration, strict=True) for row in _slider_rows(*pair)]
+    rows += [row for pair in zip(base.scores, trained.scores, strict=True) for row in _score_rows(*pair)]
     for label, before, after, note in (
         (JUDGE, base.judge, trained.judge, "it trained the LoRA, so it proves nothing"),
         (REFEREE, base.referee, trained.referee, "it took no part in training"),
@@ -100,12 +112,7 @@ def image_columns(measurement: Measurement) -> list[tuple[str, tuple[float, ...]
 def headline(evaluation: Evaluation) -> str:
     """The result in one line: the independent measurement first, then the side effects."""
     base, trained = evaluation.base, evaluation.trained
-    parts = [outcome(evaluation)]
-    if _has_target(trained):
-        before, after = base.scores[0], trained.scores[0]
-        blind = unmeasured(after.values)
-        note = f" ({blind} {NOT_MEASURED})" if blind else ""
-        parts.append(f"images on target {percent_on_target(before)} -> {percent_on_target(after)}{note}")
+    parts = [outcome(evaluation), *filter(None, [change_of_value(evaluation)])]
     if base.preserved is not None and trained.preserved is not None:
         parts.append(f"{KEPT} {percent(kept(base))} -> {percent(kept(trained))}")
     change = ratio(trained.hack_meter, base.hack_meter)
@@ -115,20 +122,62 @@ def headline(evaluation: Evaluation) -> str:
 
 
 def outcome(evaluation: Evaluation) -> str:
-    """The most independent measurement there is, before and after."""
+    """The share of images on target, compared with the base's; else the most independent measurement there is."""
     base, trained = evaluation.base, evaluation.trained
+    if _has_target(trained):
+        images = plural(len(evaluation.seeds), "held-out image")
+        before, after = base.scores[0], trained.scores[0]
+        return f"{percent_on_target(after)} of {images} on target (base: {percent_on_target(before)})"
     blind = ""
+    if trained.calibration and math.isfinite(trained.calibration[0].error):
+        was, now = base.calibration[0], trained.calibration[0]
+        errors = f"mean error {number(was.error)} -> {number(now.error)}"
+        by = f"Slider {now.slider}, measured by {now.scorer.replace('_', ' ')}"
+        return f"{by}: {errors}, rank correlation {number(now.spearman)}"
     if trained.scores:
         before, after = base.scores[0], trained.scores[0]
         if measured(after.values):
-            note = f" ({_aim(after)})" if _aim(after) else ""
-            start = number(mean(before.values)) if measured(before.values) else NOT_MEASURED
-            return f"Measured {title(after)}: {start} -> {number(mean(after.values))}{note}"
+            return f"Measured {_value(before, after)}"
         blind = f"{title(after).capitalize()}: {NOT_MEASURED}. "
     if base.referee is not None and trained.referee is not None:
         return f"{blind}The {REFEREE}: {number(mean(base.referee))} -> {number(mean(trained.referee))}"
     change = f"{number(mean(base.judge))} -> {number(mean(trained.judge))}"
     return f"{blind}The {JUDGE}: {change} (not an independent measurement)"
+
+
+def change_of_value(evaluation: Evaluation) -> str:
+    """The first scorer's mean value, if its share on target is the outcome: `line weight: 0.03 -> 0.04`."""
+    if not _has_target(evaluation.trained):
+        return ""
+    before, after = evaluation.base.scores[0], evaluation.trained.scores[0]
+    blind = unmeasured(after.values)
+    return _value(before, after) + (f", {blind} {NOT_MEASURED}" if blind else "")
+
+
+def _value(before: Score, after: Score) -> str:
+    note = f" ({_aim(after)})" if _aim(after) else ""
+    start = number(mean(before.values)) if measured(before.values) else NOT_MEASURED
+    return f"{title(after)}: {start} -> {number(mean(after.values))}{note}"
+
+
+def verdict(evaluation: Evaluation) -> Verdict:
+    """Whether the fit reached its target: by the share on target, or else by the referee's mean P(wanted answer)."""
+    trained = evaluation.trained
+    before, after = _most_independent(evaluation)
+    if not math.isfinite(after) or not (_has_target(trained) or trained.referee is not None):
+        return Verdict("", "")
+    what = "images are on target" if _has_target(trained) else "images are as wanted, by the referee's answers"
+    rise = after - before if math.isfinite(before) else after
+    if rise <= -LITTLE:
+        return Verdict("poor", f"Fewer {what} than without the LoRA.")
+    if after < CONFIDENT:
+        change = "hardly more" if rise < LITTLE else "though more"
+        return Verdict("poor", f"Less than half of the {what}, {change} than without the LoRA.")
+    if rise < LITTLE:
+        return Verdict("partial", f"The LoRA changes little: about as many {what} without it.")
+    if after < MOST:
+        return Verdict("partial", f"At least half of the {what}, and more than without the LoRA.")
+    return Verdict("good", f"Most {what}, and clearly more than without the LoRA.")
 
 
 def judge_against_measurement(evaluation: Evaluation) -> tuple[str, bool]:
@@ -150,16 +199,27 @@ def judge_against_measurement(evaluation: Evaluation) -> tuple[str, bool]:
         return f"{sentence}; the scorer {why}.", blind
     else:
         return NO_PROOF, True
-    gap = judge - other
-    if not (gap > GAP_LIMIT and judge > CONFIDENT):
+    gap, measures = judge - other, "the scorer measures" if _has_target(trained) else "the referee sees"
+    if not math.isfinite(gap):
+        return sentence, False
+    if gap < -GAP_LIMIT:
+        return f"{sentence} The judge is more cautious than that.", False
+    if gap <= GAP_LIMIT:
         return f"{sentence} The two agree.", False
-    if gap - (mean(base.judge) - before) < GAP_LIMIT / 2:
-        return f"{sentence} The gap is as large on base images: the judge does not see what the scorer measures.", True
+    if judge <= CONFIDENT:
+        return f"{sentence} The judge is not sure of these images either.", False
+    if gap - (mean(base.judge) - before) < GAP_LIMIT / 2:  # not of the training's making
+        if other - before < LITTLE:
+            return f"{sentence} The gap is as large on base images: the judge does not see what {measures}.", True
+        return f"{sentence} The gap is as large on base images: the judge accepts more than {measures}.", False
     return f"{sentence} The judge is more confident than that: possible reward hacking.", True
 
 
-def alarms(evaluation: Evaluation) -> list[str]:
-    """Warnings: reasons to look at the images before using the LoRA."""
+def alarms(evaluation: Evaluation, notes: Sequence[str] = ()) -> list[str]:
+    """Warnings: reasons to look at the images before using the LoRA.
+
+    `notes` are what the run itself warned of: if the LoRA has little effect, these come before any other advice.
+    """
     base, trained = evaluation.base, evaluation.trained
     sentence, alarming = judge_against_measurement(evaluation)
     found = [sentence] if alarming else []
@@ -167,10 +227,11 @@ def alarms(evaluation: Evaluation) -> list[str]:
     before, after = _most_independent(evaluation)
     if after < CONFIDENT and after - before < LITTLE:
         what = "images on target" if _has_target(trained) else f"the {REFEREE if trained.referee else JUDGE}"
+        first = "First fix what this run warned of: it may be the cause. Then train" if notes else "Train"
         found.append(
             f"Little effect; {what}: {percent(before)} -> {percent(after)}. "
-            "Train longer, raise train.lr, or lower the anchor's weight, and check with `dp ask` whether the judge can "
-            "tell such images apart."
+            f"{first} longer, raise train.lr, or lower the anchor's weight, and check with `dp ask` whether the judge "
+            "can tell such images apart."
         )
     if not all(map(math.isfinite, (*trained.judge, trained.hack_meter))):
         found.append("Some images could not be judged: they have pixels that are not finite.")
@@ -205,6 +266,13 @@ def _blindness(evaluation: Evaluation) -> list[str]:
                 "Look at these images, and measure them with another scorer or the referee."
             )
     return found
+
+
+def step_note(record: StepRecord, referee: float | None) -> str:
+    """The numbers of a training step for a progress bar; `referee` is the referee's latest P(wanted answer)."""
+    seen = "" if referee is None else f" referee {referee:.2f}"
+    skipped = " (not finite: skipped)" if record.skipped else ""
+    return f"loss {record.loss:.2f} reward {record.reward:.2f}{seen}{skipped}"
 
 
 def memory_used(outcome: Outcome) -> str:
@@ -255,10 +323,24 @@ def within(score: Score) -> str:
     return "" if score.accepted is None else "within {:.3g} to {:.3g}".format(*score.accepted)
 
 
+def _slider_rows(base: Calibration, trained: Calibration) -> list[Row]:
+    asked = [point.asked for point in trained.points]
+    note = f"|measured - asked|, by {trained.scorer.replace('_', ' ')}, {trained.unit}"
+    before, after = (
+        f"{number(one.error)} ± {number(one.spread, digits=2)}" if math.isfinite(one.error) else NOT_MEASURED
+        for one in (base, trained)
+    )
+    values = f"of asked and measured; {len(asked)} values, {min(asked):g} to {max(asked):g}"
+    return [
+        Row(f"slider {trained.slider}: error", before, after, note),
+        Row(f"slider {trained.slider}: rank correlation", number(base.spearman), number(trained.spearman), values),
+    ]
+
+
 def _score_rows(base: Score, trained: Score) -> list[Row]:
     name = title(trained)
     rows = [Row(name, mean_and_spread(base.values), mean_and_spread(trained.values), _aim(trained, unit=True))]
-    if trained.accepted is not None:
+    if trained.accepted is not None or trained.on_target is not None:
         rows.append(Row(f"{name} on target", percent_on_target(base), percent_on_target(trained), within(trained)))
     blind = [unmeasured(score.values) for score in (base, trained)]
     if any(blind):

@@ -16,9 +16,9 @@ ASIDE = ".aside-"
 
 _READING = "check that it exists, that you may read it, and that its disk is available"
 _HINTS = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space on that disk, then continue with `--resume`"),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "choose a folder that you may write to with `--out`"),
-    errno.EROFS: "choose a folder on a writable disk with `--out`",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space on that disk, then continue with `resume=True`"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "choose a folder that you may write to with `out`"),
+    errno.EROFS: "choose a folder on a writable disk with `out`",
 }
 
 
@@ -28,7 +28,7 @@ def as_run_error(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        writing = _HINTS.get(error.errno or 0, "choose another folder with `--out`")
+        writing = _HINTS.get(error.errno or 0, "choose another folder with `out`")
         hint = _READING if action == "read" else writing
         raise RunError(f"cannot {action} {path}: {error.strerror or error}", hint=hint) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -13,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from dualproc.errors import RunError
 from dualproc.spec import paths
 from dualproc.types import Evaluation, StepRecord
+from dualproc.wording import command
 
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
 from .environment import Environment, environment
-from .files import ASIDE, as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
-from .header import with_facts
+from .files import as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
+from .lora_file import write_lora
 from .records import Outcome, from_json, to_json
 from .resolved import differing_keys, plain
 
@@ -30,6 +30,7 @@ SPEC = "spec.yaml"
 RESOLVED = "spec.resolved.yaml"
 """Written first and deleted last: a folder with this file is a run."""
 ENVIRONMENT = "env.json"
+WARNINGS = "warnings.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 OUTCOME = "outcome.json"
@@ -41,12 +42,15 @@ REPORT = "report.html"
 SAMPLES = "samples"
 CHECKPOINTS = "checkpoints"
 GENERATED = "generated"
+SLIDERS = "sliders"
+"""A subfolder for each slider's LoRA."""
 TRACEBACK = "traceback.txt"
 """Where a plugin failed; deleted when the run is resumed."""
 
 _OURS = (
-    CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WEIGHTS, COMFYUI,
-    "adapter_model.safetensors", "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, INPUTS, RESOLVED,
+    CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WARNINGS, WEIGHTS, COMFYUI,
+    "adapter_model.safetensors", "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, SLIDERS, INPUTS,
+    RESOLVED,
 )  # fmt: skip
 """In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
 
@@ -114,7 +118,7 @@ class RunFolder:
         Errors that only writing shows, such as a full disk, are left to `create`.
         """
         if resume and overwrite:
-            raise RunError("`--resume` continues a run, `--overwrite` deletes it: use one of them")
+            raise RunError("`resume=True` continues a run, `overwrite=True` deletes it: use one of them")
         folder = Path(path)
         with as_run_error("use", folder):
             _refuse_foreign(folder)
@@ -188,39 +192,21 @@ class RunFolder:
                 sync(metrics)
         return save_checkpoint(self.path / CHECKPOINTS, step, tensors, state)
 
-    def write_lora(self, save: Callable[[Path], None], facts: Mapping[str, str] | None = None) -> None:
-        """Let `save` write a LoRA's files into a temporary folder, then move them into the run, each one atomically.
-
-        `facts` are added to the headers of the safetensors files. All files get the permissions of the run's other
-        files: safetensors makes files that only their owner may read.
-
-        Raises RunError if they cannot be written, and any other exception of `save`; earlier files then stay.
-        """
-        from safetensors import SafetensorError
-
-        aside, weights = self.path / f"{ASIDE}lora", self.path / WEIGHTS
-        remove(aside)
-        make_folder(aside)
-        try:
-            with as_run_error("write", weights):
-                try:
-                    save(aside)
-                except SafetensorError as error:
-                    raise _system_error(error) from error
-                plain = aside.stat().st_mode & 0o666  # the umask has been applied to the folder
-                for file in sorted(aside.iterdir(), key=lambda file: file.name == WEIGHTS):  # it completes the run
-                    if facts and file.suffix == ".safetensors":
-                        file.write_bytes(_described(file, facts))
-                    file.chmod(plain)
-                    sync(file)
-                    file.replace(self.path / file.name)
-                sync(self.path)
-        finally:
-            remove(aside)
+    def write_lora(
+        self, save: Callable[[Path], None], inside: str = "", *, facts: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a LoRA into the run, or into its subfolder `inside`. See `dualproc.run.lora_file.write_lora`."""
+        write_lora(self.path / inside, save, facts)
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Write the measurements on the held-out images."""
         self.write(EVALUATION, to_json(evaluation, indent=1) + "\n")
+
+    def add_warnings(self, texts: Sequence[str]) -> None:
+        """Add warnings to those of the run so far; each is kept once."""
+        known = self.read_warnings()
+        if new := [text for text in dict.fromkeys(texts) if text not in known]:
+            self.write(WARNINGS, to_json([*known, *new], indent=1) + "\n")
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write the outcome; a run without it counts as unfinished."""
@@ -262,7 +248,13 @@ class RunFolder:
         path = self.path / EVALUATION
         if not path.exists():
             return None
-        return from_json(Evaluation, read_text(path), source=path, hint=f"evaluate the run again: dp score {self.path}")
+        hint = f"evaluate the run again: {command('dp', 'score', self.path)}"
+        return from_json(Evaluation, read_text(path), source=path, hint=hint)
+
+    def read_warnings(self) -> list[str]:
+        """What the user was warned of when the run was trained and evaluated; empty if there was nothing."""
+        path = self.path / WARNINGS
+        return from_json(list[str], read_text(path), source=path) if path.exists() else []
 
     def read_outcome(self) -> Outcome | None:
         """The outcome; None before the fit has ended."""
@@ -307,12 +299,12 @@ class RunFolder:
         if not (self.path / RESOLVED).exists() or overwrite:
             return
         if not resume:
-            hint = "continue it (`--resume`), replace it (`--overwrite`), or choose another folder (`--out`)"
+            hint = "continue it (`resume=True`), replace it (`overwrite=True`), or choose another folder (`out`)"
             raise RunError(f"{self.path} already has a run", hint=hint)
         self.refuse_changes(
             resolved_text,
             f"continue with the spec that it was started with ({self.path / RESOLVED}), "
-            "replace the run (`--overwrite`), or choose another folder (`--out`)",
+            "replace the run (`overwrite=True`), or choose another folder (`out`)",
             training=True,
         )
 
@@ -320,11 +312,11 @@ class RunFolder:
 def _refuse_foreign(folder: Path) -> None:
     """Refuse a folder with files of the same names that are not a run's, such as a project's README.md."""
     if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file; a run needs a folder", hint="choose another folder with `--out`")
+        raise RunError(f"{folder} is a file; a run needs a folder", hint="choose another folder with `out`")
     taken = [name for name in _OURS if (folder / name).exists()]
     if taken and RESOLVED not in taken:
         message = f"{folder} is not a run, but has files that a run would overwrite: {', '.join(taken)}"
-        raise RunError(message, hint="choose another folder with `--out`")
+        raise RunError(message, hint="choose another folder with `out`")
 
 
 def _refuse_unwritable(folder: Path) -> None:
@@ -335,22 +327,7 @@ def _refuse_unwritable(folder: Path) -> None:
         return
     action = f"write to {folder}" if there == whole else f"make the folder {folder}"
     cause = "permission denied, or the disk is read-only" if there.is_dir() else f"{there} is a file"
-    raise RunError(f"cannot {action}: {cause}", hint="choose a folder that you may write to with `--out`")
-
-
-def _described(file: Path, facts: Mapping[str, str]) -> bytes:
-    """The content of a safetensors file with `facts` in its header."""
-    try:
-        return with_facts(file.read_bytes(), facts)
-    except ValueError as error:
-        hint = "plugin authors: `dualproc.testing.check_generator` checks what `save_lora` writes"
-        raise RunError(f"the generator plugin wrote a damaged {file.name}: {error}", hint=hint) from error
-
-
-def _system_error(error: Exception) -> OSError:
-    """The system error in an error of safetensors, which writes files itself and keeps only the text of it."""
-    found = re.search(r"os error (\d+)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
+    raise RunError(f"cannot {action}: {cause}", hint="choose a folder that you may write to with `out`")
 
 
 def _not_a_run(folder: Path) -> RunError:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 BASE, TRAINED, JUDGE_VIEW = "base", "trained", "judge_view"
 """Subfolders of `samples/`."""
 GRID = "before_after.png"
+STRIP = "strip_{}.png"
+"""For each slider, by its name: images at values from end to end."""
 
 
 def image_names(prompts: Sequence[str], seeds: Sequence[int], *, ending: str = "") -> list[str]:
@@ -37,6 +39,13 @@ def write_images(folder: Path, images: Tensor, names: Sequence[str]) -> list[Pat
     for path, image in zip(paths, to_pillow(images), strict=True):
         write_atomically(path, png(image), durable=False)
     return paths
+
+
+def write_png(path: Path, image: Image) -> Path:
+    """Write an image as PNG, into a folder that is made if it does not exist; RunError if it cannot be written."""
+    make_folder(path.parent)
+    write_atomically(path, png(image), durable=False)
+    return path
 
 
 def spread_out(prompts: Sequence[str], most: int) -> list[int]:

@@ -56,5 +56,5 @@ def _acquire(lock: FileLock, folder: Path) -> None:
             lock.acquire(blocking=False)
     except Timeout:
         holder = f" ({read_text(folder / HOLDER)})" if (folder / HOLDER).is_file() else ""
-        hint = "wait until it is done, or choose another folder with `--out`"
+        hint = "wait until it is done, or choose another folder with `out`"
         raise RunError(f"{folder} is in use by another run{holder}", hint=hint) from None

@@ -10,6 +10,7 @@ from typing import Any
 
 from dualproc.errors import RunError
 from dualproc.spec.reading import read_text
+from dualproc.spec.template import fill_text
 
 MAY_CHANGE = re.compile(
     r"evaluation\..+|train\.(watch\..+|checkpoint_every)|(generator|judge|referee)\.(checkpointing|device|offload)"
@@ -21,7 +22,7 @@ STEPS = "train.steps"
 
 @dataclass(frozen=True)
 class Task:
-    """The part of a spec that reports show; empty where the spec has no value."""
+    """The part of a spec that reports show; empty where the spec has no value. A slider is shown as its range."""
 
     name: str
     """With the variant: `line_weight, thick`."""
@@ -45,13 +46,16 @@ def plain(resolved_text: str, source: Path | str) -> dict[str, Any]:
 
 def task(spec: Mapping[str, Any]) -> Task:
     """The task, from what `plain` returned."""
+    ranges = {name: _mapping(one) for name, one in _mapping(spec.get("sliders")).items()}
+    values = {name: f"{one.get('from')} to {one.get('to')}" for name, one in ranges.items()}
     given, steps = spec.get("question"), _mapping(spec.get("train")).get("steps")
     questions = [_mapping(one) for one in (given if isinstance(given, list) else [given])]
+    asked = [(one, _template(one)) for one in questions]
     return Task(
         name=", ".join(str(spec[key]) for key in ("name", "variant") if spec.get(key)),
-        description=str(spec.get("description") or ""),
-        questions=tuple((_template(one), str(one.get("answer", "Yes"))) for one in questions if _template(one)),
-        preserve=_template(_mapping(spec.get("preserve"))),
+        description=fill_text(str(spec.get("description") or ""), values),
+        questions=tuple((fill_text(text, values), _answer(one)) for one, text in asked if text),
+        preserve=fill_text(_template(_mapping(spec.get("preserve"))), values),
         steps=steps if isinstance(steps, int) else 0,
     )
 
@@ -73,7 +77,7 @@ def _count(value: Any) -> int:
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):  # an empty one is the same as none: runs of earlier versions have no `sliders`
         for key, item in value.items():
             yield from _leaves(item, f"{path}.{key}" if path else str(key))
     else:
@@ -82,6 +86,12 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
+
+
+def _answer(question: Mapping[str, Any]) -> str:
+    """The wanted answer; of several wordings the first."""
+    answer = question.get("answer", "Yes")
+    return str(answer[0] if isinstance(answer, list) and answer else answer)
 
 
 def _template(question: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ def new_package(name: str, kinds: Sequence[str] = ("scorers",), *, out: Path | N
     texts = {folder / file: text for file, text in _texts(name, module, plugin, wanted).items()}
     with as_run_error("write", folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise DualprocError(f"{folder} exists already", hint="choose another folder with --out, or remove this one")
+            raise DualprocError(f"{folder} exists already", hint="choose another folder with `out`, or remove this one")
         for file, text in texts.items():
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, encoding="utf-8")

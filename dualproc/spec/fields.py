@@ -17,6 +17,7 @@ Word = Annotated[str, Field(pattern=WORD, max_length=100)]
 Text = Annotated[str, Field(pattern=NOT_BLANK, max_length=2000)]
 """A string that is not blank, at most 2000 characters."""
 
+Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]

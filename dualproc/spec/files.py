@@ -13,6 +13,7 @@ from .document import Node, problem_at
 from .merge import merge
 from .mistakes import show
 from .reading import read_text
+from .shipped import hint_for_missing
 
 MAX_BYTES = 1_000_000
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -27,7 +28,8 @@ def read_chain(path: Path) -> tuple[Node | None, list[Problem]]:
     try:
         document, problems = _read(path)
     except DualprocError as error:
-        raise SpecError([Problem(error.message, source=str(path), hint=error.hint)]) from error
+        hint = error.hint if os.path.exists(path) else hint_for_missing(path) or error.hint
+        raise SpecError([Problem(error.message, source=str(path), hint=hint)]) from error
     chain = [path]
     while document is not None and (link := document.child("extends")) is not None:
         try:
@@ -108,4 +110,6 @@ def _other_specs(path: Path) -> str | None:
     names = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
     if folder == path:
         return f"specs in this folder: {', '.join(names[:10])}" if names else None
-    return nearest(path.name, names[:1000]) if names else f"there is no spec in {folder}"
+    if names:
+        return nearest(path.name, names[:1000])
+    return f"there is no spec in {folder}; `dp specs` lists the shipped specs"

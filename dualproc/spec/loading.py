@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +12,7 @@ from pydantic import ValidationError
 from dualproc.errors import Problem, SpecError
 from dualproc.wording import nearest
 
+from .crosschecks import cross_problems
 from .document import Node, Place, dotted, from_data, problem_at
 from .files import read_chain
 from .merge import override
@@ -20,7 +20,9 @@ from .messages import for_report, problems_from
 from .models import MAX_VARIANTS, TaskSpec
 from .paths import resolve_paths
 from .refs import PluginPlace, plugin_places
-from .template import defined_names, fill
+from .shipped import locate
+from .sliders import corners, filled
+from .template import defined_names, fill, slider_names
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,11 @@ class LoadedSpec:
 
     def plugins(self) -> tuple[PluginPlace, ...]:
         """Every plugin that the spec names; for a spec with problems, as far as it can be read."""
-        return self.spec.plugins() if self.spec else tuple(plugin_places(self.document.plain()))
+        if self.spec:
+            return self.spec.plugins()
+        sliders = self.document.mapping("sliders").items()
+        lowest = {name: low for name, slider in sliders if (low := slider.child("from")) is not None}
+        return tuple(plugin_places(fill(self.document, lowest).plain()))
 
     @property
     def origins(self) -> dict[str, str]:
@@ -71,16 +77,17 @@ class LoadedSpec:
 
 
 def read_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> LoadedSpec:
-    """Read and check a spec file (`.yaml`, `.yml`, `.json`).
+    """Read and check a spec: a file (`.yaml`, `.yml`, `.json`), or the name of a shipped spec, such as `line_weight`.
 
     Precedence, from low to high: defaults, the file named by `extends`, the file itself, `overrides` (`a.b=c`) from
     left to right. The variant's values are filled in last. Mistakes in the contents are returned in `problems`. Raises
     SpecError if the file is missing, not a regular file, larger than 1 MB, or not readable.
     """
-    document, problems = read_chain(Path(path))
+    file = locate(path)
+    document, problems = read_chain(file)
     if document is None:
         shown = for_report(problems)
-        return LoadedSpec(None, shown, None, (), Node({}, Place(str(path))), None, shown)
+        return LoadedSpec(None, shown, None, (), Node({}, Place(str(file))), None, shown)
     document, more = override(document, overrides)
     return _load(document, [*problems, *more], variant)
 
@@ -136,8 +143,16 @@ def _check(document: Node, variant: str | None) -> tuple[Node, TaskSpec | None, 
         if own is None or own.value is None:
             document = document.with_node(("variant",), Node(variant))
     openable, problems = resolve_paths(document)
+    names = {"variant_names": defined_names(document), "slider_names": slider_names(document)}
     try:
-        spec = TaskSpec.model_validate(openable.plain(), context={"variant_names": defined_names(document)})
+        spec = TaskSpec.model_validate(openable.plain(), context=names)
     except ValidationError as error:
-        return document, None, [*problems, *problems_from(error, TaskSpec, document)]
+        return document, None, [*problems, *problems_from(error, TaskSpec, document), *cross_problems(document)]
+    for values in corners(spec.sliders) if spec.sliders else ():
+        try:
+            filled(spec, values)
+        except ValidationError as error:
+            problems += problems_from(error, TaskSpec, document)
+        except SpecError as error:
+            problems += error.problems
     return document, None if problems else spec, problems

@@ -14,7 +14,7 @@ from dualproc.wording import nearest
 from .document import At, KeyPath, Node, dotted, problem_at, split
 from .fields import NAME, NOT_BLANK, WORD
 from .mistakes import MAX_PROBLEMS, show
-from .template import SECTIONS, defined_names, sole_placeholder
+from .template import SECTIONS, defined_names, slider_names, sole_placeholder
 
 _LONGEST = 1000
 """Maximum number of characters of a message, a path or a hint: keys and values of a spec may have any length."""
@@ -63,16 +63,24 @@ class _Draft:
 
 
 def problems_from(
-    error: ValidationError, model: type[BaseModel], document: Node, path: str | KeyPath = ()
+    error: ValidationError,
+    model: type[BaseModel],
+    document: Node,
+    path: str | KeyPath = (),
+    *,
+    also: Collection[str] = (),
 ) -> list[Problem]:
-    """Convert the validation error of the value at `path`, which is not a valid `model`, to problems."""
-    path, names = split(path), defined_names(document)
+    """Convert the validation error of the value at `path`, which is not a valid `model`, to problems.
+
+    `also` are keys of the value that `model` does not have because something else reads them.
+    """
+    path, names, sliders = split(path), defined_names(document), slider_names(document)
     part = document.nearest(path)[0]
     unions: dict[KeyPath, _Draft] = {}
     drafts: list[_Draft] = []
     errors = [details for details in error.errors(include_url=False) if not _is_consequence(details)]
     for details in errors[: MAX_PROBLEMS + 1]:
-        draft = _draft(details, model, part, names)
+        draft = _draft(details, model, part, names, sliders, also)
         first = unions.setdefault(draft.path, draft) if draft.expected else draft
         if first is draft:
             drafts.append(draft)
@@ -109,15 +117,23 @@ def _is_consequence(details: Any) -> bool:
     return bool(details["type"] == "too_short" and len(details["input"]) >= details["ctx"]["min_length"])
 
 
-def _draft(details: Any, model: type[BaseModel], part: Node, names: Collection[str]) -> _Draft:
-    """One error of pydantic, in the words of a problem."""
+def _draft(
+    details: Any,
+    model: type[BaseModel],
+    part: Node,
+    names: Collection[str],
+    sliders: Collection[str],
+    also: Collection[str],
+) -> _Draft:
+    """One error of pydantic, in the words of a problem; `names` are those of the variants' values."""
     kind, context, value = details["type"], details.get("ctx", {}), details["input"]
     location = tuple(details["loc"])
     path = _path(location, part, missing=kind == "missing")
     if kind == "mistake":
         return _Draft(path, context["message"], context["hint"])
     if kind == "extra_forbidden":
-        hint = nearest(str(location[-1]), _fields(_model_at(model, location[:-1])))
+        known = [*_fields(_model_at(model, location[:-1])), *(also if len(location) == 1 else ())]
+        hint = nearest(str(location[-1]), known)
         return _Draft(path, f"unknown key `{location[-1]}`", hint, at="key")
     if kind == "missing":
         if isinstance(location[-1], int):
@@ -125,6 +141,9 @@ def _draft(details: Any, model: type[BaseModel], part: Node, names: Collection[s
         missing = _fields(_model_at(model, location[:-1])).get(str(location[-1]))
         return _Draft(path, f"`{location[-1]}` is missing", missing.description if missing else None)
     if isinstance(value, str) and (name := sole_placeholder(value)) is not None:
+        if name in sliders:
+            message = f"the placeholder {{{name}}} of a slider is not allowed here"
+            return _Draft(path, message, "sliders fill questions, the description and parameters of plugins")
         if name not in names:
             return _Draft(path, f"unknown placeholder {{{name}}}", nearest(name, sorted(names)))
         return _Draft(path, f"the placeholder {{{name}}} is not allowed here", f"variants fill only {_SECTIONS}")
@@ -155,7 +174,8 @@ def _hint(kind: str, value: Any, context: Mapping[str, Any]) -> str | None:
         return nearest(value, choices) if len(choices) > 1 else None
     if kind == "model_type" and isinstance(value, str):
         if context["class_name"] == "QuestionSpec":
-            return 'write a question as `{template: "..."}`'
+            text = value if len(value) < 80 and not {'"', "\\", "\n"} & set(value) else "..."
+            return f'write a question as `{{template: "{text}"}}`'
         if context["class_name"].endswith("Ref") and len(value) < 40:
             return f"did you mean `{{type: {value}}}`?"
     return None

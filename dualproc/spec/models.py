@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from itertools import islice
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import to_jsonable_python
+from typing_extensions import Self
 
+from dualproc.errors import SpecError
 from dualproc.wording import nearest
 
 from . import refs
-from .document import KeyPath, Scalar
+from .crosschecks import cross_problems, unfilled
+from .document import KeyPath, Scalar, from_data
 from .fields import Count, Name, NotNegative, Positive, Share, Shift, SpecModel, Text, Word
+from .messages import for_report, problems_from
 from .mistakes import MAX_PROBLEMS, Mistake, plain_data, raise_mistakes, show
 from .prompts import Prompts, QuestionSpec, variant_names
+from .sliders import Slider, complete, corners, filled
 from .template import find_placeholders
 
 MAX_VARIANTS = 100
+MAX_SLIDERS = 8
 
 
 class Jitter(SpecModel):
@@ -166,6 +182,12 @@ class TaskSpec(SpecModel):
 
     schema_version: Literal[1] = Field(default=1, description="Version of the spec format.")
     name: Name = Field(description="Name of the task, of letters, digits, `_` and `-`; part of the run folder's name.")
+    sliders: Annotated[dict[Word, Slider], Field(max_length=MAX_SLIDERS)] = Field(
+        default={},
+        description="Placeholders whose value is chosen after training, each with its range. Every training step draws "
+        "a value and fills it in where a variant's value may stand, except in `prompts.template` and in numbers of the "
+        "spec itself, such as `opacity`. See use_a_lora.md.",
+    )
     description: str = Field(
         default="", max_length=2000, description="What the task trains, in one or two sentences; shown in reports."
     )
@@ -254,8 +276,36 @@ class TaskSpec(SpecModel):
         return self.anchor if isinstance(self.anchor, tuple) else (self.anchor,) if self.anchor else ()
 
     def plugins(self) -> tuple[refs.PluginPlace, ...]:
-        """Every plugin that the spec names, with its place."""
-        return tuple(refs.plugin_places(self.model_dump()))
+        """Every plugin that the spec names, with its place; with sliders, once for each end of their ranges."""
+        ends = [self.at(values) for values in corners(self.sliders)] if self.sliders else [self]
+        return tuple(place for one in ends for place in refs.plugin_places(one.model_dump()))
+
+    def at(self, values: Mapping[str, float]) -> TaskSpec:
+        """The spec with its sliders at these values, filled in; sliders that are not named are in the middle.
+
+        Raises DualprocError if a value is outside its slider's range or names no slider, and SpecError if the spec is
+        not valid with it.
+        """
+        chosen = complete(self.sliders, values)
+        if not chosen:
+            return self
+        try:
+            return filled(self, chosen)
+        except ValidationError as error:
+            raise SpecError(problems_from(error, TaskSpec, from_data(self))) from error
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_our_words(cls, data: Any, handler: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """Raise SpecError instead of pydantic's error, unless the spec is being loaded from a document."""
+        try:
+            return handler(data)
+        except ValidationError as error:
+            if info.context is not None:
+                raise
+            document = from_data(data)
+            problems = [*problems_from(error, TaskSpec, document), *cross_problems(document)]
+            raise SpecError(for_report(problems)) from None
 
     # A check across keys is a validator of the later key: `info.data` has the earlier keys that are valid. Each key has
     # its own validator, so a mistake in one key does not hide the mistakes in others.
@@ -267,21 +317,40 @@ class TaskSpec(SpecModel):
             raise_mistakes([Mistake((), f"expected 1, found {show(value)}")], value)
         return value
 
+    @field_validator("prompts")
+    @classmethod
+    def _check_fields(cls, prompts: Prompts, info: ValidationInfo) -> Prompts:
+        taken = sorted({"prompt", *prompts.fields} & _slider_names(info))
+        hint = "choose another name for the slider"
+        raise_mistakes([Mistake((), f"`{name}` is also a slider", hint) for name in taken], prompts)
+        return prompts
+
+    @model_validator(mode="after")
+    def _check_sliders(self) -> Self:
+        asked = self.model_dump(include={"question", "reward", "visual_prompt", "anchor"}) if self.sliders else {}
+        used = {name for _, name in find_placeholders(asked)}
+        hint = "write {{{}}} in `visual_prompt`, `question` or `reward`"
+        unused = [name for name in self.sliders if name not in used]
+        message = "the slider's value is used nowhere in training"
+        raise_mistakes([Mistake(("sliders", name), message, hint.format(name)) for name in unused], self)
+        return self
+
     @field_validator("description", "reward", "visual_prompt", "scorers", "anchor")
     @classmethod
     def _check_placeholders(cls, value: Any, info: ValidationInfo) -> Any:
-        raise_mistakes(_unfilled(to_jsonable_python(value), info), value)
+        names = variant_names(info) | _slider_names(info)
+        raise_mistakes(unfilled(to_jsonable_python(value), names), value)
         return value
 
     @field_validator("question", "preserve")
     @classmethod
     def _check_questions(cls, value: Any, info: ValidationInfo) -> Any:
         mistakes: list[Mistake] = []
-        prompts, names = info.data.get("prompts"), variant_names(info)
+        prompts, names = info.data.get("prompts"), variant_names(info) | _slider_names(info)
         several = isinstance(value, tuple)
         for index, question in enumerate(value if several else [value] if value else []):
             path: KeyPath = (index,) if several else ()
-            mistakes += _unfilled(question.model_dump(exclude={"template"}), info, path)
+            mistakes += unfilled(question.model_dump(exclude={"template"}), names, path)
             if prompts:
                 place = (*path, "template")
                 mistakes += prompts.placeholder_mistakes(question.template, place, also=("prompt",), suggested=names)
@@ -301,6 +370,7 @@ class TaskSpec(SpecModel):
         names = {name for values in variants.values() for name in values}
         prompts = info.data.get("prompts")
         fields = {"prompt", *(prompts.fields if prompts else ["subject"])}
+        sliders = _slider_names(info)
         mistakes = []
         for variant, values in variants.items():
             for name in sorted(names - set(values)):
@@ -308,6 +378,9 @@ class TaskSpec(SpecModel):
                 mistakes.append(Mistake((variant,), message, hint))
             for name in sorted(fields & set(values)):
                 message, hint = f"`{name}` is already a field of the prompts", "choose another name"
+                mistakes.append(Mistake((variant, name), message, hint))
+            for name in sorted(sliders & set(values)):
+                message, hint = f"`{name}` is also a slider", "a placeholder has one source: remove one of them"
                 mistakes.append(Mistake((variant, name), message, hint))
         raise_mistakes(mistakes, variants)
         return variants
@@ -331,12 +404,6 @@ class TaskSpec(SpecModel):
         return train
 
 
-def _unfilled(data: Any, info: ValidationInfo, path: KeyPath = ()) -> list[Mistake]:
-    """One mistake for each placeholder in plain data that no variant defines."""
-    names = variant_names(info)
-    # A name that only this variant does not set is reported at the variant itself.
-    unknown = ((place, name) for place, name in find_placeholders(data, path) if name not in names)
-    return [
-        Mistake(place, f"unknown placeholder {{{name}}}", nearest(name, sorted(names)))
-        for place, name in islice(unknown, MAX_PROBLEMS + 1)
-    ]
+def _slider_names(info: ValidationInfo) -> frozenset[str]:
+    """The names of the spec's sliders, also of those with mistakes if a spec is being loaded."""
+    return frozenset(info.data.get("sliders", (info.context or {}).get("slider_names", ())))

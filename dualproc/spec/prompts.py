@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from typing_extensions import Self
 
 from dualproc.errors import Problem, SpecError
 from dualproc.types import Prompt, Question
-from dualproc.wording import listed, nearest
+from dualproc.wording import nearest
 
-from .document import KeyPath
+from .crosschecks import entry_fields, shared_prompts, template_mistakes
+from .document import KeyPath, Node
 from .fields import SpecModel, Text, Word
-from .mistakes import MAX_PROBLEMS, Mistake, raise_mistakes
+from .mistakes import Mistake, raise_mistakes
+from .refs import OneOrMore
 from .template import fill_text, placeholders
 
 
@@ -30,18 +42,13 @@ Entry = Annotated[
 ]
 
 
-def _fields(entry: str | Mapping[str, str]) -> dict[str, str]:
-    """The fields of an entry by name; a string is the field `subject`."""
-    return {"subject": entry} if isinstance(entry, str) else dict(entry)
-
-
 def _check_entries(entries: tuple[str | dict[str, str], ...]) -> tuple[str | dict[str, str], ...]:
     mistakes, seen = [], set()
     for index, entry in enumerate(entries):
-        key = frozenset(_fields(entry).items())
+        key = frozenset(entry_fields(entry).items())
         if key in seen:
             mistakes.append(Mistake((index,), "this prompt is in the list twice"))
-        if "prompt" in _fields(entry):
+        if "prompt" in entry_fields(entry):
             message = "the name `prompt` is reserved for the filled template"
             mistakes.append(Mistake((index, "prompt"), message, "rename the field"))
         seen.add(key)
@@ -70,21 +77,13 @@ class Prompts(SpecModel):
     @model_validator(mode="after")
     def _check_prompts(self, info: ValidationInfo) -> Self:
         mistakes = self.placeholder_mistakes(self.template, ("template",), suggested=variant_names(info))
-        if not mistakes:
-            training = {prompt.text for prompt in self.train_prompts()}
-            hint = "evaluate on prompts that are not in `train`"
-            mistakes = [
-                Mistake(("eval", index), f"{prompt.text!r} is also a training prompt", hint)
-                for index, prompt in enumerate(self.eval_prompts())
-                if prompt.text in training
-            ]
-        raise_mistakes(mistakes, self)
+        raise_mistakes(mistakes or shared_prompts(self.template, *self._entries()), self)
         return self
 
     @property
     def fields(self) -> frozenset[str]:
         """The names of all fields of all entries."""
-        return frozenset(field for entry in (*self.train, *self.eval) for field in _fields(entry))
+        return frozenset(field for entry in (*self.train, *self.eval) for field in entry_fields(entry))
 
     def train_prompts(self) -> list[Prompt]:
         """The training prompts; their fields include `prompt`, the text itself."""
@@ -97,29 +96,16 @@ class Prompts(SpecModel):
     def placeholder_mistakes(
         self, template: str, path: KeyPath, *, also: Collection[str] = (), suggested: Collection[str] = ()
     ) -> list[Mistake]:
-        """One mistake at `path` for each placeholder of a template that not every entry can fill.
+        """The mistakes of a template that these prompts fill; see `crosschecks.template_mistakes`."""
+        return template_mistakes(template, path, *self._entries(), also=also, suggested=suggested)
 
-        `also` are additional fields that every entry has. `suggested` are names that something else fills later: they
-        are not mistakes, and they are suggested as corrections.
-        """
-        entries = {f"train.{i}": _fields(entry) for i, entry in enumerate(self.train)}
-        entries |= {f"eval.{i}": _fields(entry) for i, entry in enumerate(self.eval)}
-        known = self.fields.union(also)
-        mistakes: list[Mistake] = []
-        for name in placeholders(template):
-            if len(mistakes) > MAX_PROBLEMS:
-                break
-            lacking = [place for place, fields in entries.items() if name not in fields and name not in also]
-            if name in known and lacking:
-                hint = f"missing in {listed(lacking)}"
-                mistakes.append(Mistake(path, f"not every prompt has the field `{name}`", hint))
-            elif lacking and name not in suggested:
-                hint = nearest(name, sorted({*known, *suggested}))
-                mistakes.append(Mistake(path, f"unknown placeholder {{{name}}}", hint))
-        return mistakes
+    def _entries(self) -> tuple[dict[int, dict[str, str]], dict[int, dict[str, str]]]:
+        """The fields of the entries for training and for evaluation, by index."""
+        train, evaluation = (dict(enumerate(map(entry_fields, part))) for part in (self.train, self.eval))
+        return train, evaluation
 
     def _prompt(self, entry: str | Mapping[str, str]) -> Prompt:
-        fields = _fields(entry)
+        fields = entry_fields(entry)
         text = fill_text(self.template, fields)
         return Prompt(text, {**fields, "prompt": text})
 
@@ -129,6 +115,12 @@ def variant_names(info: ValidationInfo) -> frozenset[str]:
     return frozenset((info.context or {}).get("variant_names", ()))
 
 
+Wordings = OneOrMore[Text, Annotated[tuple[Text, ...], Field(min_length=1, max_length=20)]]
+"""An answer, or several wordings of it; the first one names it."""
+_BY_CANDIDATES: Any = None
+"""The suffix of a question that gives none."""
+
+
 class QuestionSpec(SpecModel):
     """A question about an image, its candidate answers, and which of them is wanted."""
 
@@ -136,24 +128,30 @@ class QuestionSpec(SpecModel):
         description="Text of the question. It may use the fields of the prompt, such as `{subject}`, and the whole "
         "prompt, `{prompt}`."
     )
-    suffix: str = Field(
-        default="Answer with Yes or No.",
-        max_length=2000,
-        description="Added after the question and a space; may be empty.",
+    answer: Wordings = Field(
+        default="Yes",
+        description="The wanted answer, one of `candidates`. A list, such as [Yes, yes, YES], has further wordings of "
+        "the same answer: their probabilities are added.",
     )
-    answer: Text = Field(default="Yes", description="The wanted answer; one of `candidates`.")
     candidates: tuple[Text, ...] = Field(
         default_factory=tuple,
         min_length=1,
         validate_default=True,
         description="The answers that are compared. Default: Yes and No; if `answer` is neither, only `answer`.",
     )
+    suffix: str = Field(
+        default_factory=lambda: _BY_CANDIDATES,
+        max_length=2000,
+        validate_default=True,
+        description="Added after the question and a space; may be empty. Default: `Answer with Yes or No.`, with the "
+        "names of other candidates if there are others; empty for a single candidate.",
+    )
 
     @field_validator("candidates", mode="before")
     @classmethod
     def _default_candidates(cls, candidates: Any, info: ValidationInfo) -> Any:
         if candidates is None or candidates == ():
-            answer = info.data.get("answer", "Yes")
+            answer = _first(info.data.get("answer", "Yes"))
             return ("Yes", "No") if answer in ("Yes", "No") else (answer,)
         return candidates
 
@@ -162,12 +160,29 @@ class QuestionSpec(SpecModel):
     def _check_candidates(cls, candidates: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         mistakes = []
         answer = info.data.get("answer")
-        if answer is not None and answer not in candidates:
-            mistakes.append(Mistake((), f"the wanted answer {answer!r} is not one of the candidates"))
+        if answer is not None and _first(answer) not in candidates:
+            mistakes.append(Mistake((), f"the wanted answer {_first(answer)!r} is not one of the candidates"))
+        if (both := next((text for text in _others(answer) if text in candidates), None)) is not None:
+            hint = "a wording of the wanted answer cannot be a candidate of its own"
+            mistakes.append(Mistake((), f"{both!r} is both a candidate and a wording of the wanted answer", hint))
         if len(set(candidates)) < len(candidates):
             mistakes.append(Mistake((), "a candidate is in the list twice"))
         raise_mistakes(mistakes, candidates)
         return candidates
+
+    @field_validator("suffix", mode="before")
+    @classmethod
+    def _default_suffix(cls, suffix: Any, info: ValidationInfo) -> Any:
+        if suffix is not _BY_CANDIDATES:
+            return suffix
+        candidates = info.data.get("candidates", ("Yes", "No"))
+        *others, last = ("Yes", "No") if set(candidates) == {"Yes", "No"} else candidates
+        return f"Answer with {', '.join(others)} or {last}." if others else ""
+
+    @property
+    def wanted(self) -> int:
+        """Index of the wanted answer among the candidates."""
+        return self.candidates.index(_first(self.answer))
 
     def for_prompt(self, prompt: Prompt) -> Question:
         """The question about an image of `prompt`. Raises SpecError if the prompt lacks a field of the template."""
@@ -177,4 +192,23 @@ class QuestionSpec(SpecModel):
             hint = nearest(missing[0], list(fields))
             raise SpecError([Problem(f"unknown placeholder {{{missing[0]}}}", "question", hint=hint)])
         text = f"{fill_text(self.template, fields)} {self.suffix}".rstrip()
-        return Question(text, self.candidates, self.candidates.index(self.answer))
+        return Question(text, self.candidates, self.wanted, _others(self.answer))
+
+
+def questions_in(document: Node) -> Iterator[tuple[KeyPath, QuestionSpec]]:
+    """The questions in a document that are valid in themselves, each with its path; without `preserve`."""
+    given = document.child("question")
+    places: list[KeyPath] = [("question",)]
+    if given is not None and isinstance(given.value, list):
+        places = [("question", index) for index in range(len(given.value))]
+    for path in places if given is not None else ():
+        with suppress(ValidationError):
+            yield path, QuestionSpec.model_validate(document.nearest(path)[0].plain())
+
+
+def _first(answer: str | Sequence[str]) -> str:
+    return answer if isinstance(answer, str) else answer[0]
+
+
+def _others(answer: str | Sequence[str] | None) -> tuple[str, ...]:
+    return () if answer is None or isinstance(answer, str) else tuple(answer[1:])

@@ -152,6 +152,8 @@ class _Reader:
             message, hint = "found a tab where YAML expects spaces", "indent with spaces"
         elif "mapping values are not allowed" in message:
             hint = "put a string that contains `: ` in quotes"
+        elif "but got '?'" in message:
+            hint = "inside braces or brackets, put a string that contains `?` in quotes"
         mark = error.problem_mark or error.context_mark
         self.report(message, self.place(mark) if mark else Place(self.source), hint)
 

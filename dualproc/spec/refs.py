@@ -8,7 +8,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
-from .document import KeyPath, dotted
+from .document import KeyPath, dotted, split
 from .fields import NotNegative, Positive, SpecModel, Text
 from .mistakes import plain_data
 
@@ -67,6 +67,13 @@ class PluginPlace(NamedTuple):
     """One of `dualproc.protocols.KINDS`."""
     type: str
     params: dict[str, Any]
+
+    @property
+    def own_keys(self) -> tuple[str, ...]:
+        """The keys that the spec reads itself: `type`, and in some places `weight`."""
+        pattern = tuple("*" if str(part).isdecimal() else part for part in split(self.path))
+        model = next((model for place, _, model in _PLACES if place == pattern), PluginRef)
+        return tuple(model.model_fields)
 
 
 MAX_LISTED = 100

@@ -40,7 +40,7 @@ def json_schema(params: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Schema
     definitions["Placeholder"] = {
         "type": "string",
         "pattern": pattern,
-        "description": "Replaced with the variant's value of this name.",
+        "description": "Replaced with the value of this name, of the variant or of a slider.",
     }
     schema["properties"]["extends"] = {
         "type": "string",

@@ -1,4 +1,4 @@
-"""`{name}` placeholders: a variant fills them when a spec is loaded, the fields of a prompt fill the rest later.
+"""`{name}` placeholders: a variant fills them when a spec is loaded; sliders and the fields of a prompt, later.
 
 Only a name of letters, digits and `_` in braces is a placeholder; all other braces are plain text.
 """
@@ -6,7 +6,7 @@ Only a name of letters, digits and `_` in braces is a placeholder; all other bra
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from dualproc.errors import SpecError
 from .document import KeyPath, Node, problem_at
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SINGLE_BRACE = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*(?![A-Za-z0-9_}])|(?<![A-Za-z0-9_{])[A-Za-z_][A-Za-z0-9_]*\}")
 MAX_FILLED = 1_000_000
 """Maximum number of characters that a variant may add to a spec."""
 
@@ -30,6 +31,11 @@ def defined_names(document: Node) -> frozenset[str]:
     return frozenset(name for variant in document.mapping("variants") for name in document.mapping("variants", variant))
 
 
+def slider_names(document: Node) -> frozenset[str]:
+    """The names of the sliders: placeholders that are filled in after loading."""
+    return frozenset(document.mapping("sliders"))
+
+
 def placeholders(text: str) -> list[str]:
     """The names of the placeholders in a text, in order, without duplicates."""
     return list(dict.fromkeys(_PLACEHOLDER.findall(text)))
@@ -39,6 +45,11 @@ def sole_placeholder(text: str) -> str | None:
     """The placeholder's name if the text is exactly one placeholder; otherwise None."""
     match = _PLACEHOLDER.fullmatch(text)
     return match.group(1) if match else None
+
+
+def single_braces(text: str, known: Collection[str]) -> list[str]:
+    """Placeholders of known names with only one brace, as written: `{name` or `name}`; without duplicates."""
+    return [found for found in dict.fromkeys(_SINGLE_BRACE.findall(text)) if found.strip("{}") in known]
 
 
 def find_placeholders(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, str]]:

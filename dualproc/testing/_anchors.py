@@ -13,7 +13,7 @@ from dualproc.resolve import build
 from dualproc.spec import PluginRef
 from dualproc.types import Sample
 
-from ._conform import apart, call, conform, differ, gradients, one_per_image, touched
+from ._conform import apart, call, conform, differ, gradients, one_per_image, require_several, touched
 from ._probes import PROMPTS, SEEDS, attach_lora, weights_of
 
 TEXTS = tuple(prompt.text for prompt in PROMPTS[:2])
@@ -32,9 +32,12 @@ def check_anchor(
 
     Args:
         generator: draws the samples; by default the shipped generator, `tiny`. A small LoRA is attached to it.
-        prompts: at least 2 prompts that the generator can draw.
+        prompts: 2 to 4 prompts that the generator can draw.
         tolerance: the largest allowed difference between two penalties of the same sample.
+
+    Raises DualprocError if there are fewer or more prompts.
     """
+    require_several("prompts", prompts, 2, len(SEEDS))
 
     def checks(anchor: Any) -> Iterator[Iterator[str]]:
         source: Generator = generator or build("generators", PluginRef(type="dualproc/tiny"))

@@ -63,6 +63,17 @@ def conform(kind: str, plugin: type[Any] | str, params: Mapping[str, Any] | None
         raise ConformanceError(label, list(dict.fromkeys(findings)))
 
 
+def require_several(argument: str, values: Sequence[Any], least: int, most: int | None = None) -> None:
+    """Raise DualprocError unless an argument of a check is a sequence of `least` to `most` different values."""
+    expected = f"{least} or more" if most is None else f"{least} to {most}" if most > least else f"{least}"
+    if isinstance(values, (str, bytes)) or not isinstance(values, Sequence):
+        raise DualprocError(f"expected a list for `{argument}`, got {described(values)}")
+    different = [value for index, value in enumerate(values) if value not in values[:index]]
+    if len(different) < len(values) or not least <= len(values) <= (most or len(values)):
+        found = f"{len(values)}, of which {len(different)} differ" if len(different) < len(values) else f"{len(values)}"
+        raise DualprocError(f"this check needs {expected} different `{argument}`, got {found}: {list(values)!r}"[:400])
+
+
 def call(name: str, function: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
     """Call a plugin's method. Raises Finding if it raised an exception, or changed the global gradient mode."""
     before = torch.is_grad_enabled()

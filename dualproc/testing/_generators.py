@@ -18,7 +18,7 @@ from dualproc.errors import DualprocError
 from dualproc.types import Recipe, Sample
 from dualproc.wording import listed
 
-from ._conform import Finding, apart, call, conform, described, differ, has_form, touched
+from ._conform import Finding, apart, call, conform, described, differ, has_form, require_several, touched
 from ._probes import LORA, PROMPTS, SEEDS, attach_lora, changed, checksums, not_frozen, weights_of
 
 TEXTS = (PROMPTS[0].text, "a dog")
@@ -46,7 +46,11 @@ def check_generator(
         seeds: two different seeds.
         tolerance: the largest allowed difference between pixels of two equal images; for latents, a share of their
             standard deviation.
+
+    Raises DualprocError if there are not two prompts and two seeds.
     """
+    require_several("prompts", prompts, 2)
+    require_several("seeds", seeds, len(prompts), len(prompts))
 
     def checks(generator: Any) -> Iterator[Iterator[str]]:
         check = _Check(generator, list(prompts), list(seeds), tolerance)

@@ -12,7 +12,7 @@ from torch import Tensor
 from dualproc.types import Answers, Question
 from dualproc.wording import listed
 
-from ._conform import Finding, apart, call, conform, described, differ, gradients, has_form, touched
+from ._conform import Finding, apart, call, conform, described, differ, gradients, has_form, require_several, touched
 from ._probes import changed, checksums, not_frozen, scenes, weights_of
 
 QUESTIONS = ("Is this a drawing of a cat? Answer with Yes or No.", "Is the sky blue? Answer with Yes or No.")
@@ -35,11 +35,16 @@ def check_judge(
     """Check that a judge follows `dualproc.protocols.Judge`; `dualproc.testing` describes what all checks share.
 
     Args:
-        questions: two questions that it can answer.
+        questions: two or more questions that it can answer.
         candidates: answers to both, none of which is the beginning of another.
         sizes: height and width of the images, which are simple scenes.
         tolerance: the largest allowed difference between two log-likelihoods of the same answer.
+
+    Raises DualprocError if there are too few questions, candidates or sizes.
     """
+    require_several("questions", questions, 2)
+    require_several("candidates", candidates, 2)
+    require_several("sizes", sizes, 1)
 
     def checks(judge: Any) -> Iterator[Iterator[str]]:
         weights = weights_of(judge)

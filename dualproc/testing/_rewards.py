@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dualproc.types import Answers
 
-from ._conform import call, conform, described, differ, gradients, one_per_image
+from ._conform import call, conform, described, differ, gradients, one_per_image, require_several
 
 Case = tuple[Sequence[int], int]
 """The wanted answer of each question, and the number of candidates of all questions."""
@@ -30,7 +30,10 @@ def check_reward(
     Args:
         cases: what it is tested with; each is the wanted answer of each question, and the number of candidates.
         tolerance: the largest allowed difference between two rewards of the same answers.
+
+    Raises DualprocError if there is no case.
     """
+    require_several("cases", cases, 1)
 
     def checks(reward: Any) -> Iterator[Iterator[str]]:
         yield _form(reward, cases, tolerance)

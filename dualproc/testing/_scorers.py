@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dualproc.errors import DualprocError
 from dualproc.types import Prompt, ScoreContext
 from dualproc.wording import plural
 
@@ -35,7 +36,13 @@ def check_scorer(
         images: [B, 3, H, W] in [0, 1], at least 2 images that it can measure; by default simple scenes.
         prompts: the prompts of these images, with the fields that it uses.
         tolerance: the largest allowed difference between two measurements of one image.
+
+    Raises DualprocError if there are fewer images, or not one prompt for each.
     """
+    if images is not None and not (has_form(images, [None, 3, None, None]) and len(images) >= 2):
+        raise DualprocError(f"expected `images` [B, 3, H, W] of 2 or more images, got {described(images)}")
+    if images is not None and prompts is not None and len(prompts) != len(images):
+        raise DualprocError(f"expected one prompt for each of {len(images)} images, got {len(prompts)} `prompts`")
 
     def checks(scorer: Any) -> Iterator[Iterator[str]]:
         sets = [images] if images is not None else [scenes(count, *size) for count, size in SCENES]

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ._conform import Finding, call, conform
+from ._conform import Finding, call, conform, require_several
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -28,7 +28,10 @@ def check_visual_prompt(
 
     Args:
         sizes: width and height of the canvases; it must draw the same on a canvas of twice the size.
+
+    Raises DualprocError if `sizes` is empty.
     """
+    require_several("sizes", sizes, 1)
 
     def checks(layer: Any) -> Iterator[Iterator[str]]:
         yield _form(layer, sizes[0])

@@ -146,7 +146,7 @@ def _line_weight(data: Data) -> tuple[float, float]:
 def _psnr(data: Data) -> float:
     from diffusers import AutoencoderKL
 
-    vae = AutoencoderKL.from_pretrained(WEIGHTS / "generator", subfolder="vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "generator", subfolder="vae", dtype=torch.float32)
     again = recoded(vae, data, len(data.scenes)).images.astype(np.float32)
     error = np.square((again - data.images.astype(np.float32)) / 255).mean((1, 2, 3))
     return float(-10 * np.log10(error).mean())

@@ -170,7 +170,7 @@ def main() -> None:
     vae = AutoencoderKL.from_pretrained(args.vae).requires_grad_(False).to(memory_format=torch.channels_last)
     pipe = build(vae)
     if args.start:
-        pipe = FluxPipeline.from_pretrained(args.start, vae=vae, torch_dtype=torch.float32)
+        pipe = FluxPipeline.from_pretrained(args.start, vae=vae, dtype=torch.float32)
     model = Predictor(pipe)
     average = {name: value.detach().clone() for name, value in model.named_parameters()}
     coder = (args.vae / "diffusion_pytorch_model.safetensors").read_bytes()
@@ -240,7 +240,7 @@ def main() -> None:
             next_save += 0.125
     print(f"{step} steps", flush=True)
     save(pipe, model, average, args.out)
-    FluxPipeline.from_pretrained(args.out, torch_dtype=torch.float16).save_pretrained(args.out)  # half the file size
+    FluxPipeline.from_pretrained(args.out, dtype=torch.float16).save_pretrained(args.out)  # half the file size
 
 
 def save(pipe: FluxPipeline, model: Predictor, average: dict[str, torch.Tensor], out: Path) -> None:

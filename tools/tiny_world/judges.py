@@ -231,7 +231,7 @@ class Probe(nn.Module):
 
 def grown(start: Path, model: Any, tok: Any) -> Any:
     """The model of an earlier training, with its token embeddings moved to the ids of the current tokenizer."""
-    earlier = type(model).from_pretrained(start, torch_dtype=torch.float32)
+    earlier = type(model).from_pretrained(start, dtype=torch.float32)
     old = AutoTokenizer.from_pretrained(start).get_vocab()
     pairs = [(index, old[token]) for token, index in tok.get_vocab().items() if token in old]
     state = earlier.state_dict()
@@ -290,7 +290,7 @@ def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
     Their line weight is labelled by the scorer instead. Thin lines become paler than their code says, and a judge that
     is trained on the intended weight learns to see lines that are not there.
     """
-    pipe = FluxPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.vae.to(memory_format=torch.channels_last)
     scenes, out = draw_scenes(count, seed=seed, pairs=0.3, names=names), []
     rng = torch.Generator().manual_seed(seed)

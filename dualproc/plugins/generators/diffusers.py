@@ -15,11 +15,11 @@ from pydantic import Field
 from dualproc.errors import PluginError
 from dualproc.kit.adapters import lora_off
 from dualproc.kit.blocks import compile_blocks
-from dualproc.kit.devices import pick_device
+from dualproc.kit.devices import as_current, pick_device
 from dualproc.kit.model_params import ModelParams
 from dualproc.kit.offload import offload
 from dualproc.kit.patching import replaced
-from dualproc.kit.weights import warn_about_unknown_words
+from dualproc.kit.weights import freeze, warn_about_unknown_words
 from dualproc.types import Recipe, Sample
 
 from .export import comfyui_file, save_for_comfyui, save_layers
@@ -28,7 +28,6 @@ from .loading import (
     BACKBONES,
     TextEncoders,
     checkpoint_activations,
-    freeze,
     load_pipeline,
     load_text_encoder,
     load_tiny_vae,
@@ -46,7 +45,7 @@ NOISE_SEED = 0x5EED
 """Added to the seeds of re-noising, so that its noise differs from the noise that the image was made from."""
 
 LARGE = 512 * 512
-"""Images of so many pixels are decoded one by one: a VAE needs gigabytes for each, and gains no time from batches."""
+"""Images with at least this many pixels are decoded one by one: a VAE needs gigabytes for each of them."""
 
 
 class DiffusersGenerator:
@@ -96,11 +95,13 @@ class DiffusersGenerator:
         self.params = params
         self.device = pick_device(params.device)
         self.dtype: torch.dtype = getattr(torch, params.dtype)
-        self.pipe = load_pipeline(params, self.dtype, scheduler=params.scheduler)
+        with as_current(self.device):
+            self.pipe = load_pipeline(params, self.dtype, scheduler=params.scheduler)
         if not params.offload:
             self.pipe.to(self.device)
-        if (params.height or 1024) * (params.width or 1024) >= LARGE and hasattr(self.pipe.vae, "enable_slicing"):
-            self.pipe.vae.enable_slicing()
+        vae: Any = getattr(self.pipe, "vae", None)
+        if (params.height or 1024) * (params.width or 1024) >= LARGE and hasattr(vae, "enable_slicing"):
+            vae.enable_slicing()
         self.pipe.set_progress_bar_config(disable=True)
         for part in self.pipe.components.values():
             if isinstance(part, torch.nn.Module):
@@ -119,7 +120,7 @@ class DiffusersGenerator:
         self.targets = params.lora_targets or find_targets(self.adapter_module)
         self.reward_vae = self._reward_vae(params.reward_vae) if params.reward_vae else None
         if params.checkpointing:
-            decoders = [vae for vae in (self.pipe.vae, self.reward_vae) if vae is not None]
+            decoders = [decoder for decoder in (vae, self.reward_vae) if decoder is not None]
             checkpoint_activations(self.adapter_module, decoders)
         if params.attention == "flash":
             use_flash_attention(self.adapter_module)
@@ -215,7 +216,8 @@ class DiffusersGenerator:
         set_here = {name: value for name, value in own.items() if value is not None}
         call = {**set_here, "num_inference_steps": params.steps, **params.call}
         own_loader = hasattr(self.pipe, "load_lora_weights")
-        return Recipe(params.model, params.dtype, call, params.scheduler, None if own_loader else self.backbone)
+        peft_module = None if own_loader else self.backbone
+        return Recipe(params.model, params.dtype, call, params.scheduler, peft_module, source=params.source)
 
     def pipeline(self) -> Any:
         """The diffusers pipeline itself, with its text encoders and the LoRA on."""

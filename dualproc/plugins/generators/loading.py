@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import PluginError
-from dualproc.kit.devices import free_memory
+from dualproc.kit.devices import as_current, free_memory
 from dualproc.kit.model_params import ModelParams
 from dualproc.kit.offload import offload
-from dualproc.kit.weights import SAFE_ARGUMENTS, quantization, safe_loading
+from dualproc.kit.weights import SAFE_ARGUMENTS, freeze, quantization, safe_loading
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +45,7 @@ def load_pipeline(params: ModelParams, dtype: torch.dtype, *, scheduler: str | N
                 for name in parts
             }
             more["quantization_config"] = PipelineQuantizationConfig(quant_mapping=configs)
-        more |= {**SAFE_ARGUMENTS, **params.source, "torch_dtype": _precisions(index, dtype)}
+        more |= {**SAFE_ARGUMENTS, **params.source, "dtype": _precisions(index, dtype)}
         pipe = DiffusionPipeline.from_pretrained(model, **more)
     _cast_inputs(getattr(pipe, "vae", None))
     if scheduler is not None:
@@ -58,7 +58,7 @@ def load_tiny_vae(model: str, dtype: torch.dtype) -> Any:
     from diffusers import AutoencoderTiny
 
     with safe_loading("the reward_vae", model, "a diffusers AutoencoderTiny"):
-        vae = AutoencoderTiny.from_pretrained(model, torch_dtype=dtype, use_safetensors=True)
+        vae = AutoencoderTiny.from_pretrained(model, dtype=dtype, use_safetensors=True)
     freeze(vae)
     return vae
 
@@ -71,7 +71,10 @@ def load_text_encoder(
     more: dict[str, Any] = {**SAFE_ARGUMENTS, **params.source, "dtype": dtype, "subfolder": name}
     if params.quantize:
         more["quantization_config"] = quantization(params.quantize, dtype, "transformers")
-    with safe_loading(f"the generator's {name}", params.model, "a diffusers pipeline", params.source):
+    with (
+        as_current(device),
+        safe_loading(f"the generator's {name}", params.model, "a diffusers pipeline", params.source),
+    ):
         encoder: nn.Module = kind.from_pretrained(params.model, **more)
     freeze(encoder)
     if not params.offload:
@@ -114,11 +117,6 @@ def _cast(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return (inputs[0].to(next(module.parameters()).dtype), *inputs[1:])
 
 
-def freeze(module: nn.Module) -> None:
-    """Switch off gradients of the weights, and dropout."""
-    module.requires_grad_(False).eval()
-
-
 def checkpoint_activations(backbone: nn.Module, others: Sequence[nn.Module]) -> None:
     """Recompute activations in the backward pass, with diffusers' own checkpointing; in `others` where supported.
 
@@ -135,6 +133,12 @@ def checkpoint_activations(backbone: nn.Module, others: Sequence[nn.Module]) -> 
 
 def use_flash_attention(backbone: Any) -> None:
     """Let the backbone use the package flash-attn. Raises PluginError if it is missing, or the GPU or model refuses."""
+    # The attention of U-Nets, SD 3.5, Sana, PixArt and Lumina would ignore the choice without a word.
+    if not any(hasattr(getattr(part, "processor", None), "_attention_backend") for part in backbone.modules()):
+        raise PluginError(
+            f"attention: flash is not possible for {type(backbone).__name__}: its attention is always torch's",
+            hint="leave `attention` out",
+        )
     try:
         backbone.set_attention_backend("flash")
     except (AttributeError, ImportError, RuntimeError, ValueError) as error:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from dualproc.errors import PluginError
+from dualproc.kit.blocks import holds_blocks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,11 +23,7 @@ def find_targets(module: nn.Module) -> list[str]:
     """
     import torch
 
-    repeated = {
-        name
-        for name, part in module.named_modules()
-        if isinstance(part, torch.nn.ModuleList) and len(part) and all(any(block.children()) for block in part)
-    }
+    repeated = {name for name, part in module.named_modules() if holds_blocks(part)}
     endings: dict[str, None] = {}
     for name, part in module.named_modules():
         if not isinstance(part, torch.nn.Linear) or any(map(CONDITIONING.search, name.split("."))):

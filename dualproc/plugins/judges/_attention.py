@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NAME = "dualproc_flash_packed"
 """Transformers passes the boundaries of the parts to implementations with `flash` in their name."""
+FIRST_WITH_KERNEL = 8
+"""The first CUDA compute capability (Ampere) that FlashAttention supports: T4, V100 and older GPUs have a lower one."""
 
 
 def pack_attention(model: nn.Module) -> None:
@@ -47,7 +49,7 @@ def packed_attention(
     """
     import torch
 
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and scaling == query.shape[-1] ** -0.5:
+    if has_kernel(query) and scaling == query.shape[-1] ** -0.5:
         try:
             from torch.nn.attention.varlen import varlen_attn
         except ImportError:  # torch before 2.10
@@ -61,6 +63,14 @@ def packed_attention(
     q, k, v = (each[0].transpose(0, 1)[index].transpose(1, 2) for each in (query, key, value))
     out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling)
     return out.transpose(1, 2).flatten(0, 1)[back][None], None
+
+
+def has_kernel(query: Tensor) -> bool:
+    """Whether torch's kernel for packed sequences (FlashAttention) takes such tensors [1, H, S, D]."""
+    import torch
+
+    half = query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and query.shape[-1] % 8 == 0
+    return half and torch.cuda.get_device_properties(query.device).major >= FIRST_WITH_KERNEL
 
 
 def _padding(bounds: Tensor, longest: int, length: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,9 +36,9 @@ class TensorImageProcessor:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
-    def __call__(self, given: Any, **kwargs: Any) -> Any:
-        nested = isinstance(given[0], (list, tuple))
-        self.again = lambda images: self.real([[one] for one in images] if nested else list(images), **kwargs)
+    def __call__(self, images: Any, **kwargs: Any) -> Any:  # `images` as in transformers: some processors name it
+        nested = isinstance(images[0], (list, tuple))
+        self.again = lambda tensors: self.real([[one] for one in tensors] if nested else list(tensors), **kwargs)
         return self.again(self.images)
 
 

@@ -13,7 +13,7 @@ from dualproc.kit.blocks import compile_blocks
 from dualproc.kit.devices import pick_device
 from dualproc.kit.model_params import ModelParams
 from dualproc.kit.offload import offload
-from dualproc.kit.weights import warn_about_unknown_words
+from dualproc.kit.weights import freeze, warn_about_unknown_words
 from dualproc.types import Answers, Question
 
 from ._loading import TensorImageProcessor, checkpoint, load
@@ -60,7 +60,7 @@ class TransformersJudge:
         self.params = params
         self.device = pick_device(params.device)
         self.model, self.processor = load(params, self.device)
-        self.model.requires_grad_(False).eval()
+        freeze(self.model)
         self.tokenizer = self.processor.tokenizer
         self.tokenizer.padding_side = "left"  # `generate` continues each row at its end
         lanczos = getattr(self.processor.image_processor, "resample", None) == Resampling.LANCZOS
@@ -101,16 +101,20 @@ class TransformersJudge:
         `uses_cache`, the tokens that all questions share (above all, those of the image) are also read only once.
 
         Raises:
-            PluginError: the tokenizer cannot represent a candidate.
+            PluginError: as `check_questions`.
         """
         import torch
 
         for text in {question.text for row in questions for question in row}:
             self._warn_once((text,))
         columns = list(zip(*questions, strict=True))
-        answers = [[self._answer_ids(column[0].text, text) for text in column[0].candidates] for column in columns]
+        answers = [self._candidate_ids(column[0]) for column in columns]
         # A row is a question and all but the last token of an answer: the logits after each token score the next one.
-        rows = [(q, stem) for q, ids in enumerate(answers) for stem in dict.fromkeys(one[:-1] for one in ids)]
+        rows = [
+            (q, stem)
+            for q, candidates in enumerate(answers)
+            for stem in dict.fromkeys(ids[:-1] for wordings in candidates for ids in wordings)
+        ]
         texts = [
             [
                 extended(self._question_tokens(question.text, *images.shape[-2:]), stem, self._next_token)
@@ -122,12 +126,21 @@ class TransformersJudge:
         after = dict(
             zip(rows, read(self._image_inputs(images), texts, [1 + len(stem) for _, stem in rows]), strict=True)
         )
+
+        def score(q: int, wordings: list[tuple[int, ...]]) -> Tensor:
+            each = [after[q, ids[:-1]][:, range(len(ids)), ids].sum(1) for ids in wordings]
+            return each[0] if len(each) == 1 else torch.stack(each).logsumexp(0)
+
         scores = [
-            torch.stack([after[q, one[:-1]][:, range(len(one)), one].sum(1) for one in ids], dim=1)
-            for q, ids in enumerate(answers)
+            torch.stack([score(q, wordings) for wordings in candidates], dim=1) for q, candidates in enumerate(answers)
         ]
-        counts = [[len(one) for one in ids] for ids in answers]
+        counts = [[len(wordings[0]) for wordings in candidates] for candidates in answers]
         return Answers(torch.stack(scores, dim=1).to(images.device), torch.tensor(counts, device=images.device))
+
+    def check_questions(self, questions: Sequence[Question]) -> None:
+        """Raise PluginError if the tokenizer cannot represent a candidate, or two candidates are the same tokens."""
+        for question in questions:
+            self._candidate_ids(question)
 
     def generate(self, images: Tensor, questions: Sequence[str], *, max_new_tokens: int = 32) -> list[str]:
         """Answer one question per image in words, greedily."""
@@ -249,6 +262,27 @@ class TransformersJudge:
             **self.params.chat,
         )
         return prompt
+
+    def _candidate_ids(self, question: Question) -> list[list[tuple[int, ...]]]:
+        """For each candidate, the tokens of its wordings, without those whose probability another one contains.
+
+        Raises PluginError as `check_questions`.
+        """
+        found: list[list[tuple[int, ...]]] = []
+        names: dict[tuple[int, ...], str] = {}
+        for texts in question.wordings:
+            wordings = {self._answer_ids(question.text, text): text for text in reversed(texts)}
+            for ids, text in wordings.items():
+                if ids in names:
+                    raise PluginError(
+                        f"the judge {self.params.model!r} reads the candidates {names[ids]!r} and {text!r} as the same "
+                        "tokens, so their scores are always equal and nothing can be trained",
+                        hint=f"remove one, or write them as one answer: `answer: [{names[ids]}, {text}]`",
+                    )
+            names |= dict.fromkeys(wordings, texts[0])
+            # P(Yes) is that of all answers that begin with Yes, such as "Yes it is".
+            found.append([ids for ids in wordings if not any(ids != one == ids[: len(one)] for one in wordings)][::-1])
+        return found
 
     def _answer_ids(self, question: str, answer: str) -> tuple[int, ...]:
         """The tokens that `answer` adds to the prompt, found by tokenizing the prompt with and without it.

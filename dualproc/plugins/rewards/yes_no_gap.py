@@ -22,6 +22,7 @@ class YesNoGap:
     """
 
     api_version: ClassVar[int] = 1
+    least_candidates: ClassVar[int] = 2
 
     class Params(BaseModel, extra="forbid", frozen=True):
         """No parameters."""

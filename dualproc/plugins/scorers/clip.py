@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from dualproc.errors import PluginError
 from dualproc.kit.pretrained import Pretrained, PretrainedParams, texts_of
 from dualproc.types import ScoreContext
 
@@ -115,11 +114,8 @@ class PickScore:
 
 def _load(name: str, params: PretrainedParams, kind: str) -> Pretrained:
     net = Pretrained(params, what=f"the model of the scorer {name}", kind=kind, model="AutoModel")
-    if not hasattr(net.model, "get_text_features"):
-        raise PluginError(
-            f"{name}: {params.model!r} is a {net.model.config.model_type} model, expected {kind}",
-            hint=f"the default is {type(params).model_fields['model'].default}",
-        )
+    default = f"the default is {type(params).model_fields['model'].default}"
+    net.require(hasattr(net.model, "get_text_features"), scorer=name, kind=kind, hint=default)
     return net
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 from typing_extensions import Self
 
-from dualproc.kit.canvas import Box
+from dualproc.kit.canvas import Box, Fraction
 from dualproc.types import ScoreContext
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 TALL = 0.15
 """The smallest height of an upright object, as a fraction of the image height."""
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Composition:
@@ -49,7 +47,7 @@ class Composition:
         box: Box | None = Field(
             None, description="For `expanse`: the empty region [left, top, right, bottom], as fractions of the image."
         )
-        x: Share | None = Field(None, description="For `upright`: column of the object, as a fraction of the width.")
+        x: Fraction | None = Field(None, description="For `upright`: column of the object, as a fraction of the width.")
         tolerance: float = Field(0.1, gt=0, le=1, description="Largest value that is on target.")
 
         @model_validator(mode="after")

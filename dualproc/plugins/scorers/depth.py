@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dualproc.errors import PluginError
+from dualproc.kit.canvas import Place
 from dualproc.kit.pretrained import Pretrained, PretrainedParams
 from dualproc.types import ScoreContext
 
@@ -29,8 +29,6 @@ STRAIGHT = 0.9
 """The smallest share of the variance between rows that a level ground explains."""
 EDGE = 0.05
 """A horizon is at least this share of the height away from the upper and the lower edge."""
-
-Place = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
 
 
 class DepthParams(PretrainedParams):
@@ -130,11 +128,8 @@ def _load(name: str, params: DepthParams) -> Pretrained:
         params, what=f"the model of the scorer {name}", kind=kind,
         model="AutoModelForDepthEstimation", processor="AutoImageProcessor",
     )  # fmt: skip
-    if net.model.config.model_type != "depth_anything":
-        raise PluginError(
-            f"{name}: {params.model!r} is a {net.model.config.model_type} model, expected {kind}",
-            hint=f"use {MODEL}, or another size of it",
-        )
+    fits = net.model.config.model_type == "depth_anything"
+    net.require(fits, scorer=name, kind=kind, hint=f"use {MODEL}, or another size of it")
     return net
 
 

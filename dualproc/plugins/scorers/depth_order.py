@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
+from dualproc.kit.canvas import Place
 from dualproc.types import ScoreContext
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ DEEPEST, CORE = 3, 0.15
 """The most erosion steps to separate touching objects, and the smallest share of them that each part must keep."""
 GUARD = 0.05
 """Columns within this share of the width of the separation are ignored, because they may belong to either object."""
-
-Place = tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]]
 
 
 class DepthOrder:

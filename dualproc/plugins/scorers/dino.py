@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dualproc.errors import PluginError
 from dualproc.kit.pretrained import Pretrained, PretrainedParams
 from dualproc.types import ScoreContext
 
@@ -43,11 +42,9 @@ class Dino:
         self.net = Pretrained(
             params, what="the model of the scorer dino", kind=kind, model="AutoModel", processor="AutoImageProcessor"
         )
-        if not self.net.model.config.model_type.startswith("dino"):
-            raise PluginError(
-                f"dino: {params.model!r} is a {self.net.model.config.model_type} model, expected {kind}",
-                hint=f"the default is {type(params).model_fields['model'].default}",
-            )
+        default = f"the default is {type(params).model_fields['model'].default}"
+        fits = self.net.model.config.model_type.startswith("dino")
+        self.net.require(fits, scorer="dino", kind=kind, hint=default)
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] distances in [0, 2] of `images` [B, 3, H, W] in [0, 1] to the base images; nan without base images."""
