@@ -89,6 +89,12 @@ class Lora(SpecModel):
         description="Name endings of the layers that receive the LoRA, such as `attn.to_q`; `*` stands for one part of "
         "a name. Default: the layers that the generator suggests.",
     )
+    init: Text | None = Field(
+        default=None,
+        description="Start from this LoRA: a run's folder, or a `.safetensors` file in diffusers' format, with layers "
+        "that are all trained here, and at most this rank. Relative to the spec; in `--set`, to the current folder. "
+        "Default: a LoRA that changes nothing.",
+    )
 
 
 class Watch(SpecModel):
