@@ -13,7 +13,7 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import ask, bench, compare, plan, plugins, run, score, sliders, spec, specs
+from . import ask, bench, compare, generate, plan, plugins, run, score, sliders, spec, specs
 from .output import print_error, with_options
 
 
@@ -58,7 +58,8 @@ def _root(
 app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
 for _command in (
-    run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, compare.compare, spec.schema,
+    run.run, generate.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, compare.compare,
+    spec.schema,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")

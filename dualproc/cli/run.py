@@ -1,20 +1,17 @@
-"""`dp run` and `dp generate`: train a generator, and generate images with it."""
+"""`dp run`: train a generator, and evaluate it."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dualproc.errors import DualprocError
 from dualproc.wording import command, plural
 
 from .arguments import EveryVariant, File, Overrides, given_folder
 from .memory import Fit, gpus, settings_that_fit
 from .output import print_table, print_warning
-from .sliders import generate_at
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,65 +143,6 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     prompt = result.evaluation.prompts[0].text
     typer.echo(f"  next      {command('dp', 'generate', result.run, prompt, '--seed', 3, '-n', 4)}\n")
     return result
-
-
-def generate(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, such as runs/line_weight/thick.")],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt, such as 'a cartoon of an owl'.")],
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**62, help="Seed of the first image; the next ones use SEED+1, ...")
-    ] = 0,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of images.")] = 1,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SLIDER=VALUE",
-            help="Value of a slider: --at row=0.42. A range, such as row=0.3..0.6, draws one seed at -n values. "
-            "Repeatable.",
-            show_default="the middle of its range",
-        ),
-    ] = None,
-    strengths: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--strength",
-            help="Strength of the LoRA: 1 is as trained, 0 is the base generator. With several runs, one for all, or "
-            "repeated for each.",
-            show_default="1",
-        ),
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder for the images.", show_default="RUN/generated")
-    ] = None,
-) -> None:
-    """Generate images with the LoRAs of one or more runs.
-
-    Writes one PNG file per seed and prints its path. If the spec has sliders, --at chooses their values; with a range,
-    it writes one file per value, and all of them side by side. Several runs need the same generator; their LoRAs add
-    up, with sliders in the middle.
-
-    \b
-    dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
-    dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 --strength 0
-    dp generate runs/line_weight/thick runs/palette/retro "a cartoon of an owl" --strength .7 --strength .5
-    dp generate runs/horizon "a cartoon of a sheep" --at row=0.42
-    dp generate runs/horizon "a cartoon of a sheep" --at row=0.3..0.6 -n 7
-    """
-    if not prompt.strip():
-        raise DualprocError("the prompt is empty", hint='for example "a cartoon of an owl"')
-    if len(runs) > 1:
-        if at:
-            hint = "give a single run, or export the value first: dp export RUN --at ... --out FOLDER"
-            raise DualprocError("`--at` needs a single run; with several runs, sliders are in the middle", hint=hint)
-        from .several import generate_sum
-
-        generate_sum(runs, prompt, strengths or [1.0], seed=seed, count=count, out=out)
-        return
-    run, strength = runs[0], strengths[-1] if strengths else 1.0
-    if not math.isfinite(strength):
-        hint = "1 is as trained, 0 is the base generator"
-        raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
-    generate_at(run, prompt, at or (), seed=seed, count=count, strength=strength, out=out)
 
 
 def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
 from .lora_file import write_lora
 from .records import Outcome, from_json, to_json
-from .resolved import differing_keys, plain
+from .resolved import STEPS, differing_keys, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -273,9 +273,12 @@ class RunFolder:
     def refuse_changes(self, resolved_text: str, hint: str, *, training: bool = False) -> None:
         """Raise RunError if this spec differs from the run's own in more than `MAY_CHANGE` allows.
 
-        If the `training` goes on, `train.steps` may be raised, too.
+        If the `training` continues, `train.steps` may be raised, too, unless `train.lr_decay` is set.
         """
-        if keys := differing_keys(self.resolved, plain(resolved_text, "the resolved spec"), training=training):
+        spec = plain(resolved_text, "the resolved spec")
+        if keys := differing_keys(self.resolved, spec, training=training):
+            if training and keys == [STEPS]:
+                hint = f"train.steps may only be raised, and only if train.lr_decay is 0: {hint}"
             raise RunError(f"{self.path} has a run of another spec; different: {', '.join(keys)}", hint=hint)
 
     # --- starting ---------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ MAY_CHANGE = re.compile(
 """Keys of a spec that may change during a run: they select what is measured, and what fits into memory."""
 STEPS = "train.steps"
 """May be raised when a training continues: no step depends on how many follow, so the result is one longer run's."""
+DECAY = "train.lr_decay"
+"""The exception: with it, the learning rate depends on the number of steps."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,12 @@ def task(spec: Mapping[str, Any]) -> Task:
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], *, training: bool = False) -> list[str]:
     """Dotted keys whose values differ between the specs of two runs, in alphabetical order; without `MAY_CHANGE`.
 
-    If the `training` goes on with `new`, also without `train.steps` where it was raised.
+    If the `training` continues with `new`, also without `train.steps` where it was raised. With `train.lr_decay`, the
+    learning rate of the steps so far depends on the number of steps, so it cannot be raised.
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     differ = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    if training and _count(before.get(STEPS)) < _count(after.get(STEPS)):
+    if training and not after.get(DECAY) and _count(before.get(STEPS)) < _count(after.get(STEPS)):
         differ.discard(STEPS)
     return sorted(key for key in differ if not MAY_CHANGE.fullmatch(key))
 
