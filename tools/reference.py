@@ -113,10 +113,8 @@ def api() -> str:
 
     parts = [
         f"# Python\n\n{MADE}\n\n"
-        f"`import dualproc` has {', '.join(f'`{name}`' for name in dualproc.__all__)}:\n\n"
-        "```python\nfrom dualproc import Engine, load_spec\n\n"
-        'result = Engine(load_spec("line_weight", variant="thick")).fit()\n'
-        "print(result, result.evaluation.trained.judge)\n```\n\n"
+        f"`import dualproc` has {', '.join(f'`{name}`' for name in dualproc.__all__)}. The\n"
+        "[README](../README.md#from-python) has an example.\n\n"
         "Plugin authors need more: [write_a_plugin.md](write_a_plugin.md).\n"
     ]
     parts += [_documented(name, getattr(dualproc, name)) for name in dualproc.__all__]
@@ -201,7 +199,7 @@ def _signature(name: str, function: Any) -> str:
     line = f"{name}({', '.join(words)}){arrow}"
     if len(line) > int(WIDTH):
         line = "\n".join([f"{name}(", *(f"    {word}," for word in words), f"){arrow}"])
-    return f"```python\n{line}\n```"
+    return f"```text\n{line}\n```"
 
 
 def _models(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
