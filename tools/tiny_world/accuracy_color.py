@@ -25,7 +25,7 @@ SWATCHES = {
 }
 """The swatches of specs/palette.yaml."""
 PALETTES = {name: Palette.Params(colors=swatches, missing=1) for name, swatches in SWATCHES.items()}
-"""The scorers of specs/palette.yaml."""
+"""Their scorers; one swatch may be missing, because these scenes have two large areas, sky and ground."""
 DETAIL = 384
 """Height in pixels of the renders that the true area of each fill is measured on."""
 
