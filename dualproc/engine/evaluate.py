@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dualproc.kit.devices import without_cudnn_attention
-from dualproc.kit.structure import structure
+from dualproc.kit.structure import color_map, structure
 from dualproc.protocols import Judge, Scorer
 from dualproc.spec import QuestionSpec
 from dualproc.types import Evaluation, Measurement, Prompt, Sample, Score, ScoreContext
@@ -114,6 +114,7 @@ def measure_images(
     """What can be measured on images [B, 3, H, W] of any origin: all but the hack meter, which is nan."""
     spec, referee = evaluators.spec, evaluators.referee
     context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
+    texts = [prompt.text for prompt in prompts]
     questions, preserve, size = spec.measured_questions, spec.preserve, spec.evaluation.batch
     judges = {"judge": evaluators.judge, **({"referee": referee} if referee else {})}
     judged, *refereed = _p_wanted(judges, images, prompts, questions, size, evaluators.judge_view)
@@ -126,7 +127,8 @@ def measure_images(
         referee=refereed[0] if refereed else None,
         preserved=preserved,
         hack_meter=float("nan"),
-        diversity=diversity(images, [prompt.text for prompt in prompts]),
+        diversity=diversity(images, texts),
+        color_diversity=color_diversity(images, texts),
     )
 
 
@@ -174,15 +176,31 @@ def diversity(images: Tensor, prompts: Sequence[str]) -> float:
     (`dualproc.kit.structure`): 0 for identical images, about 1 for unrelated layouts. Colours and line weight change it
     little, so a LoRA that changes only these does not lower it.
     """
+    return _mean_of_pairs(structure(images), prompts, lambda same: 1 - same @ same.T)
+
+
+def color_diversity(images: Tensor, prompts: Sequence[str]) -> float:
+    """How much the colours of images [B, 3, H, W] of the same prompt differ; nan if no prompt has two images.
+
+    The mean, over all pairs of images of one prompt, of the distance of the blurred images in CIELAB
+    (`dualproc.kit.structure.color_map`): 0 for identical images. In images with the same colours at other places, it is
+    not 0.
+    """
     import torch
 
-    layouts = structure(images)
-    distances = []
+    return _mean_of_pairs(color_map(images), prompts, lambda same: torch.cdist(same, same))
+
+
+def _mean_of_pairs(vectors: Tensor, prompts: Sequence[str], differences: Callable[[Tensor], Tensor]) -> float:
+    """The mean of `differences` [N, N] of N vectors, over all pairs of images of one prompt; nan without a pair."""
+    import torch
+
+    found = []
     for prompt in dict.fromkeys(prompts):
-        same = layouts[[i for i, other in enumerate(prompts) if other == prompt]]
+        same = vectors[[i for i, other in enumerate(prompts) if other == prompt]]
         first, second = torch.triu_indices(len(same), len(same), offset=1)
-        distances.append(1 - (same @ same.T)[first, second])
-    together = torch.cat(distances)
+        found.append(differences(same)[first, second])
+    together = torch.cat(found)
     return together.mean().item() if len(together) else float("nan")
 
 
