@@ -14,7 +14,7 @@ from dualproc.types import Question
 from dualproc.wording import number
 
 from .arguments import AsJson, At, Fields, SpecFile, Variant, field_options, named_values, one_place
-from .output import print_table, print_warning
+from .output import print_table, print_warning, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,10 +108,10 @@ def ask(
     _warn_about_other_answers(questions, replies)
     data = _as_data(files, questions, replies)
     if as_json:
-        typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+        say(json.dumps(data, indent=1, ensure_ascii=False))
         return
     for index, question in enumerate(questions):
-        typer.echo(("\n" if index else "") + question.text)
+        say(("\n" if index else "") + question.text)
         replied = data[index :: len(questions)]
         rows = [(one["image"], one["answer"], *map(number, one["probabilities"].values())) for one in replied]
         print_table(("image", "answer", *(f"P({answer})" for answer in question.candidates)), rows)

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,9 +20,9 @@ from dualproc.run.files import as_run_error
 from dualproc.run.lock import refuse_locked
 from dualproc.spec import locate
 from dualproc.spec.files import SUFFIXES
-from dualproc.wording import plural
+from dualproc.wording import plural, printable
 
-from .output import print_warning
+from .output import print_warning, say
 from .processes import Job, TrainingProcess, interrupts, threads_each
 from .progress import BenchBars
 
@@ -113,7 +112,7 @@ def run_jobs(table: Results, at_a_time: int) -> bool:
         if bench.is_finished(job.folder):
             table.add(job)
     if table.rows:
-        typer.echo(f"already finished: {len(table.rows)} of {plural(len(table.planned), 'variant')}")
+        say(f"already finished: {len(table.rows)} of {plural(len(table.planned), 'variant')}")
     waiting = [job for job in table.planned if job not in table.rows]
     table.write()
     running: list[TrainingProcess] = []
@@ -193,16 +192,16 @@ class Results:
     def show(self) -> None:
         """Print the table, the errors, and the paths of the files."""
         rows = self.sorted_rows()
-        typer.echo()
+        say()
         if rows:
             _print_folded(bench.HEADINGS, map(bench.cells, rows))
         for line in bench.footer(rows, planned=len(self.planned), command=self.command):
-            typer.echo(f"\n{line}")
+            say(f"\n{line}")
         for job, row in self.rows.items():
             if row.error:
                 print_warning(f"{job.spec.label} failed: {row.error}\n  full output: {job.log}")
         written = [self.out / name for name in (bench.TABLE_MARKDOWN, bench.TABLE_JSON, bench.GALLERY)]
-        typer.echo("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
+        say("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
 
 
 def _print_folded(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -211,7 +210,7 @@ def _print_folded(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     if not console.is_terminal:
         console.width = console.measure(table, options=console.options.update(width=1000)).maximum
     console.print(table)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .output import say
+
 
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two or more run folders.")],
@@ -28,4 +30,4 @@ def compare(
 
     page = render_comparison([RunFolder.open(run, needs=[EVALUATION]) for run in runs])
     write_atomically(Path(out), page, durable=False)
-    typer.echo(out)
+    say(out)

@@ -13,7 +13,7 @@ from dualproc.kit.image_files import batches, image_files
 from dualproc.wording import number, plural
 
 from .arguments import AsJson, At, Fields, Overrides, SpecFile, Variant, field_options, named_values, one_place
-from .output import print_table, print_warning
+from .output import print_table, print_warning, say
 from .run import print_evaluation
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def score(
         images = batches(files, task.evaluation.batch)
         measured = measure_batches(evaluators, images, prompt, lambda count: bars.more(bar, count))
     if as_json:
-        typer.echo(_as_json(task, files, measured))
+        say(_as_json(task, files, measured))
     else:
         _print_images(task, files, measured)
     if csv is not None:
@@ -109,7 +109,7 @@ def _score_run(places: Sequence[str], overrides: Sequence[str]) -> None:
     with FitBars() as bars:
         evaluation = finish(engine, folder, bars)
     print_evaluation(evaluation, folder.read_warnings())
-    typer.echo(f"  report    {folder.path / 'report.html'}")
+    say(f"  report    {folder.path / 'report.html'}")
 
 
 def _without_unanswerable(spec: TaskSpec, prompt: Prompt) -> TaskSpec:
@@ -132,12 +132,12 @@ def _without_unanswerable(spec: TaskSpec, prompt: Prompt) -> TaskSpec:
 def _print_images(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> None:
     from dualproc.report import image_columns, image_rows
 
-    typer.echo(f"\n{plural(len(files), 'image')}, measured with {spec.label}:")
+    say(f"\n{plural(len(files), 'image')}, measured with {spec.label}:")
     print_table(("", "mean", "on target", "note"), image_rows(measured))
     columns = image_columns(measured)
     numbers = zip(*(values for _, values in columns), strict=True)
     rows = [(str(path), *map(number, row)) for path, row in zip(files, numbers, strict=True)]
-    typer.echo()
+    say()
     print_table(("image", *(heading.replace("_", " ") for heading, _ in columns)), rows)
 
 

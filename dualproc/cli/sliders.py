@@ -10,6 +10,7 @@ import typer
 from dualproc.errors import DualprocError
 
 from .arguments import At, given_folder, one_place, slider_values
+from .output import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,7 @@ def export(
     from dualproc.run.folder import WEIGHTS
 
     save(run, values, folder)
-    typer.echo(str(folder / WEIGHTS))
+    say(str(folder / WEIGHTS))
 
 
 def generate_at(
@@ -79,10 +80,10 @@ def generate_at(
         images = draw(generator, prompt, seeds, batch=min(AT_A_TIME, spec.evaluation.batch))
         chosen = "".join(f"-{name}{value:g}" for name, value in values.items())
         for path in write_images(folder, images, image_names([prompt] * len(seeds), seeds, ending=chosen + scale)):
-            typer.echo(str(path))
+            say(str(path))
         drawn.append(images)
     if swept:
         captions = [" ".join(f"{name} {value:.3g}" for name, value in values.items()) for values in places]
         (file,) = image_names([prompt], [seed], ending=f"-strip{scale}")
         strip = sheet(torch.cat(drawn), captions=captions, columns=len(captions))
-        typer.echo(str(write_png(folder / file, strip)))
+        say(str(write_png(folder / file, strip)))

@@ -11,7 +11,7 @@ import typer
 from dualproc.errors import DualprocError
 from dualproc.wording import nearest
 
-from .output import print_table
+from .output import print_table, say
 
 ENDINGS = (".yaml", ".yml")
 
@@ -65,12 +65,12 @@ def copy(
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-            typer.echo(f"wrote {path}")
+            say(f"wrote {path}")
     except OSError as error:
         raise DualprocError(f"cannot write {error.filename}: {error.strerror}", hint=another) from error
-    typer.secho("\nnext:", bold=True)
+    say("\nnext:", bold=True)
     for command in ("spec check", "run"):
-        typer.echo(f"  dp {command} {shlex.quote(str(target))}")
+        say(f"  dp {command} {shlex.quote(str(target))}")
 
 
 def _print_specs() -> None:
@@ -85,8 +85,8 @@ def _print_specs() -> None:
         generator, about = (document.nearest(path)[0].value for path in (("generator", "type"), ("description",)))
         rows.append((name, str(generator), ", ".join(document.mapping("variants")) or "-", str(about)))
     print_table(("spec", "generator", "variants", "description"), rows)
-    typer.echo("\nRun one:           dp run line_weight")
-    typer.echo("Copy, to change:   dp specs copy line_weight")
+    say("\nRun one:           dp run line_weight")
+    say("Copy, to change:   dp specs copy line_weight")
 
 
 def _copies(name: str, spec: Path, target: Path) -> dict[Path, bytes]:

@@ -15,7 +15,7 @@ from dualproc.run.files import as_run_error, make_folder
 from dualproc.run.folder import RESOLVED, WEIGHTS
 from dualproc.spec.sliders import complete
 
-from . import lora
+from . import lora, returned
 from .engine import Engine
 from .sliders import set_sliders
 
@@ -64,7 +64,7 @@ def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: 
 
     parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
     with torch.no_grad():
-        return torch.cat([generator.sample([prompt] * len(part), part).images for part in parts])
+        return torch.cat([returned.sample(generator, [prompt] * len(part), part).images for part in parts])
 
 
 def export(path: str | PathLike[str], values: Mapping[str, float], folder: Path) -> None:

@@ -39,7 +39,7 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
     With `durable`, the file is on the disk when this returns; without, writing is faster, but a power cut may lose it.
     Raises RunError if it cannot be written; the old content then stays.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     temporary = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
     with as_run_error("write", path):
         try:

@@ -1,0 +1,126 @@
+"""Hostile plugins, specs, runs and files, by kind: one message, exit code 2, nothing lost. See SECURITY.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from found_images import dp
+from test_survival import SMALL, break_plugin
+
+import dualproc
+from dualproc import Engine, load_spec
+from dualproc.errors import DualprocError
+from dualproc.wording import cause, printable
+
+PACKAGE = Path(dualproc.__file__).parent
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def small(install: Callable[..., None], tmp_path: Path) -> Path:
+    """A spec of plugins whose training step takes milliseconds; they are installed for one test."""
+    install("small")
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL)
+    return file
+
+
+def refused(capsys: Capture, *arguments: str | Path) -> str:
+    """The message of `dp`, which must end with exit code 2 and one error."""
+    code, _, err = dp(capsys, *arguments)
+    assert (code, err.count("error:"), "Traceback" in err) == (2, 1, False), err
+    return err
+
+
+# --- plugins that do not behave
+
+
+@pytest.mark.parametrize("kind", ["generator", "judge", "referee", "reward", "visual_prompt", "anchor", "scorer",
+                                  "save_lora"])  # fmt: skip
+@pytest.mark.parametrize(("fault", "said"), [("exit", "raised SystemExit: 0"),
+                                             ("mute", "raised Mute: (its text cannot be shown)")])  # fmt: skip
+def test_a_plugin_that_ends_the_process_is_named(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, fault: str, said: str
+) -> None:
+    engine = Engine(load_spec(small, overrides=["train.steps=1"]))
+    break_plugin(monkeypatch, f"{kind} 1 {fault}")
+    with pytest.raises(DualprocError) as raised:
+        engine.fit(tmp_path / "run")
+    owner = {"referee": "judge", "save_lora": "generator"}.get(kind, kind.replace("_", " "))
+    assert re.match(rf"{owner} 'small.* \(acme-small 1\.0, entry point .*\) {re.escape(said)}, ", str(raised.value))
+
+
+@pytest.mark.parametrize("fault", ["exit", "mute"])
+def test_a_plugin_that_ends_the_process_outside_a_fit_is_an_error(
+    capsys: Capture, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    break_plugin(monkeypatch, f"scorer 1 {fault}")
+    assert "scorer 'small' (acme-small 1.0" in refused(capsys, "score", tmp_path / "a.png", "--spec", small)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("generator", r"generator 'small' .* returned images of the shape \[.*\], expected \[1, 3, any, any\]"),
+        ("judge", r"judge 'small' .* returned log-likelihoods of the shape \[.*\], expected \[1, 1, 2\]"),
+        ("referee", r"judge 'small-referee' .* returned log-likelihoods of the shape \[.*\], expected \[1, 1, 2\]"),
+        ("reward", r"reward 'small' .* returned rewards of the shape \[.*\], expected \[1\]"),
+        ("anchor", r"anchor 'small' .* returned penalties of the shape \[.*\], expected \[1\]"),
+        ("scorer", r"scorer 'small' .* returned values of the shape \[.*\], expected \[1\]"),
+    ],
+)
+def test_a_result_of_a_wrong_shape_names_plugin_and_shape(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+) -> None:
+    engine = Engine(load_spec(small, overrides=["train.steps=1"]))
+    break_plugin(monkeypatch, f"{kind} 1 shape")
+    with pytest.raises(DualprocError, match=f"^{said}"):
+        engine.fit(tmp_path / "run")
+
+
+# --- text of any origin
+
+
+def test_text_of_any_origin_is_printed_without_control_characters() -> None:
+    assert printable("a\tb\nc é 🦉\u200d") == "a\tb\nc é 🦉\u200d"
+    assert printable("\x1b]0;pwn\a\r\x7f\x9b\ud800\u2028") == r"\u001b]0;pwn\u0007\u000d\u007f\u009b\ud800\u2028"
+    error = DualprocError("bad \x1b[31m", hint="\x07")
+    assert str(error) == "bad \\u001b[31m\n  \\u0007"
+    assert cause(ValueError("x" * 1_000_000)) == f"ValueError: {'x' * 388}..."
+
+
+def test_everything_printed_passes_through_one_function() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        if file != PACKAGE / "cli" / "output.py" and PACKAGE / "scaffold" not in file.parents:
+            assert not re.search(r"typer\.s?echo\(|(?<![\w.])print\(", file.read_text(encoding="utf-8")), file
+
+
+ESCAPE = r"\e]0;pwn\a"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('"Is it red?"', f'"{ESCAPE}{{x}}"'),
+        ("name: small", f'"{ESCAPE}": 1\nname: small'),
+        ("reward: {type: small}", f'reward: {{type: "{ESCAPE}"}}'),
+        ("[a cat, a dog]", f'["{ESCAPE}", "{ESCAPE}"]'),
+        ("{type: small}]}", f'{{type: image, path: "{ESCAPE}"}}]}}'),
+        ("judge: {type: small}", f'judge: {{type: transformers, model: "./{ESCAPE}"}}'),
+        ("judge: {type: small}", f'judge: {{type: small, "{ESCAPE}": 1}}'),
+        ("name: small", f'variants: {{"{ESCAPE}": {{}}}}\nname: small'),
+    ],
+)  # fmt: skip
+def test_a_spec_cannot_send_escapes_to_the_terminal(
+    capsys: Capture, small: Path, tmp_path: Path, change: tuple[str, str]
+) -> None:
+    small.write_text(SMALL.replace(*change, 1))
+    for command in (["spec", "check"], ["spec", "show"], ["run", "--set", "train.steps=1", "--out", tmp_path / "run"]):
+        _, out, err = dp(capsys, *command, small)
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", out + err), out + err
