@@ -69,6 +69,10 @@ class Recipe:
     """Name of the diffusers scheduler class; None for the model's own."""
     peft_module: str | None = None
     """The pipeline component that PEFT loads the LoRA into; None if the pipeline has its own LoRA loader."""
+    license: str | None = None
+    """The model's licence as the hub names it, such as `apache-2.0`; None if unknown."""
+    comfyui: str | None = None
+    """The file of `save_lora` whose key names ComfyUI knows; None if that has not been checked."""
     library: str = "diffusers"
     """The package that the pipeline comes from. For other packages, the model card says to use `dp generate`."""
     source: Mapping[str, str] = field(default_factory=dict)
@@ -192,6 +196,8 @@ class Calibration:
     """Rank correlation of asked and measured values."""
     points: tuple[CalibrationPoint, ...]
     """By rising values of the slider."""
+    effects: Mapping[str, Number] = field(default_factory=dict)
+    """By how much each slider of the spec, from end to end, moves this measurement (least squares)."""
 
 
 @dataclass(frozen=True)

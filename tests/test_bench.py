@@ -40,8 +40,9 @@ def specs(tmp_path: Path) -> Path:
 
 def finish(out: Path, specs: Path, variant: str, *settings: str) -> Path:
     """Write a finished run where `dp bench` expects it, without a fit."""
-    text = portable(load_spec(specs / "short.yaml", variant=variant, overrides=settings)).text
-    with RunFolder.create(out / "short" / variant, spec_text=SPEC, resolved_text=text) as run:
+    folder = out / "short" / variant
+    text = portable(load_spec(specs / "short.yaml", variant=variant, overrides=settings), folder).text
+    with RunFolder.create(folder, spec_text=SPEC, resolved_text=text) as run:
         run.write_evaluation(evaluation())
         run.write_outcome(outcome())
     return run.path
@@ -50,8 +51,9 @@ def finish(out: Path, specs: Path, variant: str, *settings: str) -> Path:
 def test_run_in_use_is_refused_and_not_overwritten(
     capsys: pytest.CaptureFixture[str], specs: Path, tmp_path: Path
 ) -> None:
-    text = portable(load_spec(specs / "short.yaml", variant="high")).text
-    with RunFolder.create(tmp_path / "out" / "short" / "high", spec_text=SPEC, resolved_text=text):
+    folder = tmp_path / "out" / "short" / "high"
+    text = portable(load_spec(specs / "short.yaml", variant="high"), folder).text
+    with RunFolder.create(folder, spec_text=SPEC, resolved_text=text):
         for options in ((), ("--overwrite",)):
             code, _, err = dp(capsys, "bench", specs, "--out", tmp_path / "out", *options)
             assert code == 2

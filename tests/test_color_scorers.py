@@ -1,4 +1,4 @@
-"""The scorers `palette` and `region_color`, on images whose colours are known."""
+"""The scorers `palette`, `region_color` and `hue`, on images whose colours are known."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from dualproc.errors import PluginError
 from dualproc.kit.colors import SHADES, distances, dominant_colors, lab_and_ink, to_lab
+from dualproc.plugins.scorers.hue import Hue
 from dualproc.plugins.scorers.palette import Palette
 from dualproc.plugins.scorers.region_color import RegionColor
 from dualproc.types import Prompt, ScoreContext
@@ -210,6 +211,31 @@ def test_wrong_parameters_are_refused(params: dict[str, Any], words: str) -> Non
         RegionColor.Params(**params)
 
 
+# hue
+
+
+def hue(image: torch.Tensor, **params: Any) -> float:
+    return float(Hue(Hue.Params(**params)).score(image[None], NOTHING).item())
+
+
+@pytest.mark.parametrize("degrees", [0, 45, 120, 215.5, 330])
+def test_a_hue_is_that_of_css(degrees: float) -> None:
+    image = tensor(scene(f"hsl({degrees}, 55%, 72%)", "#a0c080"))
+    assert hue(image, region="sky", target=degrees) == pytest.approx(degrees, abs=1)
+    assert hue(image, region="ground") == pytest.approx(90, abs=1)
+
+
+def test_hues_go_round_in_a_circle() -> None:
+    assert hue(tensor(scene("hsl(350, 55%, 72%)")), region="sky", target=10) == pytest.approx(-10, abs=1)
+    assert hue(tensor(scene("hsl(10, 55%, 72%)")), region="sky", target=350) == pytest.approx(370, abs=1)
+
+
+def test_grey_has_no_hue() -> None:
+    assert math.isnan(hue(tensor(scene("#8a8c8a")), region="sky", target=100))
+
+
 def test_values_up_to_within_are_on_target() -> None:
     assert Palette(Palette.Params(colors=("red",), within=7)).accepted == (0, 7)
     assert RegionColor(RegionColor.Params(region="sky", color="gray")).accepted == (0, 12)
+    assert Hue(Hue.Params(region="sky", target=10)).accepted == (-5, 25)
+    assert Hue(Hue.Params(region="sky")).accepted is None

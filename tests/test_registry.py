@@ -58,8 +58,8 @@ BUILT_IN = {
     "visual_prompts": ["box", "image", "line", "points", "swatches", "text"],
     "anchors": ["base_denoise", "base_image"],
     "scorers": [
-        "clip", "composition", "depth", "depth_horizon", "depth_order", "detect", "dino", "horizon", "kept",
-        "line_weight", "palette", "pickscore", "region_color",
+        "clip", "composition", "depth", "depth_horizon", "depth_order", "detect", "dino", "horizon", "hue",
+        "kept", "line_weight", "palette", "pickscore", "region_color",
     ],
 }  # fmt: skip
 

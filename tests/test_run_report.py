@@ -332,10 +332,9 @@ def test_the_card_has_front_matter_numbers_image_and_usage(run: RunFolder) -> No
     compile(code, "card", "exec")
 
 
-def test_a_model_in_a_folder_is_not_a_hub_id_and_is_called_with_the_sampling_arguments(run: RunFolder) -> None:
+def test_a_model_in_a_folder_is_called_with_the_sampling_arguments(run: RunFolder) -> None:
     text = render_card(run, Recipe("/models/mine", "float32", {"height": 64, "guidance_scale": 0.0}))
-    assert "base_model:" not in text
-    assert 'from_pretrained("/models/mine", dtype=torch.float32)' in text
+    assert 'from_pretrained("path/to/mine", dtype=torch.float32)' in text
     assert ", height=64, guidance_scale=0.0).images[0]" in text
 
 

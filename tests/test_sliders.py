@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import random
 import re
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from spec_texts import load, only
 from stub_plugins import stubs
 from test_engine import build
@@ -18,16 +20,16 @@ from dualproc import Engine, TaskSpec, resolve
 from dualproc.cli import main
 from dualproc.engine import FitResult, calibration, lora, sliders
 from dualproc.engine.evaluate import evaluate, monitor
-from dualproc.engine.reload import load_engine, load_generator
+from dualproc.engine.reload import load_engine, load_generator, load_sum
 from dualproc.errors import DualprocError, SpecError
 from dualproc.report.charts import calibration_chart
 from dualproc.run import RunFolder
+from dualproc.run.folder import RESOLVED, WEIGHTS
 from dualproc.spec import Lora, Slider, json_schema, spec_from_dict
 from dualproc.spec.sliders import complete
 from dualproc.types import Calibration, CalibrationPoint, Measurement, Score
 
 ROW = Slider.model_validate({"from": 0.26, "to": 0.66})
-WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def make_spec(**changes: Any) -> TaskSpec:
@@ -302,6 +304,17 @@ def test_calibration_compares_asked_and_measured() -> None:
     assert (low.on_target, low.kept, high.on_target, high.kept) == (1, 1, 0.5, 0)
 
 
+def test_effects_separate_sliders_that_move_together() -> None:
+    line = {"type": "line", "from": [0, "{row}"], "to": [1, "{row}"], "width": "{width}"}
+    ranges = {"width": {"from": 0.01, "to": 0.05}, "row": {"from": 0.26, "to": 0.66}}
+    spec = make_spec(sliders=ranges, visual_prompt={"layers": [line]})
+    places = [{"row": row, "width": width} for row, width in ((0.26, 0.01), (0.46, 0.02), (0.66, 0.05), (0.26, 0.04))]
+    values = [2 * place["row"] + 10 * place["width"] + 7 for place in places]
+    assert calibration.effects(spec, places, values) == {"width": pytest.approx(0.4), "row": pytest.approx(0.8)}
+    unknown = calibration.effects(spec, places[:2], values[:2])
+    assert all(math.isnan(value) for value in unknown.values())
+
+
 def test_images_without_a_value_are_left_out_of_the_error() -> None:
     places = [{"row": 0.3}, {"row": 0.5}, {"row": 0.3}]
     parts = [([0, 2], measurement((math.nan, 0.32), 0.3)), ([1], measurement((0.5,), 0.5))]
@@ -410,6 +423,35 @@ def test_exported_value_and_set_adapters_draw_the_same_in_plain_diffusers(done: 
     assert difference(exported, base) > 0.01
     done.at(row=0.31)
     assert difference(exported, plain_image(done.pipeline)) < 1e-4
+    with safe_open(tmp_path / "one" / WEIGHTS, "pt") as file:
+        facts = file.metadata()
+    assert (facts["dualproc.at"], facts["dualproc.rank"]) == ("row=0.31", "12")
+    assert facts["dualproc.spec_sha256"] == hashlib.sha256((done.run / RESOLVED).read_bytes()).hexdigest()
+    for path in (tmp_path / "one" / WEIGHTS, done.run / "sliders" / "row" / WEIGHTS):
+        assert path.stat().st_mode == (done.run / RESOLVED).stat().st_mode  # others may read it, too
+
+
+def test_runs_with_sliders_add_up_in_the_middle(
+    done: FitResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sums = load_sum([done.run, done.run], [0.5, 0.5])
+    middle = images_at(done, 0.46)
+    assert difference(sums.sample(["a cartoon of an owl"], [5]).images, middle) < 1e-5
+    assert difference(images_at(done, 0.31), middle) > 1e-3
+    with pytest.raises(SystemExit):
+        main(("generate", str(done.run), str(done.run), "an owl", "--at", "row=0.3", "--out", str(tmp_path)))
+    assert "`--at` needs a single run" in capsys.readouterr().err
+
+
+def test_training_starts_from_the_middle_of_a_run_with_sliders(
+    done: FitResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(done.run.parent)
+    train = {"steps": 1, "lora": {"rank": 4, "init": done.run.name}}
+    engine = Engine(make_spec(sliders={"row": {"from": 0.2, "to": 0.7}}, train=train), build=build)
+    middle = images_at(done, 0.46)
+    for row in (0.2, 0.6):  # the new slider starts without an effect
+        assert difference(engine.at({"row": row}).generator.sample(["a cartoon of an owl"], [5]).images, middle) < 1e-5
 
 
 def main_ok(*arguments: str) -> None:

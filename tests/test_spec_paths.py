@@ -141,9 +141,9 @@ def test_a_resolved_spec_names_files_by_content_and_contains_no_local_path(tmp_p
     image(tmp_path / "one" / "a.PNG")
     image(tmp_path / "two" / "b.png")
     image(tmp_path / "three" / "a.png", "blue")
-    one = portable(load(tmp_path / "one", text("a.PNG")).require())
-    two = portable(load(tmp_path / "two", text("b.png")).require())
-    three = portable(load(tmp_path / "three", text("a.png")).require())
+    one = portable(load(tmp_path / "one", text("a.PNG")).require(), tmp_path)
+    two = portable(load(tmp_path / "two", text("b.png")).require(), tmp_path)
+    three = portable(load(tmp_path / "three", text("a.png")).require(), tmp_path)
     assert one == two
     assert one.text != three.text
     assert str(tmp_path) not in one.text
@@ -151,7 +151,7 @@ def test_a_resolved_spec_names_files_by_content_and_contains_no_local_path(tmp_p
     assert f"path: {name}" in one.text
     assert content == (tmp_path / "one" / "a.PNG").read_bytes()
     plain = load(tmp_path, PLAIN).require()
-    assert portable(plain) == (to_yaml(plain), {})
+    assert portable(plain, tmp_path) == (to_yaml(plain), {})
     assert named_files(plain) == ()
 
 
@@ -163,10 +163,10 @@ def test_a_run_is_loaded_and_resumed_without_the_files_of_its_spec(
     spec = load_spec(write(tmp_path / "specs", text("images/a.png") + LITTLE))
     run = Engine(spec).fit(tmp_path / "run").run
     assert str(tmp_path) not in (run / RESOLVED).read_text() + (run / "README.md").read_text()
-    RunFolder.refuse(run, portable(spec).text, resume=True, overwrite=False)
+    RunFolder.refuse(run, portable(spec, run).text, resume=True, overwrite=False)
     image(kept, "blue")
     with pytest.raises(RunError, match=r"another spec; different: visual_prompt.layers"):
-        RunFolder.refuse(run, portable(spec).text, resume=True, overwrite=False)
+        RunFolder.refuse(run, portable(spec, run).text, resume=True, overwrite=False)
 
     shutil.rmtree(tmp_path / "specs")
     moved = run.rename(tmp_path / "moved")
@@ -174,7 +174,7 @@ def test_a_run_is_loaded_and_resumed_without_the_files_of_its_spec(
     _, engine = load_engine(moved)
     assert engine.judge_view(torch.zeros(1, 3, 32, 32))[0, :, 9, 9].tolist() == [1, 0, 0]
     again = open_run(moved)[1]
-    assert portable(again).text == (moved / RESOLVED).read_text()
-    RunFolder.refuse(moved, portable(again).text, resume=True, overwrite=False)
+    assert portable(again, moved).text == (moved / RESOLVED).read_text()
+    RunFolder.refuse(moved, portable(again, moved).text, resume=True, overwrite=False)
     RunFolder.delete(moved)
     assert not any(moved.glob("inputs"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from found_images import dp
 from PIL import Image
@@ -389,7 +390,9 @@ def test_run_with_non_finite_values_stops_and_saves_the_last_good_lora(
     assert err.count("error:") == 1
     assert "loss or gradient was not finite in 2 steps in a row, up to step 4" in err
     assert f"the LoRA as it was before them is in {run}" in err
-    assert (run / WEIGHTS).read_bytes() == (short / WEIGHTS).read_bytes()
+    ours, theirs = load_file(run / WEIGHTS), load_file(short / WEIGHTS)  # the headers name different specs
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert {"evaluation.json", "report.html", "samples"} < {file.name for file in run.iterdir()}
     assert [record.skipped for record in RunFolder.open(run).metrics()] == [False, False, True, True]
     assert RunFolder.open(run).read_outcome() is None

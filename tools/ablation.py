@@ -160,8 +160,8 @@ def run_all(jobs: Sequence[Job], at_a_time: int) -> dict[Job, str]:
     """Run the jobs that are not finished; returns the reason for each that failed."""
     for job in jobs:  # mistakes should be found before hours of training
         check_plugins(job.spec)
-        RunFolder.refuse(job.folder, portable(job.spec).text, resume=True, overwrite=False)
-    waiting = [job for job in jobs if not is_finished(job.folder)]
+        RunFolder.refuse(job.folder, portable(job.spec, job.folder).text, resume=True, overwrite=False)
+    waiting = [job for job in jobs if not is_finished(job.folder, job.spec.train.steps)]
     print(f"{len(jobs) - len(waiting)} of {len(jobs)} fits are already finished", flush=True)
     running: list[TrainingProcess] = []
     failed = {}

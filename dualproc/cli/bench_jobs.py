@@ -95,7 +95,7 @@ def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
     errors: list[RunError] = []
     for job in planned:
         try:
-            RunFolder.refuse(job.folder, portable(job.spec).text, resume=not overwrite, overwrite=overwrite)
+            RunFolder.refuse(job.folder, portable(job.spec, job.folder).text, resume=not overwrite, overwrite=overwrite)
         except RunError as error:
             errors.append(error)
     if errors:
@@ -109,7 +109,7 @@ def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
 def run_jobs(table: Results, at_a_time: int) -> bool:
     """Run all unfinished jobs; True if Ctrl+C, SIGTERM or a closed terminal interrupted them."""
     for job in table.planned:
-        if bench.is_finished(job.folder):
+        if bench.is_finished(job.folder, job.spec.train.steps):
             table.add(job)
     if table.rows:
         say(f"already finished: {len(table.rows)} of {plural(len(table.planned), 'variant')}")

@@ -38,9 +38,7 @@ def run(
             show_default="runs/NAME/VARIANT",
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an unfinished run from its last checkpoint.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a run from its last checkpoint.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete an earlier run in the same folder and start again.")
     ] = False,
@@ -57,12 +55,15 @@ def run(
     Every run gets a folder with the LoRA, checkpoints, the evaluation on held-out prompts, and a report. Ctrl+C (or
     SIGTERM) ends the training after the current step; the LoRA so far is still saved and evaluated. A second Ctrl+C
     exits at once. Continue either with --resume; then --set may change evaluation.*, train.watch.*,
-    train.checkpoint_every, and the models' device, checkpointing and offload, for example if memory ran out.
+    train.checkpoint_every, and the models' device, checkpointing and offload, for example if memory ran out. With a
+    higher train.steps, --resume also continues a finished run, to the result of one longer run.
 
     \b
     dp run line_weight
     dp run line_weight --variant thick --set train.steps=50 --out runs/short
     dp run line_weight --variant thick --resume
+    dp run line_weight --variant thick --resume --set train.steps=300
+    dp run line_weight --variant thin --set train.lora.init=runs/line_weight/thick
     """
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
@@ -75,7 +76,7 @@ def run(
 
     def refuse() -> None:
         for spec, folder in zip(specs, targets, strict=True):
-            RunFolder.refuse(folder, portable(spec).text, resume=resume, overwrite=overwrite)
+            RunFolder.refuse(folder, portable(spec, folder).text, resume=resume, overwrite=overwrite)
 
     given = overrides or []
     specs, targets = read(given)
@@ -87,7 +88,7 @@ def run(
         specs, targets = read([*given, *more])
     refuse()  # before hours of training, not after
     for spec, folder in zip(specs, targets, strict=True):
-        if resume and is_finished(folder):
+        if resume and is_finished(folder, spec.train.steps):
             again = command("dp", "score", folder)
             say(f"{spec.label}: already finished, in {folder} (evaluate it again: {again})")
         elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).outcome.interrupted:
@@ -148,7 +149,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 
 
 def generate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder, such as runs/line_weight/thick.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, such as runs/line_weight/thick.")],
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt, such as 'a cartoon of an owl'.")],
     seed: Annotated[
         int, typer.Option(min=0, max=2**62, help="Seed of the first image; the next ones use SEED+1, ...")
@@ -163,26 +164,43 @@ def generate(
             show_default="the middle of its range",
         ),
     ] = None,
-    strength: Annotated[
-        float, typer.Option(help="Strength of the LoRA: 1 is as trained, 0 is the base generator.")
-    ] = 1.0,
+    strengths: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--strength",
+            help="Strength of the LoRA: 1 is as trained, 0 is the base generator. With several runs, one for all, or "
+            "repeated for each.",
+            show_default="1",
+        ),
+    ] = None,
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="Folder for the images.", show_default="RUN/generated")
     ] = None,
 ) -> None:
-    """Generate images with the LoRA of a run.
+    """Generate images with the LoRAs of one or more runs.
 
     Writes one PNG file per seed and prints its path. If the spec has sliders, --at chooses their values; with a range,
-    it writes one file per value, and all of them side by side.
+    it writes one file per value, and all of them side by side. Several runs need the same generator; their LoRAs add
+    up, with sliders in the middle.
 
     \b
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
     dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 --strength 0
+    dp generate runs/line_weight/thick runs/palette/retro "a cartoon of an owl" --strength .7 --strength .5
     dp generate runs/horizon "a cartoon of a sheep" --at row=0.42
     dp generate runs/horizon "a cartoon of a sheep" --at row=0.3..0.6 -n 7
     """
     if not prompt.strip():
         raise DualprocError("the prompt is empty", hint='for example "a cartoon of an owl"')
+    if len(runs) > 1:
+        if at:
+            hint = "give a single run, or export the value first: dp export RUN --at ... --out FOLDER"
+            raise DualprocError("`--at` needs a single run; with several runs, sliders are in the middle", hint=hint)
+        from .several import generate_sum
+
+        generate_sum(runs, prompt, strengths or [1.0], seed=seed, count=count, out=out)
+        return
+    run, strength = runs[0], strengths[-1] if strengths else 1.0
     if not math.isfinite(strength):
         hint = "1 is as trained, 0 is the base generator"
         raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)

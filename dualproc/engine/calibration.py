@@ -79,7 +79,22 @@ def _calibration(
             _point(value, index, [part for part in parts if places[part[0][0]][name] == value])
             for value in sorted(set(asked))
         ),
+        effects=effects(spec, [places[i] for i in finite], [score.values[i] for i in finite]),
     )
+
+
+def effects(spec: TaskSpec, places: Sequence[Mapping[str, float]], values: Sequence[float]) -> dict[str, float]:
+    """By how much each slider, from end to end, moves values measured at `places`; nan if there are too few.
+
+    A linear least-squares fit on the positions of all sliders.
+    """
+    import numpy as np
+
+    rows = [[1.0, *(slider.position(at[name]) for name, slider in spec.sliders.items())] for at in places]
+    if not rows or np.linalg.matrix_rank(rows) <= len(spec.sliders):
+        return dict.fromkeys(spec.sliders, math.nan)
+    slopes = np.linalg.lstsq(np.array(rows), np.array(values), rcond=None)[0][1:]
+    return {name: 2 * float(slope) for name, slope in zip(spec.sliders, slopes, strict=True)}
 
 
 def _point(asked: float, scorer: int, parts: Sequence[Part]) -> CalibrationPoint:

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dualproc.errors import DualprocError, NotFiniteError
 from dualproc.protocols import Generator
-from dualproc.report import headline, result_html, write_card, write_report, write_samples, write_strips
+from dualproc.report import (
+    headline,
+    lora_facts,
+    result_html,
+    write_card,
+    write_report,
+    write_samples,
+    write_strips,
+)
 from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
 from dualproc.run.folder import RESOLVED, default_folder
 from dualproc.spec import TaskSpec
@@ -107,8 +115,8 @@ def fit(
     if a plugin raises anything: then the folder has the last checkpoint, for `resume`.
     """
     started, spec = time.perf_counter(), loop.spec
-    resolved = portable(spec)
     folder = Path(out) if out is not None else default_folder(spec.name, spec.variant)
+    resolved = portable(spec, folder)
     with (
         RunFolder.create(
             folder,
@@ -129,7 +137,7 @@ def fit(
         end = _train(loop, run, monitoring, progress)
         monitoring.take_best()
         with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `resume=True`"):
-            _save_lora(loop, run)
+            _save_lora(loop, run, lora_facts(spec, loop.generator.recipe(), resolved.text))
         try:
             evaluation = finish(loop, run, progress)
         finally:
@@ -159,12 +167,13 @@ def fit(
         )
 
 
-def _save_lora(loop: Loop, run: RunFolder) -> None:
-    """Write the LoRA; with sliders, the centre last, because its file completes the run."""
+def _save_lora(loop: Loop, run: RunFolder, facts: Mapping[str, str]) -> None:
+    """Write the LoRA with `facts` about it; with sliders, the centre last, because its file completes the run."""
     module, spec = loop.generator.adapter_module, loop.spec
     for adapter in reversed(lora.adapters(spec.sliders)):
         layers = lora.folded(module, spec.train.lora, adapter)
-        run.write_lora(functools.partial(loop.generator.save_lora, layers=layers), lora.folder(adapter))
+        save = functools.partial(loop.generator.save_lora, layers=layers)
+        run.write_lora(save, lora.folder(adapter), facts=facts)
 
 
 def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Evaluation:
@@ -197,7 +206,8 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
             for name, strip in images.strips.items()
         }
         write_strips(run.samples, images.strips, captions)
-        run.write(RESOLVED, portable(loop.spec).text)  # `dp score RUN --set` may have changed how it is evaluated
+        # `dp score RUN --set` may have changed how it is evaluated.
+        run.write(RESOLVED, portable(loop.spec, run.path).text)
         run.write_evaluation(evaluation)
         _present(loop, run)
         return evaluation

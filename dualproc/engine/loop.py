@@ -15,9 +15,10 @@ from dualproc.errors import DualprocError, DualprocWarning, NotFiniteError
 from dualproc.kit.devices import free_memory, without_cudnn_attention
 from dualproc.protocols import Anchor, Generator, Reward
 from dualproc.spec import TaskSpec
+from dualproc.spec.paths import lora_file
 from dualproc.types import Prompt, Question, StepRecord
 
-from . import lora, returned, sliders
+from . import lora, lora_files, returned, sliders
 from .evaluators import Evaluators, Live, live
 from .seeds import training_seed
 from .warned import noting
@@ -37,7 +38,8 @@ class Loop:
     def __init__(self, spec: TaskSpec, *, build: resolve.Builder = resolve.build) -> None:
         """`build(kind, ref)` makes a live plugin.
 
-        Raises SpecError if the spec or a plugin's parameters are wrong, PluginError if a plugin fails to load.
+        Raises SpecError if the spec or a plugin's parameters are wrong, PluginError if a plugin fails to load, RunError
+        if `train.lora.init` is not a LoRA of this generator.
         """
         self.spec = spec
         self.warnings: list[str] = []
@@ -71,6 +73,8 @@ class Loop:
         self.judge = self.evaluators.judge
         module, targets, train = self.generator.adapter_module, self.generator.lora_targets, spec.train
         self.weights = lora.attach(module, train.lora, targets, seed=train.seed, adapters=lora.adapters(spec.sliders))
+        if train.lora.init is not None and not self.weights[0].is_meta:  # in `dp plan`, weights have no values
+            lora_files.start_from(module, train.lora, lora_file(train.lora.init))
         sliders.set_sliders(self.generator, spec, {})
         self.optimiser = torch.optim.AdamW(self.weights, lr=train.lr, weight_decay=train.weight_decay)
 
@@ -133,6 +137,7 @@ class Loop:
         numbers = torch.stack([loss, reward.mean(), p_answer, penalty.mean(), norm]).tolist()
         finite = math.isfinite(numbers[0]) and math.isfinite(numbers[-1])
         if finite:
+            self.optimiser.param_groups[0]["lr"] = train.lr_at(self.done)
             self.optimiser.step()
         self.done += 1
         names = ("loss", "reward", "p_answer", "anchor", "grad_norm")

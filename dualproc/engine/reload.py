@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualproc import resolve
-from dualproc.errors import DualprocError
+from dualproc.errors import DualprocError, RunError
 from dualproc.protocols import Generator
-from dualproc.run import RunFolder, portable
-from dualproc.run.files import as_run_error, make_folder
+from dualproc.report import lora_facts
+from dualproc.run import RunFolder, opened, portable
 from dualproc.run.folder import RESOLVED, WEIGHTS
+from dualproc.run.lora_file import write_lora
+from dualproc.run.resolved import differing_keys
 from dualproc.spec.sliders import complete
 
-from . import lora, returned
+from . import lora, lora_files, returned
 from .engine import Engine
 from .sliders import set_sliders
 
@@ -31,10 +34,11 @@ def open_run(path: str | PathLike[str], *, overrides: Sequence[str] = ()) -> tup
     Raises RunError if the run is not finished, or if `overrides` change more; SpecError if the spec is not valid.
     """
     run = RunFolder.open(path, needs=[WEIGHTS])
-    spec = resolve.load_spec(run.path / RESOLVED, variant=run.resolved.get("variant"), overrides=overrides)
+    kept = resolve.load_spec(run.path / RESOLVED, variant=run.resolved.get("variant"), overrides=overrides)
+    spec = opened(kept, run.path)
     if overrides:
         run.refuse_changes(
-            portable(spec).text,
+            portable(spec, run.path).text,
             "the LoRA was trained with these values; only evaluation.*, device, checkpointing and offload may change",
         )
     return run, spec
@@ -46,6 +50,29 @@ def load_engine(path: str | PathLike[str], *, overrides: Sequence[str] = ()) -> 
     engine = Engine(spec)
     _load(engine.generator, run, spec, strength=1.0)
     return run, engine
+
+
+def load_sum(paths: Sequence[str | PathLike[str]], strengths: Sequence[float]) -> Generator:
+    """The generator of several runs with all their LoRAs at once, each at its own strength (1 as trained).
+
+    Sliders are in the middle, where only the centre counts. Raises RunError if the runs have different generators.
+    """
+    opened_runs = [open_run(path) for path in paths]
+    run, spec = opened_runs[0]
+    for other, its_spec in opened_runs[1:]:
+        if keys := _differing_generators(spec, its_spec):
+            message = f"{other.path} has another generator than {run.path}; different: {', '.join(keys)}"
+            raise RunError(message, hint="only LoRAs of the same generator can be used together")
+    generator: Generator = resolve.build("generators", spec.generator)
+    files = [one.path / WEIGHTS for one, _ in opened_runs]
+    lora_files.attach_sum(generator.adapter_module, list(zip(files, strengths, strict=True)))
+    return generator
+
+
+def _differing_generators(one: TaskSpec, other: TaskSpec) -> list[str]:
+    """The keys in which the generators of two specs differ, without those that only concern where it is trained."""
+    keys = differing_keys({"generator": one.generator.model_dump()}, {"generator": other.generator.model_dump()})
+    return [key for key in keys if key != "generator.lora_targets"]
 
 
 def load_generator(path: str | PathLike[str], *, strength: float = 1.0) -> Generator:
@@ -72,14 +99,16 @@ def export(path: str | PathLike[str], values: Mapping[str, float], folder: Path)
 
     Sliders that are not named are in the middle. Raises DualprocError if a value is outside its slider's range.
     """
-    _, spec = open_run(path)
+    run, spec = open_run(path)
     if not spec.sliders:
         raise DualprocError(f"{path} has no sliders", hint=f"its {WEIGHTS} is already an ordinary LoRA")
     weights = lora.weights_at(spec.sliders, complete(spec.sliders, values))
     generator = load_generator(path)
-    make_folder(folder)
-    with as_run_error("write", folder / WEIGHTS):
-        generator.save_lora(folder, lora.combined(generator.adapter_module, spec.train.lora, weights))
+    layers = lora.combined(generator.adapter_module, spec.train.lora, weights)
+    at = ", ".join(f"{name}={value:g}" for name, value in complete(spec.sliders, values).items())
+    ranks = spec.train.lora.rank * len(weights)
+    facts = lora_facts(spec, generator.recipe(), run.resolved_text, rank=ranks) | {"dualproc.at": at}
+    write_lora(folder, functools.partial(generator.save_lora, layers=layers), facts)
 
 
 def _load(generator: Generator, run: RunFolder, spec: TaskSpec, *, strength: float) -> None:

@@ -12,6 +12,7 @@ from dualproc.errors import RunError
 from dualproc.run.files import make_folder, write_atomically
 from dualproc.run.folder import RESOLVED, RunFolder
 from dualproc.run.records import Outcome, to_json
+from dualproc.run.resolved import task
 from dualproc.types import Evaluation
 from dualproc.wording import MISSING, NOT_MEASURED, number, percent, plural, times
 
@@ -116,13 +117,18 @@ TARGETS: Mapping[str, Callable[[Result], bool]] = {
 """What every trained variant should reach; a nan reaches nothing."""
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether the run in `folder` is complete and evaluated; RunError if its files are damaged."""
+def is_finished(folder: Path, steps: int = 0) -> bool:
+    """Whether the run in `folder` is complete and evaluated, and was planned with at least `steps` training steps.
+
+    Raises RunError if its files are damaged.
+    """
     if not (folder / RESOLVED).is_file():
         return False
     run = RunFolder.open(folder)
     outcome = run.read_outcome()
-    return outcome is not None and not outcome.interrupted and run.read_evaluation() is not None
+    if outcome is None or outcome.interrupted or run.read_evaluation() is None:
+        return False
+    return task(run.resolved).steps >= steps
 
 
 def read_result(folder: Path) -> Result:

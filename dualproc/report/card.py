@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dualproc.run.folder import CARD, SAMPLES, SLIDERS, RunFolder
+from dualproc.run.folder import CARD, SAMPLES, SLIDERS, WEIGHTS, RunFolder
 from dualproc.run.images import GRID
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Recipe
 from dualproc.wording import command, duration, plural
 
+from .base_model import base_name, hub_id, is_folder
+from .base_model import shipped as _shipped
 from .summary import alarms, headline, judge_against_measurement, memory_used, summary_rows
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_NAMED_BY_THE_HUB = frozenset({"apache-2.0", "cc-by-sa-4.0", "creativeml-openrail-m", "mit", "openrail++"})
+"""Licences that the hub has a name for, as far as base models use them; it calls all others `other`."""
 
 _LIMITS = """\
 This LoRA was trained for one task by a vision-language model's answers, on few prompts and in few steps. The numbers
@@ -38,19 +42,17 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
     """The text of `write_card`."""
     known = task(run.resolved)
     evaluation = run.read_evaluation()
-    inside = _shipped(recipe.model)
-    model = f"dualproc/{inside}" if inside else " ".join(recipe.model.split())
     prompt = evaluation.prompts[0].text if evaluation is not None and evaluation.prompts else known.name
     sections = [
         _front_matter(recipe),
         f"# {_cell(known.name or run.path.name)}",
-        f"A LoRA for `{model}`, trained with dualproc by the answers of a vision-language model to a question about "
-        "its images.",
+        f"A LoRA for `{base_name(recipe.model)}`, trained with dualproc by the answers of a vision-language model to a "
+        "question about its images.",
         _cell(known.description),
         *(f"> {_cell(text)} **{_cell(answer)}**" for text, answer in known.questions),
         *_results(evaluation),
         f"![Base and trained images, one above the other]({SAMPLES}/{GRID})" if (run.samples / GRID).exists() else "",
-        _usage(recipe, prompt),
+        _usage(_without_local_path(recipe), prompt),
         _sliders(recipe, run.resolved, prompt),
         _training(run),
         f"## The spec\n\n{_fenced(run.resolved_text, 'yaml')}",
@@ -60,10 +62,20 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
 
 
 def _front_matter(recipe: Recipe) -> str:
-    hub = {"base_model": recipe.model, "base_model_relation": "adapter"} if _HUB_ID.fullmatch(recipe.model) else {}
-    tags = ["lora", "text-to-image", recipe.library, "dualproc"]
-    matter = {**hub, "library_name": recipe.library, "pipeline_tag": "text-to-image", "tags": tags}
-    return f"---\n{yaml.safe_dump(matter, sort_keys=False)}---"
+    model = hub_id(recipe.model)
+    library = "peft" if recipe.peft_module else recipe.library
+    base = {"base_model": model, "base_model_relation": "adapter"} if model else {}
+    tags = list(dict.fromkeys(["lora", "text-to-image", recipe.library, library, "dualproc"]))
+    about = {"library_name": library, "pipeline_tag": "text-to-image", "tags": tags}
+    return f"---\n{yaml.safe_dump({**_license(recipe, model), **base, **about}, sort_keys=False)}---"
+
+
+def _license(recipe: Recipe, model: str | None) -> Mapping[str, Any]:
+    """The base model's licence: a LoRA is a derivative of it. Empty if unknown."""
+    if recipe.license is None or recipe.license in _NAMED_BY_THE_HUB:
+        return {} if recipe.license is None else {"license": recipe.license}
+    link = {"license_link": f"https://huggingface.co/{model}"} if model else {}
+    return {"license": "other", "license_name": recipe.license, **link}
 
 
 def _results(evaluation: Evaluation | None) -> list[str]:
@@ -90,6 +102,13 @@ def _training(run: RunFolder) -> str:
     return f"## What training took\n\n{'; '.join(filter(None, parts))}."
 
 
+def _without_local_path(recipe: Recipe) -> Recipe:
+    """The recipe with a placeholder for the place of a model that is in a folder of this machine."""
+    if not is_folder(recipe.model) or _shipped(recipe.model):
+        return recipe
+    return replace(recipe, model=f"path/to/{base_name(recipe.model)}")
+
+
 def _usage(recipe: Recipe, prompt: str) -> str:
     if recipe.library != "diffusers":
         usage = _fenced(command("dp", "generate", "path/to/this/folder", prompt), "sh")
@@ -112,7 +131,23 @@ def _usage(recipe: Recipe, prompt: str) -> str:
     ]
     code = _fenced("\n".join(filter(None, lines)), "python")
     needed = "; only the model files come from dualproc" if inside else ", without dualproc"
-    return f"## Use it\n\n{code}\n\nPlain diffusers{needed}. In ComfyUI: strength 1.0."
+    return f"## Use it\n\n{code}\n\nPlain diffusers{needed}.\n\n{_comfyui(recipe.comfyui)}"
+
+
+def _comfyui(file: str | None) -> str:
+    """What is known about loading the LoRA in ComfyUI."""
+    if file is None:
+        return (
+            "ComfyUI: not checked for this family of models. It prints `lora key not loaded` for every part of a LoRA "
+            "that it leaves out."
+        )
+    which = f"`{file}`"
+    if file != WEIGHTS:
+        which += f", which has the weights of `{WEIGHTS}` under key names that ComfyUI knows"
+    return (
+        f"ComfyUI: load {which}, at strength 1.0. Checked: ComfyUI has a layer for every key of this family's default "
+        "layers. Not checked: images drawn with it."
+    )
 
 
 def _sliders(recipe: Recipe, spec: Mapping[str, Any], prompt: str) -> str:
@@ -153,13 +188,6 @@ def _sliders(recipe: Recipe, spec: Mapping[str, Any], prompt: str) -> str:
     code = [about, _fenced("\n".join(lines), "python")] if recipe.library == "diffusers" else []
     exported = "With dualproc; `dp export` saves one value as one ordinary LoRA, for every tool:"
     return "\n\n".join(["## Sliders", *code, exported, _fenced(f"{generate}\n{export}", "sh")])
-
-
-def _shipped(model: str) -> str:
-    """The place in the package of a model that dualproc ships: the card must not name a path of this machine."""
-    package = Path(__file__).resolve().parents[1]
-    inside = Path(model).is_absolute() and Path(model).is_relative_to(package)
-    return Path(model).relative_to(package).as_posix() if inside else ""
 
 
 def _fenced(text: str, language: str) -> str:

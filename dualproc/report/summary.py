@@ -331,10 +331,16 @@ def _slider_rows(base: Calibration, trained: Calibration) -> list[Row]:
         for one in (base, trained)
     )
     values = f"of asked and measured; {len(asked)} values, {min(asked):g} to {max(asked):g}"
-    return [
+    rows = [
         Row(f"slider {trained.slider}: error", before, after, note),
         Row(f"slider {trained.slider}: rank correlation", number(base.spearman), number(trained.spearman), values),
     ]
+    for other in trained.effects if len(trained.effects) > 1 else ():
+        before, after = number(base.effects.get(other, math.nan)), number(trained.effects[other])
+        wanted = max(asked) - min(asked) if other == trained.slider else 0
+        label = f"slider {other}: effect on {trained.scorer.replace('_', ' ')}"
+        rows.append(Row(label, before, after, f"from end to end, {trained.unit}; asked for: {number(wanted)}"))
+    return rows
 
 
 def _score_rows(base: Score, trained: Score) -> list[Row]:

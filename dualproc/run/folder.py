@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -11,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dualproc.errors import RunError
+from dualproc.spec import paths
 from dualproc.types import Evaluation, StepRecord
 from dualproc.wording import command
 
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
 from .environment import Environment, environment
-from .files import ASIDE, as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
+from .files import as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
+from .lora_file import write_lora
 from .records import Outcome, from_json, to_json
 from .resolved import differing_keys, plain
 
@@ -33,7 +34,9 @@ WARNINGS = "warnings.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 OUTCOME = "outcome.json"
-WEIGHTS = "pytorch_lora_weights.safetensors"
+WEIGHTS = paths.WEIGHTS
+COMFYUI = "comfyui_lora.safetensors"
+"""The same LoRA with the key names that ComfyUI knows, for generators where it does not know those of the other."""
 CARD = "README.md"
 REPORT = "report.html"
 SAMPLES = "samples"
@@ -45,8 +48,9 @@ TRACEBACK = "traceback.txt"
 """Where a plugin failed; deleted when the run is resumed."""
 
 _OURS = (
-    CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WARNINGS, WEIGHTS, "adapter_model.safetensors",
-    "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, SLIDERS, INPUTS, RESOLVED,
+    CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WARNINGS, WEIGHTS, COMFYUI,
+    "adapter_model.safetensors", "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, SLIDERS, INPUTS,
+    RESOLVED,
 )  # fmt: skip
 """In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
 
@@ -79,9 +83,9 @@ class RunFolder:
         """Start a run in `path`, or continue the run that is there.
 
         `spec_text` is the spec as the user wrote it; `resolved_text` and `files` come from `inputs.portable`; `env` is
-        `environment()` unless given. `resume` continues an unfinished run of the same spec, of which `MAY_CHANGE` says
-        what may differ: metrics of steps after its last checkpoint are dropped, because these steps are repeated. If
-        there is no run, a new one starts.
+        `environment()` unless given. `resume` continues a run of the same spec, of which `MAY_CHANGE` says what may
+        differ; `train.steps` may be raised. Metrics of steps after its last checkpoint are dropped, because these steps
+        are repeated. If there is no run, a new one starts.
         `overwrite` deletes an earlier run's files, and no others.
 
         Raises RunError if the folder cannot be used: it is not writable, is a file, has files of the same names that
@@ -188,32 +192,11 @@ class RunFolder:
                 sync(metrics)
         return save_checkpoint(self.path / CHECKPOINTS, step, tensors, state)
 
-    def write_lora(self, save: Callable[[Path], None], inside: str = "") -> None:
-        """Let `save` write a LoRA's files into a temporary folder, then move them into the run, each one atomically.
-
-        `inside` is a subfolder of the run for them.
-
-        Raises RunError if they cannot be written, and any other exception of `save`; earlier files then stay.
-        """
-        from safetensors import SafetensorError
-
-        target = self.path / inside
-        aside, weights = self.path / f"{ASIDE}lora", target / WEIGHTS
-        make_folder(target)
-        remove(aside)
-        make_folder(aside)
-        try:
-            with as_run_error("write", weights):
-                try:
-                    save(aside)
-                except SafetensorError as error:
-                    raise _system_error(error) from error
-                for file in sorted(aside.iterdir(), key=lambda file: file.name == WEIGHTS):  # it completes the run
-                    sync(file)
-                    file.replace(target / file.name)
-                sync(target)
-        finally:
-            remove(aside)
+    def write_lora(
+        self, save: Callable[[Path], None], inside: str = "", *, facts: Mapping[str, str] | None = None
+    ) -> None:
+        """Write a LoRA into the run, or into its subfolder `inside`. See `dualproc.run.lora_file.write_lora`."""
+        write_lora(self.path / inside, save, facts)
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Write the measurements on the held-out images."""
@@ -287,9 +270,12 @@ class RunFolder:
         """The step of the newest checkpoint; 0 if there is none."""
         return max(steps(self.path / CHECKPOINTS), default=0)
 
-    def refuse_changes(self, resolved_text: str, hint: str) -> None:
-        """Raise RunError if this spec differs from the run's own in more than `MAY_CHANGE` allows."""
-        if keys := differing_keys(self.resolved, plain(resolved_text, "the resolved spec")):
+    def refuse_changes(self, resolved_text: str, hint: str, *, training: bool = False) -> None:
+        """Raise RunError if this spec differs from the run's own in more than `MAY_CHANGE` allows.
+
+        If the `training` goes on, `train.steps` may be raised, too.
+        """
+        if keys := differing_keys(self.resolved, plain(resolved_text, "the resolved spec"), training=training):
             raise RunError(f"{self.path} has a run of another spec; different: {', '.join(keys)}", hint=hint)
 
     # --- starting ---------------------------------------------------------------------------------------------
@@ -319,6 +305,7 @@ class RunFolder:
             resolved_text,
             f"continue with the spec that it was started with ({self.path / RESOLVED}), "
             "replace the run (`overwrite=True`), or choose another folder (`out`)",
+            training=True,
         )
 
 
@@ -341,12 +328,6 @@ def _refuse_unwritable(folder: Path) -> None:
     action = f"write to {folder}" if there == whole else f"make the folder {folder}"
     cause = "permission denied, or the disk is read-only" if there.is_dir() else f"{there} is a file"
     raise RunError(f"cannot {action}: {cause}", hint="choose a folder that you may write to with `out`")
-
-
-def _system_error(error: Exception) -> OSError:
-    """The system error in an error of safetensors, which writes files itself and keeps only the text of it."""
-    found = re.search(r"os error (\d+)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
 
 
 def _not_a_run(folder: Path) -> RunError:

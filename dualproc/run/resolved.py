@@ -16,6 +16,8 @@ MAY_CHANGE = re.compile(
     r"evaluation\..+|train\.(watch\..+|checkpoint_every)|(generator|judge|referee)\.(checkpointing|device|offload)"
 )
 """Keys of a spec that may change during a run: they select what is measured, and what fits into memory."""
+STEPS = "train.steps"
+"""May be raised when a training continues: no step depends on how many follow, so the result is one longer run's."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,20 @@ def task(spec: Mapping[str, Any]) -> Task:
     )
 
 
-def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Dotted keys whose values differ between the specs of two runs, in alphabetical order; without `MAY_CHANGE`."""
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], *, training: bool = False) -> list[str]:
+    """Dotted keys whose values differ between the specs of two runs, in alphabetical order; without `MAY_CHANGE`.
+
+    If the `training` goes on with `new`, also without `train.steps` where it was raised.
+    """
     before, after = dict(_leaves(old)), dict(_leaves(new))
-    differ = (key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    differ = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    if training and _count(before.get(STEPS)) < _count(after.get(STEPS)):
+        differ.discard(STEPS)
     return sorted(key for key in differ if not MAY_CHANGE.fullmatch(key))
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) else 0
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

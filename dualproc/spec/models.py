@@ -89,6 +89,12 @@ class Lora(SpecModel):
         description="Name endings of the layers that receive the LoRA, such as `attn.to_q`; `*` stands for one part of "
         "a name. Default: the layers that the generator suggests.",
     )
+    init: Text | None = Field(
+        default=None,
+        description="Start from this LoRA: a run's folder, or a `.safetensors` file in diffusers' format, with layers "
+        "that are all trained here, and at most this rank. Relative to the spec; in `--set`, to the current folder. "
+        "Default: a LoRA that changes nothing.",
+    )
 
 
 class Watch(SpecModel):
@@ -123,6 +129,9 @@ class Train(SpecModel):
         default=4, description="Images per training step, each with a random training prompt and a random seed."
     )
     lr: Annotated[Positive, Field(le=1)] = Field(default=1e-4, description="Learning rate of AdamW.")
+    lr_decay: Share = Field(
+        default=0.0, description="The last share of the steps, in which the learning rate falls linearly to 0."
+    )
     weight_decay: Share = Field(default=0.0, description="Weight decay of AdamW.")
     clip: Positive = Field(default=1.0, description="Maximum norm of the gradient; a longer gradient is scaled down.")
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = Field(
@@ -141,6 +150,11 @@ class Train(SpecModel):
         description="The run ends with an error after this many skipped steps in a row. A step is skipped if its loss "
         "or gradient is not finite.",
     )
+
+    def lr_at(self, step: int) -> float:
+        """The learning rate of a training step, counted from 0."""
+        falling = self.lr_decay * self.steps
+        return self.lr * min(1.0, (self.steps - step) / falling) if falling else self.lr
 
 
 class EvaluationSpec(SpecModel):

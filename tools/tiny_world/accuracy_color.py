@@ -12,7 +12,7 @@ import torch
 from dualproc.kit.colors import distances, to_lab
 from dualproc.kit.structure import structure
 from dualproc.plugins.scorers.palette import Palette
-from dualproc.plugins.scorers.region_color import RegionColor
+from dualproc.plugins.scorers.region_color import region_colors
 from dualproc.types import ScoreContext
 
 from .scenes import CODE, Scene, draw_scenes, render_all
@@ -48,8 +48,7 @@ def report_regions(scenes: list[Scene], size: int, label: str) -> None:
     """Print the distance between the colours that the scorer finds for sky and ground and the true ones."""
     shown = images(scenes, size)
     for index, region in enumerate(("sky", "ground")):
-        scorer = RegionColor(RegionColor.Params(region=region, color="white"))
-        found = scorer.found(shown)
+        found = region_colors(shown, region)
         off = np.array([
             np.nan if colour is None else distances(colour[None], scene.palette[index : index + 1])[0]
             for colour, scene in zip(found, scenes, strict=True)

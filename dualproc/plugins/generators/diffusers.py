@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,7 +22,8 @@ from dualproc.kit.patching import replaced
 from dualproc.kit.weights import freeze, warn_about_unknown_words
 from dualproc.types import Recipe, Sample
 
-from .export import save_layers
+from .export import comfyui_file, save_for_comfyui, save_layers
+from .licences import LICENCES
 from .loading import (
     BACKBONES,
     TextEncoders,
@@ -194,14 +196,20 @@ class DiffusersGenerator:
     def save_lora(self, folder: Path, layers: Mapping[str, Tensor]) -> None:
         """Write `pytorch_lora_weights.safetensors` with the pipeline's own `save_lora_weights`, if it has one.
 
-        For pipelines without, see `export.save_layers`.
+        For pipelines without, and for a second file for ComfyUI, see `export`.
         """
         if hasattr(self.pipe, "save_lora_weights"):
             self.pipe.save_lora_weights(str(folder), **{f"{self.backbone}_lora_layers": dict(layers)})
         else:
             save_layers(folder, self.backbone, layers)
+        save_for_comfyui(folder, type(self.pipe).__name__, layers, self.adapter_module)
 
     def recipe(self) -> Recipe:
+        """The model, its licence, how to draw with it in plain diffusers, and the LoRA file for ComfyUI."""
+        comfyui = comfyui_file(type(self.pipe).__name__)
+        return replace(self._drawing(), license=LICENCES.get(self.params.model), comfyui=comfyui)
+
+    def _drawing(self) -> Recipe:
         """The model, and how to draw with it in plain diffusers."""
         params = self.params
         own = {"height": params.height, "width": params.width, "guidance_scale": params.guidance}
@@ -234,7 +242,7 @@ class DiffusersGenerator:
         import torch
 
         pipe = self.pipe
-        arguments = {**self.recipe().call, "output_type": "pt", **(call or {}), "prompt": list(prompts)}
+        arguments = {**self._drawing().call, "output_type": "pt", **(call or {}), "prompt": list(prompts)}
         for name, value in arguments.items():
             if name.startswith("negative_prompt") and isinstance(value, str):
                 arguments[name] = [value] * len(prompts)  # not every pipeline takes one for a whole batch

@@ -21,6 +21,23 @@ if TYPE_CHECKING:
 
 REGIONS: dict[str, tuple[float, float, float, float]] = {"sky": (0.0, 0.0, 1.0, 0.1), "ground": (0.0, 0.9, 1.0, 1.0)}
 """The boxes that are measured as sky and as ground, independent of the horizon."""
+Region = Annotated[
+    Literal["sky", "ground"] | Box,
+    Field(description="sky, ground, or a box [left, top, right, bottom], as fractions of the image."),
+]
+"""The parameter type of a region of an image."""
+
+
+def region_colors(images: Tensor, region: Literal["sky", "ground"] | Box) -> list[npt.NDArray[np.float64] | None]:
+    """The most frequent colour [3] of a region in each of `images`, in CIELAB; None if it has no dominant colour."""
+    left, top, right, bottom = REGIONS[region] if isinstance(region, str) else region
+    pixels, ink = lab_and_ink(images)
+    rows, columns = _span(top, bottom, pixels.shape[1]), _span(left, right, pixels.shape[2])
+    colours = []
+    for image, outline in zip(pixels[:, rows, columns], ink[:, rows, columns], strict=True):
+        frequent, _ = dominant_colors(image[~outline])
+        colours.append(frequent[0] if len(frequent) else None)
+    return colours
 
 
 class RegionColor:
@@ -41,9 +58,7 @@ class RegionColor:
     class Params(BaseModel, extra="forbid", frozen=True):
         """The region, its target colour, and which values are on target."""
 
-        region: Literal["sky", "ground"] | Box = Field(
-            description="sky, ground, or a box [left, top, right, bottom], as fractions of the image."
-        )
+        region: Region
         color: Annotated[str, AfterValidator(require_color)] | None = Field(
             None,
             description="Target colour: snow, sand, grass, water, blue, pink, yellow, green, purple, orange, white or"
@@ -70,20 +85,8 @@ class RegionColor:
         Raises PluginError if a prompt lacks the field `field`, or the field is not a colour.
         """
         wanted = [self._shades(context.prompts[index] if self.params.field else None) for index in range(len(images))]
-        pairs = zip(self.found(images), wanted, strict=True)
+        pairs = zip(region_colors(images, self.params.region), wanted, strict=True)
         return images.new_tensor([math.nan if one is None else distances(one[None], names)[0] for one, names in pairs])
-
-    def found(self, images: Tensor) -> list[npt.NDArray[np.float64] | None]:
-        """The region's colour [3] in each image, in CIELAB; None if it has no dominant colour."""
-        region = self.params.region
-        left, top, right, bottom = REGIONS[region] if isinstance(region, str) else region
-        pixels, ink = lab_and_ink(images)
-        rows, columns = _span(top, bottom, pixels.shape[1]), _span(left, right, pixels.shape[2])
-        colours = []
-        for image, outline in zip(pixels[:, rows, columns], ink[:, rows, columns], strict=True):
-            frequent, _ = dominant_colors(image[~outline])
-            colours.append(frequent[0] if len(frequent) else None)
-        return colours
 
     def _shades(self, prompt: Prompt | None) -> Sequence[str]:
         if prompt is None or self.params.field is None:

@@ -1,0 +1,133 @@
+"""LoRA files as a start of the training, and several of them at once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dualproc.errors import RunError
+from dualproc.spec import Lora
+from dualproc.wording import listed
+
+from . import lora
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_FIRST, _SECOND = ".lora_A.weight", ".lora_B.weight"
+_PEFT = "base_model.model."
+"""Start of the names in a file of PEFT; in one of diffusers, it is the pipeline's component."""
+_CONFIGURATION = "lora_adapter_metadata"
+"""Where diffusers keeps the LoRA's rank and alpha, in the header of the file."""
+
+
+class Layer(NamedTuple):
+    """The LoRA of one layer, which adds `second @ first` to its weights."""
+
+    first: Tensor
+    """[rank, inputs]"""
+    second: Tensor
+    """[outputs, rank], with the whole scale folded in."""
+
+
+def read(file: Path) -> dict[str, Layer]:
+    """The layers of a LoRA in diffusers' or PEFT's format, by name. Raises RunError if the file is anything else."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
+            configuration = json.loads((opened.metadata() or {}).get(_CONFIGURATION, "{}"))
+    except (OSError, ValueError, SafetensorError) as error:
+        hint = "name a run's folder, or a complete file"
+        raise RunError(f"cannot read the LoRA {file}: {error}", hint=hint) from error
+    firsts = [name for name in tensors if name.endswith(_FIRST)]
+    others = tensors.keys() - {end for name in firsts for end in (name, name.removesuffix(_FIRST) + _SECOND)}
+    if not firsts or others:
+        found = listed(sorted(others)) or "nothing"
+        message = f"{file} is not a LoRA in diffusers' format: its names should end with {_FIRST} and {_SECOND}"
+        raise RunError(f"{message}; found {found}", hint="convert it with diffusers, or use a run of dualproc")
+    try:
+        return {
+            _plain(name): Layer(tensors[name], tensors[name.removesuffix(_FIRST) + _SECOND] * _scale(configuration))
+            for name in firsts
+        }
+    except KeyError as error:
+        raise RunError(f"{file} is damaged: it has no {error.args[0]}", hint="copy it again") from error
+
+
+def _plain(name: str) -> str:
+    """The layer's name in the backbone."""
+    layer = name.removesuffix(_FIRST)
+    return layer.removeprefix(_PEFT) if layer.startswith(_PEFT) else layer.partition(".")[2]
+
+
+def _scale(configuration: Mapping[str, Any]) -> float:
+    """alpha / rank, as diffusers applies it; it takes alpha for the rank where nothing is noted."""
+    values = {name.rpartition(".")[2]: value for name, value in configuration.items()}
+    rank, alpha = values.get("r"), values.get("lora_alpha")
+    return float(alpha) / float(rank) if rank and alpha else 1.0
+
+
+def start_from(module: nn.Module, spec: Lora, file: Path) -> None:
+    """Set a LoRA that was just attached to the one in `file`: the module computes the same, and can be trained on.
+
+    The file's rank may be lower, and it may have fewer layers: the rest starts as in a fresh LoRA. Raises RunError if
+    its rank is higher, if it has other layers, or if its shapes differ.
+    """
+    import torch
+
+    scale, own = spec.strength * spec.alpha / spec.rank, _attached(module)
+    layers = read(file)
+    if unknown := sorted(layers.keys() - own.keys()):
+        raise RunError(
+            f"{file} has a LoRA on layers that are not trained here: {listed(unknown)}",
+            hint="set train.lora.targets to include them, or check that it is for this generator",
+        )
+    with torch.no_grad():
+        for name, layer in layers.items():
+            (rank, inputs), (first, second) = layer.first.shape, own[name]
+            if rank > spec.rank:
+                raise RunError(f"{file} has the rank {rank}", hint=f"set train.lora.rank to {rank} or more")
+            if (inputs, layer.second.shape[0]) != (first.shape[1], second.shape[0]):
+                raise RunError(f"{file} is not a LoRA of this generator: {name} has other shapes")
+            first[:rank] = layer.first
+            second[:, :rank] = layer.second / scale
+
+
+def attach_sum(module: nn.Module, files: Sequence[tuple[Path, float]]) -> None:
+    """Put the sum of several LoRAs on a module, each times its strength (1 as trained): one LoRA of all their ranks.
+
+    Raises RunError if one of them is not a LoRA of this module.
+    """
+    import torch
+
+    read_all = [(file, read(file), strength) for file, strength in files]
+    ranks = [max(layer.first.shape[0] for layer in layers.values()) for _, layers, _ in read_all]
+    targets = tuple(dict.fromkeys(name for _, layers, _ in read_all for name in layers))
+    spec = Lora.model_construct(rank=sum(ranks), alpha=float(sum(ranks)), strength=1.0, targets=targets)
+    lora.attach(module, spec, targets, seed=0)
+    own = _attached(module)
+    with torch.no_grad():
+        for first, second in own.values():
+            first.zero_()
+            second.zero_()
+        start = 0
+        for (file, layers, strength), rank in zip(read_all, ranks, strict=True):
+            for name, layer in layers.items():
+                if name not in own or own[name][0].shape[1] != layer.first.shape[1]:
+                    raise RunError(f"{file} is not a LoRA of this generator: it has other layers, such as {name}")
+                mine = slice(start, start + layer.first.shape[0])
+                own[name][0][mine] = layer.first
+                own[name][1][:, mine] = layer.second * strength
+            start += rank
+
+
+def _attached(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """The two factors of every layer with a LoRA, as they are trained, by the layer's name."""
+    ends: Sequence[str] = [end.replace(".weight", f".{lora.ADAPTER}.weight") for end in (_FIRST, _SECOND)]
+    weights = lora.state(module)
+    names = [name.removesuffix(ends[0]) for name in weights if name.endswith(ends[0])]
+    return {name: (weights[name + ends[0]], weights[name + ends[1]]) for name in names}
