@@ -7,12 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from found_images import dp
+from run_examples import SPEC, record
 from test_survival import SMALL, break_plugin
 
 import dualproc
 from dualproc import Engine, load_spec
-from dualproc.errors import DualprocError
+from dualproc.errors import DualprocError, RunError, SpecError
+from dualproc.run import RunFolder
+from dualproc.run.folder import _OURS
+from dualproc.spec.fields import RUN_FOLDERS
 from dualproc.wording import cause, printable
 
 PACKAGE = Path(dualproc.__file__).parent
@@ -124,3 +129,40 @@ def test_a_spec_cannot_send_escapes_to_the_terminal(
     for command in (["spec", "check"], ["spec", "show"], ["run", "--set", "train.steps=1", "--out", tmp_path / "run"]):
         _, out, err = dp(capsys, *command, small)
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", out + err), out + err
+
+
+# --- run folders
+
+
+def stored(path: Path, spec: str = SPEC) -> Path:
+    """A run without models: a spec, metrics, a checkpoint."""
+    with RunFolder.create(path, spec_text=spec, resolved_text=spec) as run:
+        run.log(record(1))
+        run.save_checkpoint(1, {"a": torch.ones(8)}, {"done": 1})
+    return path
+
+
+@pytest.mark.parametrize("inside", ["samples", "checkpoints", "generated", "inputs", "sliders", "sliders/thick",
+                                    "samples/base", "checkpoints/checkpoint-1"])  # fmt: skip
+def test_overwriting_a_run_never_deletes_another(tmp_path: Path, inside: str) -> None:
+    other = stored(stored(tmp_path / "run") / inside)
+    before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
+    with pytest.raises(RunError, match=r"has files that its run did not write, and that would be deleted with it: "):
+        RunFolder.create(tmp_path / "run", spec_text=SPEC, resolved_text=SPEC, overwrite=True)
+    with pytest.raises(RunError, match="did not write"):
+        RunFolder.delete(tmp_path / "run")
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_file_of_the_user_in_a_run_is_not_deleted(tmp_path: Path) -> None:
+    (stored(tmp_path / "run") / "samples" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="did not write, and that would be deleted with it: samples/notes.txt"):
+        RunFolder.delete(tmp_path / "run")
+
+
+def test_folders_of_a_run_are_no_names_of_variants(small: Path) -> None:
+    assert {name for name in _OURS if "." not in name} == set(RUN_FOLDERS)
+    for name in (*RUN_FOLDERS, "Samples"):
+        small.write_text(f"variants: {{{name}: {{x: 1}}}}\n{SMALL}")
+        with pytest.raises(SpecError, match=f"variants.{name}: `{name}` is the name of a folder in every run"):
+            load_spec(small)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from dualproc.errors import RunError
 from dualproc.spec import paths
 from dualproc.types import Evaluation, StepRecord
-from dualproc.wording import command
+from dualproc.wording import command, listed
 
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
 from .environment import Environment, environment
-from .files import as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
+from .files import ASIDE, as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
+from .images import BASE, JUDGE_VIEW, TRAINED
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
 from .lora_file import write_lora
@@ -53,6 +55,12 @@ _OURS = (
     RESOLVED,
 )  # fmt: skip
 """In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
+
+_WRITTEN = re.compile(
+    rf"{CHECKPOINTS}/checkpoint-\d+/[^/]+|{SAMPLES}/({BASE}|{TRAINED}|{JUDGE_VIEW})/[^/]+\.png"
+    rf"|({SAMPLES}|{GENERATED})/[^/]+\.png|{INPUTS}/[^/]+|{SLIDERS}/[^/]+/[^/]+|(.*/)?{re.escape(ASIDE)}.*"
+)
+"""Files that a run or `dp generate` writes into the subfolders of a run."""
 
 
 def default_folder(name: str, variant: str | None) -> Path:
@@ -152,6 +160,7 @@ class RunFolder:
         folder = Path(path)
         if (folder / RESOLVED).exists():
             with cls(folder, lock=FolderLock(folder)) as run:
+                _refuse_other_files(folder)
                 run._make_room(resume=False, overwrite=True)
 
     def close(self) -> None:
@@ -296,7 +305,10 @@ class RunFolder:
             self.write(METRICS, "".join(to_json(record) + "\n" for record in kept))
 
     def _refuse_run(self, resolved_text: str, *, resume: bool, overwrite: bool) -> None:
-        if not (self.path / RESOLVED).exists() or overwrite:
+        if not (self.path / RESOLVED).exists():
+            return
+        if overwrite:
+            _refuse_other_files(self.path)
             return
         if not resume:
             hint = "continue it (`resume=True`), replace it (`overwrite=True`), or choose another folder (`out`)"
@@ -317,6 +329,17 @@ def _refuse_foreign(folder: Path) -> None:
     if taken and RESOLVED not in taken:
         message = f"{folder} is not a run, but has files that a run would overwrite: {', '.join(taken)}"
         raise RunError(message, hint="choose another folder with `out`")
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Refuse to delete a run's subfolders if they have files that no run writes there, such as those of another run."""
+    inside = [folder / name for name in _OURS if (folder / name).is_dir()]
+    files = [
+        Path(place, name).relative_to(folder) for one in inside for place, _, names in os.walk(one) for name in names
+    ]
+    if others := sorted(file.as_posix() for file in files if not _WRITTEN.fullmatch(file.as_posix())):
+        message = f"{folder} has files that its run did not write, and that would be deleted with it: {listed(others)}"
+        raise RunError(message, hint="move them to another folder first, or choose another folder with `out`")
 
 
 def _refuse_unwritable(folder: Path) -> None:
