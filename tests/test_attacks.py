@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from bench_examples import outcome
 from found_images import dp
-from run_examples import SPEC, record
+from run_examples import SPEC, evaluation, record
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from test_survival import SMALL, break_plugin
 
 import dualproc
 from dualproc import Engine, load_spec
 from dualproc.errors import DualprocError, RunError, SpecError
 from dualproc.run import RunFolder
-from dualproc.run.folder import _OURS
+from dualproc.run.folder import _OURS, WEIGHTS
+from dualproc.run.lora_file import read_lora, write_lora
 from dualproc.spec.fields import RUN_FOLDERS
 from dualproc.wording import cause, printable
 
@@ -156,7 +161,7 @@ def test_overwriting_a_run_never_deletes_another(tmp_path: Path, inside: str) ->
 
 def test_a_file_of_the_user_in_a_run_is_not_deleted(tmp_path: Path) -> None:
     (stored(tmp_path / "run") / "samples" / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="did not write, and that would be deleted with it: samples/notes.txt"):
+    with pytest.raises(RunError, match=r"did not write, and that would be deleted with it: samples/notes\.txt"):
         RunFolder.delete(tmp_path / "run")
 
 
@@ -166,3 +171,33 @@ def test_folders_of_a_run_are_no_names_of_variants(small: Path) -> None:
         small.write_text(f"variants: {{{name}: {{x: 1}}}}\n{SMALL}")
         with pytest.raises(SpecError, match=f"variants.{name}: `{name}` is the name of a folder in every run"):
             load_spec(small)
+
+
+def test_one_flipped_bit_of_what_a_run_reads_back_is_noticed(tmp_path: Path) -> None:
+    """Every file that a run reads back, flipped at 20 places each, is refused or read as it was."""
+    run = RunFolder(stored(tmp_path / "run"))
+    run.write_evaluation(evaluation())
+    run.write_outcome(outcome())
+    write_lora(run.path, lambda folder: save_file({"a.b": torch.ones(8)}, folder / WEIGHTS), {"title": "owl"})
+    readers: dict[str, Callable[[], object]] = {
+        "checkpoints/checkpoint-1/tensors.safetensors": run.latest_checkpoint,
+        "checkpoints/checkpoint-1/state.json": run.latest_checkpoint,
+        "metrics.jsonl": run.metrics,
+        "evaluation.json": run.read_evaluation,
+        "outcome.json": run.read_outcome,
+        WEIGHTS: lambda: read_lora(run.path / WEIGHTS)[0],
+    }
+    rng, noticed = random.Random(0), 0
+    for name, read in readers.items():
+        file, before = run.path / name, repr(read())
+        content = file.read_bytes()
+        for _ in range(20):
+            flipped = bytearray(content)
+            flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            file.write_bytes(flipped)
+            try:
+                assert repr(read()) == before, name
+            except (RunError, ValueError, SafetensorError):
+                noticed += 1
+        file.write_bytes(content)
+    assert noticed > 100

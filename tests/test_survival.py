@@ -58,7 +58,7 @@ train:
    stop: {patience: 9}}
 evaluation: {seeds: 1}
 """
-UNTIMED = re.compile(r'"seconds": ?[^,}]*')
+UNTIMED = re.compile(r'"(seconds|sha256)": ?[^,}]*')
 
 
 class Server:

@@ -8,6 +8,7 @@
 | `colors` | CIELAB, CIEDE2000, the dominant colours of an image, shades by name |
 | `devices` | the parameter type of a device, and which device it names |
 | `eight_bits` | frozen 8-bit layers of bitsandbytes |
+| `files` | read files that anybody may have written |
 | `hub` | why a model of the hub cannot be loaded, and what to do |
 | `image_files` | image files as tensors |
 | `ink` | outlines, as what is dark and narrow |

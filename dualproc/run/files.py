@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dualproc.errors import RunError
+from dualproc.kit.files import read
 
 ASIDE = ".aside-"
 """Prefix of files and folders that are being written or deleted; a crash may leave some behind."""
@@ -102,9 +103,9 @@ def sweep(folder: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file; RunError if it cannot be read."""
+    """The content of a text file; RunError if it cannot be read, is not a regular file, or is too large."""
     try:
         with as_run_error("read", path):
-            return path.read_text(encoding="utf-8")
+            return read(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise RunError(f"{path} is damaged: {error}") from error

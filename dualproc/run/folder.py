@@ -22,7 +22,7 @@ from .images import BASE, JUDGE_VIEW, TRAINED
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
 from .lora_file import write_lora
-from .records import Outcome, from_json, to_json
+from .records import Outcome, from_json, sealed, to_json
 from .resolved import differing_keys, plain
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ _OURS = (
 """In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
 
 _WRITTEN = re.compile(
-    rf"{CHECKPOINTS}/checkpoint-\d+/[^/]+|{SAMPLES}/({BASE}|{TRAINED}|{JUDGE_VIEW})/[^/]+\.png"
-    rf"|({SAMPLES}|{GENERATED})/[^/]+\.png|{INPUTS}/[^/]+|{SLIDERS}/[^/]+/[^/]+|(.*/)?{re.escape(ASIDE)}.*"
+    rf"({CHECKPOINTS}/checkpoint-\d+|{SLIDERS}/[^/]+)/[^/]+\.(safetensors|json)|{SAMPLES}/({BASE}|{TRAINED}|{JUDGE_VIEW})/[^/]+\.png"
+    rf"|({SAMPLES}|{GENERATED})/[^/]+\.png|{INPUTS}/[^/]+|(.*/)?{re.escape(ASIDE)}.*"
 )
 """Files that a run or `dp generate` writes into the subfolders of a run."""
 
@@ -191,7 +191,7 @@ class RunFolder:
         """Append one training step to the metrics."""
         path = self.path / METRICS
         with as_run_error("write", path), path.open("a", encoding="utf-8") as file:
-            file.write(to_json(record) + "\n")
+            file.write(sealed(record) + "\n")
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Write a checkpoint: tensors by name, and a JSON-able `state`. The newest two are kept."""
@@ -209,7 +209,7 @@ class RunFolder:
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Write the measurements on the held-out images."""
-        self.write(EVALUATION, to_json(evaluation, indent=1) + "\n")
+        self.write(EVALUATION, sealed(evaluation, indent=1) + "\n")
 
     def add_warnings(self, texts: Sequence[str]) -> None:
         """Add warnings to those of the run so far; each is kept once."""
@@ -219,7 +219,7 @@ class RunFolder:
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write the outcome; a run without it counts as unfinished."""
-        self.write(OUTCOME, to_json(outcome, indent=1) + "\n")
+        self.write(OUTCOME, sealed(outcome, indent=1) + "\n")
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Write one file of the run atomically, and return its path."""
@@ -302,7 +302,7 @@ class RunFolder:
                 remove(self.path / name)
             last = self.saved_step
             kept = [record for record in self.metrics() if record.step <= last]  # later steps are repeated
-            self.write(METRICS, "".join(to_json(record) + "\n" for record in kept))
+            self.write(METRICS, "".join(sealed(record) + "\n" for record in kept))
 
     def _refuse_run(self, resolved_text: str, *, resume: bool, overwrite: bool) -> None:
         if not (self.path / RESOLVED).exists():
@@ -334,10 +334,9 @@ def _refuse_foreign(folder: Path) -> None:
 def _refuse_other_files(folder: Path) -> None:
     """Refuse to delete a run's subfolders if they have files that no run writes there, such as those of another run."""
     inside = [folder / name for name in _OURS if (folder / name).is_dir()]
-    files = [
-        Path(place, name).relative_to(folder) for one in inside for place, _, names in os.walk(one) for name in names
-    ]
-    if others := sorted(file.as_posix() for file in files if not _WRITTEN.fullmatch(file.as_posix())):
+    files = [Path(place, name) for one in inside for place, _, names in os.walk(one) for name in names]
+    known = (file.relative_to(folder).as_posix() for file in files)
+    if others := sorted(name for name in known if not _WRITTEN.fullmatch(name)):
         message = f"{folder} has files that its run did not write, and that would be deleted with it: {listed(others)}"
         raise RunError(message, hint="move them to another folder first, or choose another folder with `out`")
 
