@@ -69,6 +69,10 @@ class RunError(DualprocError):
     """A run folder that cannot be written, read or resumed."""
 
 
+class DamageError(RunError):
+    """A file of a run that is damaged, or not a file that can be read."""
+
+
 class NotFiniteError(DualprocError):
     """Loss or gradient was not finite in several training steps in a row; the LoRA is as it was before them."""
 

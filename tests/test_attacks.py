@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bench_examples import outcome
+from bench_examples import finished, outcome
 from found_images import dp
 from run_examples import SPEC, evaluation, record
 from safetensors import SafetensorError
@@ -18,10 +19,14 @@ from test_survival import SMALL, break_plugin
 
 import dualproc
 from dualproc import Engine, load_spec
-from dualproc.errors import DualprocError, RunError, SpecError
-from dualproc.run import RunFolder
-from dualproc.run.folder import _OURS, WEIGHTS
+from dualproc.errors import DualprocError, PluginError, RunError, SpecError
+from dualproc.kit.image_files import read_image, to_tensor
+from dualproc.report.bench import is_finished
+from dualproc.resolve import build
+from dualproc.run import RunFolder, portable
+from dualproc.run.folder import _OURS, RESOLVED, WEIGHTS
 from dualproc.run.lora_file import read_lora, write_lora
+from dualproc.spec import PluginRef
 from dualproc.spec.fields import RUN_FOLDERS
 from dualproc.wording import cause, printable
 
@@ -201,3 +206,103 @@ def test_one_flipped_bit_of_what_a_run_reads_back_is_noticed(tmp_path: Path) -> 
                 noticed += 1
         file.write_bytes(content)
     assert noticed > 100
+
+
+def test_a_run_is_finished_only_with_its_whole_lora(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    content = (run / WEIGHTS).read_bytes()
+    assert is_finished(run)
+    (run / WEIGHTS).write_bytes(content[:-1])
+    assert not is_finished(run)
+    (run / WEIGHTS).unlink()
+    assert not is_finished(run)
+    sliders = finished(tmp_path / "sliders")
+    (sliders / RESOLVED).write_text(f"{SPEC}sliders: {{row: {{from: 0, to: 1, degree: 2}}}}\n")
+    for name in ("row", "row-2"):
+        assert not is_finished(sliders)
+        write_lora(sliders / "sliders" / name, lambda folder: save_file({"a": torch.ones(1)}, folder / WEIGHTS))
+    assert is_finished(sliders)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("evaluation.json", b"{"),
+        ("outcome.json", b"\xff"),
+        ("outcome.json", None),
+        ("env.json", b"[]"),
+        ("env.json", None),
+        ("samples/base/000-a-cartoon-of-an-owl-seed1.png", b"\x89PNG\r\n\x1a\n"),
+        ("samples/base/000-a-cartoon-of-an-owl-seed1.png", None),
+    ],
+)
+def test_a_damaged_run_is_a_row_of_the_bench_and_the_others_go_on(
+    capsys: Capture, small: Path, tmp_path: Path, name: str, damage: bytes | None
+) -> None:
+    """`damage` is what the file contains instead; None is a named pipe, which nobody writes to."""
+    small.write_text(f"{SMALL}variants: {{one: {{x: 1}}, two: {{x: 2}}}}\n")
+    for variant in ("one", "two"):
+        run = finished(tmp_path / "out" / "small" / variant)
+        spec = load_spec(small, variant=variant)
+        (run / RESOLVED).write_text(portable(spec, run).text)
+    broken = tmp_path / "out" / "small" / "one" / name
+    assert broken.exists()
+    broken.unlink()
+    if damage is None:
+        os.mkfifo(broken)
+    else:
+        broken.write_bytes(damage)
+    code, out, err = dp(capsys, "bench", small, "--out", tmp_path / "out")
+    assert code == 1, err
+    assert "already finished: 1 of 2 variants" in out
+    assert f"warning: small/one failed: {broken}" in err or f"cannot read {broken}" in err
+    assert f"dp score {broken.parents[0]}" in err or "delete it" in err or "samples" in name
+
+
+# --- images
+
+
+@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", b"P6 1 1 255\nabc",
+                                     b"#define a_width 8\n#define a_height 8\nstatic char a_bits[] = {0};", None],
+)  # fmt: skip
+def test_only_listed_image_formats_in_regular_files_are_read(
+    capsys: Capture, small: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    """None is a named pipe, which nobody writes to."""
+    file = tmp_path / "images" / "a.png"
+    file.parent.mkdir()
+    if content is None:
+        os.mkfifo(file)
+    else:
+        file.write_bytes(content)
+    reason = "not a regular file" if content is None else "not an image of a known format"
+    for place in (file, file.parent):
+        for command in (["ask", place, "Is it red?", "--judge", "small"], ["score", place, "--spec", small]):
+            assert f"{file} cannot be read as an image: " in (err := refused(capsys, *command))
+            assert reason in err
+    with pytest.raises(PluginError, match=reason):
+        build("visual_prompts", PluginRef.model_validate({"type": "image", "path": str(file)}))
+
+
+def test_a_layer_reads_an_image_as_dp_ask_does(tmp_path: Path) -> None:
+    """Rotated as its EXIF says, and grey of 16 bits not clipped."""
+    import numpy as np
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    pixels = np.zeros((4, 8), np.uint16)
+    pixels[:, 4:] = 32896
+    Image.fromarray(pixels).save(tmp_path / "deep.png", exif=exif)
+    canvas = Image.new("RGBA", (4, 8))
+    build("visual_prompts", PluginRef.model_validate({"type": "image", "path": str(tmp_path / "deep.png")})).draw(
+        canvas
+    )
+    assert np.asarray(canvas)[:, :, 0].tolist() == [[0] * 4] * 4 + [[128] * 4] * 4
+    assert torch.equal(read_image(tmp_path / "deep.png"), to_tensor(canvas.convert("RGB")))
+
+
+def test_only_one_place_opens_images() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert ("Image.open(" in text) == (file == PACKAGE / "kit" / "image_files.py"), file

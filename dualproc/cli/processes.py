@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dualproc.kit.files import read
 from dualproc.run import RunFolder
-from dualproc.run.files import as_run_error, make_folder, remove
+from dualproc.run.files import as_run_error, make_folder, read_text, remove
 from dualproc.run.folder import METRICS, WEIGHTS
 from dualproc.spec import TaskSpec
 
@@ -78,7 +79,10 @@ class TrainingProcess(subprocess.Popen[bytes]):
 
     def steps_done(self) -> int:
         """Training steps so far: the metrics have one line per step."""
-        return self._metrics.read_bytes().count(b"\n") if self._metrics.exists() else 0
+        try:
+            return read(self._metrics).count(b"\n")
+        except OSError:  # not there yet, or not a file: then the fit ends with an error
+            return 0
 
     def stage(self) -> str:
         """`loading`, `training` or `evaluating`."""
@@ -111,8 +115,8 @@ class TrainingProcess(subprocess.Popen[bytes]):
         if code == 130:
             return "interrupted from outside; the next `dp bench` resumes it"
         if code == 2 and self.job.error_file.is_file():
-            return self.job.error_file.read_text(encoding="utf-8").strip()
-        text = self.job.log.read_text(encoding="utf-8", errors="replace")
+            return read_text(self.job.error_file).strip()
+        text = read(self.job.log).decode("utf-8", errors="replace")
         return next((line for line in reversed(text.splitlines()) if line.strip()), f"exit code {code}")
 
 

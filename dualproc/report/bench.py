@@ -11,6 +11,7 @@ from pathlib import Path
 from dualproc.errors import RunError
 from dualproc.run.files import make_folder, write_atomically
 from dualproc.run.folder import RESOLVED, RunFolder
+from dualproc.run.lora_file import is_whole
 from dualproc.run.records import Outcome, to_json
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation
@@ -118,7 +119,7 @@ TARGETS: Mapping[str, Callable[[Result], bool]] = {
 
 
 def is_finished(folder: Path, steps: int = 0) -> bool:
-    """Whether the run in `folder` is complete and evaluated, and was planned with at least `steps` training steps.
+    """Whether the run in `folder` has its whole LoRA and is evaluated, and was planned with at least `steps` steps.
 
     Raises RunError if its files are damaged.
     """
@@ -128,7 +129,7 @@ def is_finished(folder: Path, steps: int = 0) -> bool:
     outcome = run.read_outcome()
     if outcome is None or outcome.interrupted or run.read_evaluation() is None:
         return False
-    return task(run.resolved).steps >= steps
+    return task(run.resolved).steps >= steps and all(map(is_whole, run.loras))
 
 
 def read_result(folder: Path) -> Result:

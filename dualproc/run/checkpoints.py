@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dualproc.errors import RunError
+from dualproc.errors import DamageError, RunError
 from dualproc.kit.files import MAX_TENSORS, read
 
 from .files import ASIDE, as_run_error, remove, sync, write_plainly
@@ -87,7 +87,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
         tensors = load(content)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         instead = f"continue from {_PREFIX}{found[-2]}" if len(found) > 1 else "start from the beginning"
-        raise RunError(f"{path} is damaged: {error}", hint=f"delete that folder to {instead}") from error
+        raise DamageError(f"{path} is damaged: {error}", hint=f"delete that folder to {instead}") from error
     return Checkpoint(found[-1], tensors, state)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dualproc.errors import RunError
+from dualproc.errors import DamageError, RunError
 from dualproc.kit.files import read
 
 ASIDE = ".aside-"
@@ -103,9 +103,10 @@ def sweep(folder: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file; RunError if it cannot be read, is not a regular file, or is too large."""
+    """The content of a text file; DamageError if it cannot be read, is not a regular file, or is too large."""
     try:
-        with as_run_error("read", path):
-            return read(path).decode("utf-8")
+        return read(path).decode("utf-8")
+    except OSError as error:
+        raise DamageError(f"cannot read {path}: {error.strerror or error}", hint=_READING) from error
     except UnicodeDecodeError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+        raise DamageError(f"{path} is damaged: {error}") from error

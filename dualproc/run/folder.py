@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualproc.errors import RunError
+from dualproc.errors import DamageError, RunError
 from dualproc.spec import paths
 from dualproc.types import Evaluation, StepRecord
 from dualproc.wording import command, listed
@@ -22,8 +22,8 @@ from .images import BASE, JUDGE_VIEW, TRAINED
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
 from .lora_file import write_lora
-from .records import Outcome, from_json, sealed, to_json
-from .resolved import differing_keys, plain
+from .records import Outcome, T, from_json, sealed, to_json
+from .resolved import differing_keys, plain, slider_loras
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -241,8 +241,7 @@ class RunFolder:
     @property
     def environment(self) -> Environment:
         """Versions and machine; empty if not recorded. Runs of earlier versions have fewer facts."""
-        path = self.path / ENVIRONMENT
-        return from_json(Environment, read_text(path), source=path) if path.exists() else {}
+        return self._read(ENVIRONMENT, Environment, "delete it: only the report shows it") or {}
 
     def metrics(self) -> list[StepRecord]:
         """Every training step so far. Ignores a last line cut short by a crash; RunError if another line is damaged."""
@@ -250,25 +249,37 @@ class RunFolder:
         if not path.exists():
             return []
         lines = read_text(path).split("\n")[:-1]  # what follows the last line break is empty or cut short
-        return [from_json(StepRecord, line, source=f"{path}:{number}") for number, line in enumerate(lines, 1)]
+        hint = "start the run again with `overwrite=True`"
+        return [
+            from_json(StepRecord, line, source=f"{path}:{number}", hint=hint) for number, line in enumerate(lines, 1)
+        ]
 
     def read_evaluation(self) -> Evaluation | None:
         """The measurements on the held-out images; None before the fit is done."""
-        path = self.path / EVALUATION
-        if not path.exists():
-            return None
-        hint = f"evaluate the run again: {command('dp', 'score', self.path)}"
-        return from_json(Evaluation, read_text(path), source=path, hint=hint)
+        return self._read(EVALUATION, Evaluation, f"evaluate the run again: {command('dp', 'score', self.path)}")
 
     def read_warnings(self) -> list[str]:
         """What the user was warned of when the run was trained and evaluated; empty if there was nothing."""
-        path = self.path / WARNINGS
-        return from_json(list[str], read_text(path), source=path) if path.exists() else []
+        return self._read(WARNINGS, list[str], "delete it: only the report shows it") or []
 
     def read_outcome(self) -> Outcome | None:
         """The outcome; None before the fit has ended."""
-        path = self.path / OUTCOME
-        return from_json(Outcome, read_text(path), source=path) if path.exists() else None
+        return self._read(OUTCOME, Outcome, "delete it, then continue the run with `resume=True`")
+
+    def _read(self, name: str, kind: type[T], hint: str) -> T | None:
+        """A file of the run that `to_json` or `sealed` wrote; None if there is none."""
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return from_json(kind, read_text(path), source=path)
+        except RunError as error:
+            raise DamageError(error.message, hint=hint) from error
+
+    @property
+    def loras(self) -> list[Path]:
+        """The files of the run's LoRA, whether they exist or not: the centre's, and those of its sliders."""
+        return [self.path / WEIGHTS, *(self.path / SLIDERS / one / WEIGHTS for one in slider_loras(self.resolved))]
 
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint: (step, tensors, state); None if there is none. RunError if it is damaged."""

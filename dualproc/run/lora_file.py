@@ -85,6 +85,17 @@ def read_lora(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def is_whole(file: Path) -> bool:
+    """Whether `read_lora` can read a file."""
+    from safetensors import SafetensorError
+
+    try:
+        read_lora(file)
+    except (OSError, ValueError, SafetensorError):
+        return False
+    return True
+
+
 def _parts(content: bytes) -> tuple[dict[str, Any], bytes]:
     """The header of a safetensors file, and its tensors' bytes. Raises ValueError if it is not one."""
     length = int.from_bytes(content[:8], "little")

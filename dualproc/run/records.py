@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json as pydantic_json
 
-from dualproc.errors import RunError
+from dualproc.errors import DamageError
 
 T = TypeVar("T")
 
@@ -63,13 +63,13 @@ def from_json(kind: type[T], text: str, *, source: Path | str, hint: str | None 
     wrote it.
     """
     if (seal := _SEAL.search(text)) and seal[1] != _sum(text[: seal.start()]):
-        raise RunError(f"{source} is damaged: it has changed since it was written (its checksum differs)", hint=hint)
+        raise DamageError(f"{source} is damaged: it has changed since it was written (its checksum differs)", hint=hint)
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         cause = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-        raise RunError(f"{source} is damaged, or from another version of dualproc: {cause}", hint=hint) from error
+        raise DamageError(f"{source} is damaged, or from another version of dualproc: {cause}", hint=hint) from error
 
 
 def _sum(text: str) -> str:
