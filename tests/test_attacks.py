@@ -19,12 +19,14 @@ from test_survival import SMALL, break_plugin
 
 import dualproc
 from dualproc import Engine, load_spec
+from dualproc.cli.processes import Job, TrainingProcess
 from dualproc.errors import DualprocError, PluginError, RunError, SpecError
 from dualproc.kit.image_files import read_image, to_tensor
 from dualproc.report.bench import is_finished
 from dualproc.resolve import build
 from dualproc.run import RunFolder, portable
-from dualproc.run.folder import _OURS, RESOLVED, WEIGHTS
+from dualproc.run.folder import _OURS, METRICS, RESOLVED, WEIGHTS
+from dualproc.run.lock import LOCK, FolderLock
 from dualproc.run.lora_file import read_lora, write_lora
 from dualproc.spec import PluginRef
 from dualproc.spec.fields import RUN_FOLDERS
@@ -306,3 +308,74 @@ def test_only_one_place_opens_images() -> None:
     for file in PACKAGE.rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         assert ("Image.open(" in text) == (file == PACKAGE / "kit" / "image_files.py"), file
+
+
+# --- links and special files in a run
+
+
+@pytest.mark.parametrize("name", ["samples", "checkpoints", "inputs", "sliders", "generated", "samples/base"])
+def test_folders_of_a_run_that_are_links_are_never_written(
+    capsys: Capture, small: Path, tmp_path: Path, name: str
+) -> None:
+    run, elsewhere = finished(tmp_path / "run"), tmp_path / "elsewhere"
+    (run / RESOLVED).write_text(portable(load_spec(small), run).text)
+    if (run / name).exists():
+        (run / name).rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    (run / name).symlink_to(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    with pytest.raises(RunError, match=f"{name} is a link"), RunFolder(run).writing():
+        pass
+    with pytest.raises(RunError, match=f"{name} is a link"):
+        RunFolder(run).generated()
+    (run / "outcome.json").unlink()
+    for option in ("--resume", "--overwrite"):
+        assert f"{run / name} is a link" in refused(capsys, "run", small, "--out", run, option)
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+@pytest.mark.parametrize("special", [Path.symlink_to, lambda path, _: os.mkfifo(path)])
+def test_files_of_a_run_are_written_through_no_link_and_no_pipe(
+    tmp_path: Path, special: Callable[[Path, Path], None]
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    run = stored(tmp_path / "run")
+    for name, write in {
+        LOCK: lambda: FolderLock(run),
+        METRICS: lambda: RunFolder(run).log(record(2)),
+        "../run.log": lambda: TrainingProcess(Job("a", None, (), load_spec("horizon", variant="high"), run), threads=1),
+    }.items():
+        (run / name).unlink(missing_ok=True)
+        special(run / name, precious)
+        with pytest.raises(RunError):
+            write()
+        (run / name).unlink()
+        assert precious.read_text() == "mine"
+    for name in (RESOLVED, "evaluation.json"):  # replaced, whatever they are
+        (run / name).unlink(missing_ok=True)
+        special(run / name, precious)
+        RunFolder(run).write(name, "{}")
+        assert (run / name).read_text() == "{}"
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [RESOLVED, METRICS, "evaluation.json", "outcome.json", "env.json", "warnings.json",
+                                  "checkpoints/checkpoint-1/state.json", WEIGHTS,
+                                  "checkpoints/checkpoint-1/tensors.safetensors"])  # fmt: skip
+def test_what_is_read_of_a_run_is_a_regular_file(tmp_path: Path, name: str) -> None:
+    run = RunFolder(stored(tmp_path / "run"))
+    (run.path / name).unlink(missing_ok=True)
+    os.mkfifo(run.path / name)
+    readers: list[Callable[[], object]] = [
+        lambda: run.resolved, run.metrics, run.read_evaluation, run.read_outcome, lambda: run.environment,
+        run.read_warnings, run.latest_checkpoint, lambda: read_lora(run.path / WEIGHTS),
+    ]  # fmt: skip
+    refusals = 0
+    for read in readers:
+        try:
+            read()
+        except (RunError, OSError) as error:
+            refusals += "not a regular file" in str(error)
+    assert refusals == 1

@@ -14,7 +14,7 @@ from typing import Any
 
 from dualproc.kit.files import read
 from dualproc.run import RunFolder
-from dualproc.run.files import as_run_error, make_folder, read_text, remove
+from dualproc.run.files import as_run_error, make_folder, open_to_write, read_text, remove
 from dualproc.run.folder import METRICS, WEIGHTS
 from dualproc.spec import TaskSpec
 
@@ -67,7 +67,7 @@ class TrainingProcess(subprocess.Popen[bytes]):
         environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         make_folder(job.log.parent)
         remove(job.error_file)
-        with as_run_error("write", job.log), job.log.open("wb") as log:
+        with as_run_error("write", job.log), open_to_write(job.log, "wb") as log:
             super().__init__(
                 job.command(),
                 stdin=subprocess.DEVNULL,

@@ -38,15 +38,15 @@ def generate_sum(
     quiet()
     from dualproc.engine.reload import generate, load_sum, open_run
     from dualproc.run import write_images
-    from dualproc.run.folder import GENERATED
     from dualproc.run.images import image_names
 
     seeds = range(seed, seed + count)
     generator = load_sum(runs, each)
     generator.prepare([prompt])
-    batch = min(AT_A_TIME, open_run(runs[0])[1].evaluation.batch)
+    opened, spec = open_run(runs[0])
+    batch = min(AT_A_TIME, spec.evaluation.batch)
     images = generate(generator, prompt, seeds, batch=batch)
-    folder = Path(runs[0], GENERATED) if out is None else given_folder(out)
+    folder = opened.generated() if out is None else given_folder(out)
     ending = "".join(f"-{Path(run).resolve().name}{strength:g}" for run, strength in zip(runs, each, strict=True))
     for path in write_images(folder, images, image_names([prompt] * count, seeds, ending=ending)):
         say(str(path))

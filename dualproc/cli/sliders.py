@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -61,18 +60,17 @@ def generate_at(
     from dualproc.engine.reload import load_generator, open_run
     from dualproc.engine.sliders import set_sliders
     from dualproc.report import sheet
-    from dualproc.run.folder import GENERATED
     from dualproc.run.images import image_names, write_images, write_png
     from dualproc.spec.sliders import complete
 
-    spec = open_run(run)[1]
+    opened, spec = open_run(run)
     for values in places:  # before the models are loaded
         complete(spec.sliders, values)
     swept = len(places) > 1
     seeds = [seed] if swept else range(seed, seed + count)
     generator = load_generator(run)
     generator.prepare([prompt])
-    folder = Path(run, GENERATED) if out is None else given_folder(out)
+    folder = opened.generated() if out is None else given_folder(out)
     scale = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
     drawn = []
     for values in places:

@@ -17,7 +17,18 @@ from dualproc.wording import command, listed
 
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
 from .environment import Environment, environment
-from .files import ASIDE, as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
+from .files import (
+    ASIDE,
+    as_run_error,
+    make_folder,
+    open_to_write,
+    read_text,
+    refuse_links,
+    remove,
+    sweep,
+    sync,
+    write_atomically,
+)
 from .images import BASE, JUDGE_VIEW, TRAINED
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
@@ -132,6 +143,7 @@ class RunFolder:
             _refuse_foreign(folder)
             _refuse_unwritable(folder)
             refuse_locked(folder)
+            refuse_links(folder)
             cls(folder)._refuse_run(resolved_text, resume=resume, overwrite=overwrite)
 
     @classmethod
@@ -190,8 +202,8 @@ class RunFolder:
     def log(self, record: StepRecord) -> None:
         """Append one training step to the metrics."""
         path = self.path / METRICS
-        with as_run_error("write", path), path.open("a", encoding="utf-8") as file:
-            file.write(sealed(record) + "\n")
+        with as_run_error("write", path), open_to_write(path, "ab") as file:
+            file.write(f"{sealed(record)}\n".encode())
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Write a checkpoint: tensors by name, and a JSON-able `state`. The newest two are kept."""
@@ -225,6 +237,11 @@ class RunFolder:
         """Write one file of the run atomically, and return its path."""
         write_atomically(self.path / name, content)
         return self.path / name
+
+    def generated(self) -> Path:
+        """The folder for the images of `dp generate`. Raises RunError if it would lead out of the run."""
+        refuse_links(self.path)
+        return self.path / GENERATED
 
     # --- what is read back ------------------------------------------------------------------------------------
 
