@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -379,3 +381,43 @@ def test_what_is_read_of_a_run_is_a_regular_file(tmp_path: Path, name: str) -> N
         except (RunError, OSError) as error:
             refusals += "not a regular file" in str(error)
     assert refusals == 1
+
+
+# --- models
+
+
+def edited(folder: Path, source: str, file: str, **changes: object) -> Path:
+    """A copy of a shipped model with changes in one of its configurations."""
+    copy = Path(shutil.copytree(PACKAGE / "weights" / source, folder / source))
+    config = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps({**config, **changes}))
+    return copy
+
+
+MODELS = {
+    "kernel": ("judge", "config.json", {"attn_implementation": "evil/attention"}, "kernels from a repository are code"),
+    "kernel of a part": ("judge", "config.json", {"_attn_implementation": {"vision_config": "evil/a@main:f"}},
+                         "kernels from a repository are code"),
+    "kernel of experts": ("judge", "config.json", {"experts_implementation": "evil/a"}, "kernels from a repository"),
+    "layers": ("judge", "config.json", {"text_config": {"num_hidden_layers": 10**6}}, "asks for 1,000,000 layers"),
+    "blocks": ("generator", "transformer/config.json", {"num_layers": 10**6}, "asks for 1,000,000 layers"),
+    "list": ("generator", "vae/config.json", {"block_out_channels": [8] * 5000}, "asks for 5,000 layers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", MODELS)
+def test_a_configuration_cannot_ask_for_code_or_endless_models(tmp_path: Path, attack: str) -> None:
+    source, file, changes, reason = MODELS[attack]
+    folder = edited(tmp_path, source, file, **changes)
+    plugin = {"judge": ("judges", "transformers"), "generator": ("generators", "diffusers")}[source]
+    with pytest.raises(PluginError, match=f"cannot load the {source} .*{reason}"):
+        build(plugin[0], PluginRef.model_validate({"type": plugin[1], "model": str(folder)}))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "processor_config.json"])
+def test_a_model_with_a_named_pipe_is_refused(tmp_path: Path, name: str) -> None:
+    folder = edited(tmp_path, "judge", "config.json")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(PluginError, match=f"{name} is not a regular file"):
+        build("judges", PluginRef.model_validate({"type": "transformers", "model": str(folder)}))
