@@ -14,6 +14,7 @@ import pytest
 import torch
 from bench_examples import finished, outcome
 from found_images import dp
+from markdown_it import MarkdownIt
 from run_examples import SPEC, evaluation, record
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -24,6 +25,7 @@ from dualproc import Engine, load_spec
 from dualproc.cli.processes import Job, TrainingProcess
 from dualproc.errors import DualprocError, PluginError, RunError, SpecError
 from dualproc.kit.image_files import read_image, to_tensor
+from dualproc.report import markdown
 from dualproc.report.bench import is_finished
 from dualproc.resolve import build
 from dualproc.run import RunFolder, portable
@@ -421,3 +423,36 @@ def test_a_model_with_a_named_pipe_is_refused(tmp_path: Path, name: str) -> None
     os.mkfifo(folder / name)
     with pytest.raises(PluginError, match=f"{name} is not a regular file"):
         build("judges", PluginRef.model_validate({"type": "transformers", "model": str(folder)}))
+
+
+# --- Markdown
+
+
+@pytest.mark.parametrize("attack", [
+    "<script>alert(1)</script>", "`<img src=x onerror=alert(1)>`", "\\<b>", "a\n\n# heading", "# heading", "- item",
+    "1. item", "> quote", "[x](javascript:alert(1))", "![x](y)", "a | b", "&lt;b>", "***b***", "_b_", "~~b~~", "===",
+])  # fmt: skip
+def test_text_stays_text_in_markdown(attack: str) -> None:
+    """Shown as it is by a Markdown parser that allows HTML, and without `<` for parsers that know no `\\<`."""
+    shown = markdown.text(attack)
+    assert "<" not in shown
+    assert "\n" not in shown
+    tokens = (
+        MarkdownIt()
+        .enable("table")
+        .enable("strikethrough")
+        .parse(f"> {shown}\n\n| a | b |\n| - | - |\n| {shown} | x |\n")
+    )
+    kinds = {token.type for token in tokens} | {child.type for token in tokens for child in token.children or ()}
+    assert kinds <= {
+        "blockquote_open", "blockquote_close", "paragraph_open", "paragraph_close", "inline", "text", "table_open",
+        "table_close", "thead_open", "thead_close", "tbody_open", "tbody_close", "tr_open", "tr_close", "th_open",
+        "th_close", "td_open", "td_close", "text_special",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["`<img src=x onerror=alert(1)>", "a``b", "`"])
+def test_code_stays_code_in_markdown(model: str) -> None:
+    (paragraph,) = (token for token in MarkdownIt().parse(markdown.code(model)) if token.type == "inline")
+    (span,) = paragraph.children or ()
+    assert (span.type, span.content) == ("code_inline", model)

@@ -17,6 +17,7 @@ from dualproc.run.resolved import task
 from dualproc.types import Evaluation
 from dualproc.wording import MISSING, NOT_MEASURED, number, percent, plural, times
 
+from . import markdown
 from .numeric import mean, ratio, unmeasured
 from .summary import kept, share_on_target, title
 
@@ -235,9 +236,11 @@ def _without_a_value(rows: Sequence[BenchRow]) -> list[str]:
 
 def render_markdown(rows: Sequence[BenchRow], *, planned: int, command: str) -> str:
     """The table with its footer and legend."""
-    table = [HEADINGS, ["---"] * len(HEADINGS), *map(cells, rows)]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table]
-    return "\n".join(lines) + "\n\n" + "\n\n".join([*footer(rows, planned=planned, command=command), LEGEND]) + "\n"
+    below = map(markdown.text, footer(rows, planned=planned, command=command)[:-1])
+    return (
+        "\n\n".join([markdown.table(HEADINGS, map(cells, rows)), *below, f"Made by {markdown.code(command)}.", LEGEND])
+        + "\n"
+    )
 
 
 def write_table(out: Path, rows: Sequence[BenchRow], *, planned: int, command: str) -> None:
