@@ -456,3 +456,30 @@ def test_code_stays_code_in_markdown(model: str) -> None:
     (paragraph,) = (token for token in MarkdownIt().parse(markdown.code(model)) if token.type == "inline")
     (span,) = paragraph.children or ()
     assert (span.type, span.content) == ("code_inline", model)
+
+
+# --- names and folders that the system refuses
+
+LONG, DEEP = "x" * 300, "d/" * 1000
+COMMANDS = [
+    ["ask", f"{LONG}.png", "A cat?"], ["ask", "a\0.png", "A cat?"], ["score", LONG],
+    ["score", f"{LONG}.png", "--spec", "SPEC"],
+    ["generate", LONG, "a cat"], ["export", LONG, "--at", "row=1", "--out", "x"], ["compare", LONG, LONG],
+    ["bench", LONG],
+    ["bench", "SPEC", "--out", LONG], ["bench", "SPEC", "--out", DEEP], ["run", "SPEC", "--out", LONG],
+    ["run", "SPEC", "--out", DEEP], ["run", "SPEC", "--out", "a\0b"], ["run", LONG], ["plan", LONG],
+    ["specs", "copy", "horizon", f"{DEEP}a.yaml"], ["spec", "check", "SPEC", "--set", f"{'a.' * 5000}a=1"],
+    ["spec", "check", f"{LONG}.yaml"], ["run", "SPEC", "--out", "gone/x"], ["bench", "."],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command)[:30])
+def test_what_the_system_refuses_is_one_message(
+    capsys: Capture, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """Also in a current folder that was deleted, for the last command."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    if command[-1] in ("gone/x", "."):
+        (tmp_path / "here").rmdir()
+    assert len(refused(capsys, *(str(small) if word == "SPEC" else word for word in command))) < 10_000

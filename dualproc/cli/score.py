@@ -12,7 +12,18 @@ from dualproc.errors import DualprocError, RunError
 from dualproc.kit.image_files import batches, image_files
 from dualproc.wording import number, plural
 
-from .arguments import AsJson, At, Fields, Overrides, SpecFile, Variant, field_options, named_values, one_place
+from .arguments import (
+    AsJson,
+    At,
+    Fields,
+    Overrides,
+    SpecFile,
+    Variant,
+    field_options,
+    given_path,
+    named_values,
+    one_place,
+)
 from .output import print_table, print_warning, say
 from .run import print_evaluation
 
@@ -85,7 +96,7 @@ def score(
     else:
         _print_images(task, files, measured)
     if csv is not None:
-        _write_csv(Path(csv), files, image_columns(measured))
+        _write_csv(given_path(csv), files, image_columns(measured))
 
 
 def _score_run(places: Sequence[str], overrides: Sequence[str]) -> None:

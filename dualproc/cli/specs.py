@@ -11,6 +11,7 @@ import typer
 from dualproc.errors import DualprocError
 from dualproc.wording import nearest
 
+from .arguments import given_path
 from .output import print_table, say
 
 ENDINGS = (".yaml", ".yml")
@@ -53,7 +54,7 @@ def copy(
     shipped = shipped_specs()
     if name not in shipped:
         raise DualprocError(f"no shipped spec is called '{name}'", hint=nearest(name, shipped))
-    target = Path(f"{Path(name).name}.yaml" if file is None else file)
+    target = given_path(f"{Path(name).name}.yaml" if file is None else file)
     if target.suffix not in ENDINGS:
         raise DualprocError(f"expected a file that ends in {' or '.join(ENDINGS)}, got '{target}'")
     files = _copies(name, shipped[name], target)

@@ -46,8 +46,8 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
     sections = [
         _front_matter(recipe),
         f"# {markdown.text(known.name or run.path.name)}",
-        f"A LoRA for {markdown.code(base_name(recipe.model))}, trained with dualproc by the answers of a vision-language "
-        "model to a question about its images.",
+        f"A LoRA for {markdown.code(base_name(recipe.model))}, trained with dualproc by the answers of a "
+        "vision-language model to a question about its images.",
         markdown.text(known.description),
         *(f"> {markdown.text(text)} **{markdown.text(answer)}**" for text, answer in known.questions),
         *_results(evaluation),
