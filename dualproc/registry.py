@@ -247,9 +247,11 @@ def _unknown_name(kind: str, name: str, known: Discovery) -> PluginError:
     return PluginError(f"no {singular(kind)} plugin is called '{name}'", hint=f"{guess} {hint}" if guess else hint)
 
 
-def failure(entry: Entry, error: BaseException) -> PluginError:
+def failure(entry: Entry, error: BaseException, *, importing: bool = False) -> PluginError:
     """The error for an exception raised by a plugin's own code: the plugin's origin, the cause, and what to do."""
-    remedy = f"run `pip install --force-reinstall {entry.distribution}`, or report this to the plugin's author"
+    remedy = "check its parameters, and the files that they name; or report this to the plugin's author"
+    if importing:
+        remedy = f"run `pip install --force-reinstall {entry.distribution}`, or report this to the plugin's author"
     cause = described(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         missing = error.name.partition(".")[0]
@@ -275,7 +277,7 @@ def _import(entry: Entry) -> Any:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a third-party module may raise anything, or end the process
-        raise failure(entry, error) from error
+        raise failure(entry, error, importing=True) from error
 
 
 def _find_base(entry: Entry, preset: Preset) -> Entry:

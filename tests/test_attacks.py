@@ -7,6 +7,8 @@ import os
 import random
 import re
 import shutil
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +24,12 @@ from test_survival import SMALL, break_plugin
 
 import dualproc
 from dualproc import Engine, load_spec
+from dualproc.__main__ import main as dualproc_main
+from dualproc.cli import _options
+from dualproc.cli.output import with_options
 from dualproc.cli.processes import Job, TrainingProcess
+from dualproc.engine.fit import _interruptible
+from dualproc.engine.overlay import draw_canvas
 from dualproc.errors import DualprocError, PluginError, RunError, SpecError
 from dualproc.kit.image_files import read_image, to_tensor
 from dualproc.report import markdown
@@ -34,6 +41,7 @@ from dualproc.run.lock import LOCK, FolderLock
 from dualproc.run.lora_file import read_lora, write_lora
 from dualproc.spec import PluginRef
 from dualproc.spec.fields import RUN_FOLDERS
+from dualproc.types import StepRecord
 from dualproc.wording import cause, printable
 
 PACKAGE = Path(dualproc.__file__).parent
@@ -483,3 +491,99 @@ def test_what_the_system_refuses_is_one_message(
     if command[-1] in ("gone/x", "."):
         (tmp_path / "here").rmdir()
     assert len(refused(capsys, *(str(small) if word == "SPEC" else word for word in command))) < 10_000
+
+
+# --- cost
+
+
+def test_the_canvas_of_a_thin_image_is_bounded() -> None:
+    assert draw_canvas([], 64, 64).size == (512, 512)
+    for size in ((100_000, 1), (1, 4000), (5000, 5000)):
+        width, height = draw_canvas([], *size).size
+        assert width * height <= max(2**24, size[0] * size[1])
+
+
+@pytest.mark.usefixtures("small")
+def test_a_chain_of_extends_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "0.yaml").write_text(SMALL)
+    for number in range(1, 100):
+        (tmp_path / f"{number}.yaml").write_text(f"extends: {number - 1}.yaml\n")
+    assert load_spec(tmp_path / "15.yaml").name == "small"
+    with pytest.raises(SpecError, match="extends: more than 16 files extend each other"):
+        load_spec(tmp_path / "99.yaml")
+
+
+def test_a_spec_that_is_a_named_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(SpecError, match="regular file"):
+        load_spec(tmp_path / "a.yaml")
+
+
+# --- what the command line prints
+
+
+@pytest.mark.parametrize("command", [["schema"], ["ask", "IMAGE", "Is it red?", "--judge", "small", "--json"],
+                                     ["score", "IMAGE", "--spec", "SPEC", "--json"]],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["import", "judge"])
+def test_plugins_that_print_do_not_spoil_json(
+    capfd: Capture, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, command: list[str]
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setenv("SMALL_FAULT", f"{kind} 1 print")
+    places = {"IMAGE": tmp_path / "a.png", "SPEC": small}
+    code, out, err = dp(capfd, *(places.get(word, word) for word in command))
+    assert code == 0, err
+    assert json.loads(out)
+    assert ("noise\nnoise\n" in err) == (kind == "import" or command[0] in ("ask", "score"))
+
+
+class Confirmed:
+    """A progress that notes that Ctrl+C was confirmed."""
+
+    told = 0
+
+    def step(self, record: StepRecord, total: int) -> None: ...
+
+    def images(self, done: int, total: int) -> None: ...
+
+    def ending(self) -> None:
+        self.told += 1
+
+
+def test_ctrl_c_is_confirmed_at_once_and_not_when_the_step_ends() -> None:
+    progress = Confirmed()
+    with _interruptible(progress) as interrupted:
+        assert not interrupted()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (interrupted(), progress.told) == (True, 1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_while_the_command_line_is_imported_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "dualproc.cli", Interrupted())
+    with pytest.raises(SystemExit) as ended:
+        dualproc_main()
+    assert ended.value.code == 130
+
+
+def test_hints_name_only_options_that_the_command_has() -> None:
+    full = RunError("cannot write a", hint="free some space on that disk, then continue with `resume=True`")
+    closed = RunError("cannot write a", hint="choose a folder that you may write to with `out`")
+    assert with_options(full, _options(["run", "a"])).endswith("then continue with `--resume`")
+    assert with_options(closed, _options(["generate", "a"])).endswith("with `--out`")
+    assert with_options(full, _options(["generate", "a"])) == "cannot write a\n  free some space on that disk"
+    assert with_options(closed, _options(["score", "a"])) == "cannot write a"
+
+
+def test_a_bad_parameter_of_a_plugin_is_no_reason_to_install_it_again() -> None:
+    with pytest.raises(PluginError) as raised:
+        build("judges", PluginRef.model_validate({"type": "tiny", "template": "{{ not closed"}))
+    assert "install" not in str(raised.value)

@@ -92,11 +92,20 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
     except Exception as error:
         if (failure := _failure(error)) is None:
             raise
-        print_error(failure)
+        offered = _options(sys.argv[1:] if arguments is None else arguments)
+        print_error(failure, offered)
         if error_file is not None:
             with suppress(OSError):
-                Path(error_file).write_text(with_options(failure), encoding="utf-8")
+                Path(error_file).write_text(with_options(failure, offered), encoding="utf-8")
         sys.exit(2)
+
+
+def _options(arguments: Sequence[str]) -> set[str]:
+    """The options of the command that is called."""
+    commands = typer.main.get_command(app)
+    assert isinstance(commands, TyperGroup)
+    called = next((found for word in arguments if (found := commands.commands.get(word)) is not None), commands)
+    return {option for parameter in called.params for option in parameter.opts}
 
 
 def _failure(error: BaseException) -> DualprocError | None:

@@ -13,7 +13,7 @@ from dualproc.errors import DualprocError
 from dualproc.wording import duration, number, percent, plural
 
 from .arguments import AsJson, File, FirstVariant, Overrides
-from .output import print_progress, print_table, print_warning, say
+from .output import print_progress, print_table, print_warning, say, stdout_for_the_result
 
 if TYPE_CHECKING:
     from dualproc.plan.dry_run import Memory, Observed, Plan
@@ -61,43 +61,44 @@ def plan(
     """
     from dualproc.resolve import read_checked, toy_mix
 
-    limit = None if memory is None else _bytes(memory)
-    spec = read_checked(file, overrides=overrides or (), variant=variant).each()[0].require()
-    if mixed := toy_mix(spec):
-        print_warning(mixed)
-    from .progress import quiet
+    with stdout_for_the_result(as_json):
+        limit = None if memory is None else _bytes(memory)
+        spec = read_checked(file, overrides=overrides or (), variant=variant).each()[0].require()
+        if mixed := toy_mix(spec):
+            print_warning(mixed)
+        from .progress import quiet
 
-    quiet()
-    import torch
+        quiet()
+        import torch
 
-    from dualproc.plan import switches
-    from dualproc.plan.dry_run import dry_run
-    from dualproc.plan.hardware import COMMON, gpu_named, seconds
+        from dualproc.plan import switches
+        from dualproc.plan.dry_run import dry_run
+        from dualproc.plan.hardware import COMMON, gpu_named, seconds
 
-    card = gpu_named(device) if device else None
-    limit = limit or (card.memory * GB if card else None)
-    gpu = limit is not None or torch.cuda.is_available()
-    print_progress("building the models without weights, and simulating a training step")
-    observed: dict[str, Observed] = {}
-    started = time.perf_counter()
-    found = dry_run(spec, gpu=gpu, known=observed)
-    search = None
-    if limit is not None and found.peak > limit:
-        taken = duration(time.perf_counter() - started)
-        print_progress(f"does not fit; searching for settings that do, most of which take another {taken}")
-        search = switches.search(
-            spec,
-            found,
-            limit,
-            gpu=gpu,
-            card=card or COMMON,
-            known=observed,
-            everything=everything,
-            progress=print_progress,
-        )
-    # The measured speed of this machine's CPU does not apply to a GPU.
-    measures = card or not gpu or torch.cuda.is_available()
-    estimate = seconds(found.operations, card, moved=found.moved) if measures else None
+        card = gpu_named(device) if device else None
+        limit = limit or (card.memory * GB if card else None)
+        gpu = limit is not None or torch.cuda.is_available()
+        print_progress("building the models without weights, and simulating a training step")
+        observed: dict[str, Observed] = {}
+        started = time.perf_counter()
+        found = dry_run(spec, gpu=gpu, known=observed)
+        search = None
+        if limit is not None and found.peak > limit:
+            taken = duration(time.perf_counter() - started)
+            print_progress(f"does not fit; searching for settings that do, most of which take another {taken}")
+            search = switches.search(
+                spec,
+                found,
+                limit,
+                gpu=gpu,
+                card=card or COMMON,
+                known=observed,
+                everything=everything,
+                progress=print_progress,
+            )
+        # The measured speed of this machine's CPU does not apply to a GPU.
+        measures = card or not gpu or torch.cuda.is_available()
+        estimate = seconds(found.operations, card, moved=found.moved) if measures else None
     if as_json:
         say(json.dumps(_as_data(spec, found, estimate, limit, search), indent=1))
         return

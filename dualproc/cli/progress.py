@@ -133,7 +133,8 @@ class FitBars(Bars):
 
     def ending(self) -> None:
         """Confirm Ctrl+C."""
-        self.console.print("Training stopped. Saving and evaluating the LoRA; press Ctrl+C again to exit at once.")
+        advice = "press Ctrl+C again to exit at once"
+        self.console.print(f"Finishing this training step, then saving and evaluating the LoRA; {advice}.")
 
     def images(self, done: int, total: int) -> None:
         """Show how many images are done."""

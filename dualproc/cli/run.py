@@ -65,6 +65,7 @@ def run(
     dp run line_weight --variant thick --resume --set train.steps=300
     dp run line_weight --variant thin --set train.lora.init=runs/line_weight/thick
     """
+    from dualproc.kit.files import read as read_file
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
     from dualproc.run import RunFolder, portable
@@ -80,7 +81,7 @@ def run(
 
     given = overrides or []
     specs, targets = read(given)
-    text = locate(file).read_text(encoding="utf-8")
+    text = read_file(locate(file)).decode("utf-8")
     if fit is not Fit.auto:  # which may change the specs
         refuse()
     # Variants differ in what they ask, and their models need the same memory.

@@ -24,7 +24,7 @@ from .arguments import (
     named_values,
     one_place,
 )
-from .output import print_table, print_warning, say
+from .output import print_table, print_warning, say, stdout_for_the_result
 from .run import print_evaluation
 
 if TYPE_CHECKING:
@@ -76,21 +76,22 @@ def score(
     from dualproc.report import image_columns
     from dualproc.resolve import load_spec
 
-    loaded = load_spec(spec, overrides=overrides or (), variant=variant).at(one_place(at or ()))
-    prompt = prompt_for(loaded, named_values(fields or ()))
-    task = _without_unanswerable(loaded, prompt)
-    files = image_files(places)
-    from .progress import Bars, quiet
+    with stdout_for_the_result(as_json):
+        loaded = load_spec(spec, overrides=overrides or (), variant=variant).at(one_place(at or ()))
+        prompt = prompt_for(loaded, named_values(fields or ()))
+        task = _without_unanswerable(loaded, prompt)
+        files = image_files(places)
+        from .progress import Bars, quiet
 
-    quiet()
-    from dualproc.engine.evaluate import measure_batches
-    from dualproc.engine.evaluators import Evaluators
+        quiet()
+        from dualproc.engine.evaluate import measure_batches
+        from dualproc.engine.evaluators import Evaluators
 
-    evaluators = Evaluators(task)
-    with Bars(disable=as_json) as bars:
-        bar = bars.add_task("evaluating", total=len(files), note="")
-        images = batches(files, task.evaluation.batch)
-        measured = measure_batches(evaluators, images, prompt, lambda count: bars.more(bar, count))
+        evaluators = Evaluators(task)
+        with Bars(disable=as_json) as bars:
+            bar = bars.add_task("evaluating", total=len(files), note="")
+            images = batches(files, task.evaluation.batch)
+            measured = measure_batches(evaluators, images, prompt, lambda count: bars.more(bar, count))
     if as_json:
         say(_as_json(task, files, measured))
     else:

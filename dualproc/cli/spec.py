@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from .arguments import EveryVariant, File, Overrides, Variant
-from .output import print_warning, say
+from .output import print_warning, say, stdout_for_the_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,7 +84,8 @@ def schema() -> None:
 
     from dualproc.resolve import installed_schema
 
-    document, broken = installed_schema()
+    with stdout_for_the_result():
+        document, broken = installed_schema()
     say(json.dumps(document, indent=2, ensure_ascii=False))
     for error in broken:
         say(f"skipped: {error}", fg="yellow", err=True)

@@ -2,8 +2,8 @@
 
 The environment variable SMALL_FAULT, `KIND CALL MESSAGE`, makes a plugin fail: from its CALL-th call on (counted from 1
 in each process), the plugin of this kind raises ValueError(MESSAGE). With the message `nan`, it returns nan instead;
-with `exit`, it ends the process; with `mute`, it raises an exception without a text; with `shape`, it returns a tensor
-of a wrong shape.
+with `print`, it prints; with `exit`, it ends the process; with `mute`, it raises an exception without a text; with
+`shape`, it returns a tensor of a wrong shape.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ def fault(kind):
     failing, call, message = os.environ.get("SMALL_FAULT", "none 0 -").split(" ", 2)
     calls[kind] += 1
     if failing != kind or calls[kind] < int(call):
+        return 1.0
+    if message == "print":
+        print("noise", flush=True)
+        os.system("echo noise")
         return 1.0
     if message == "exit":
         sys.exit(0)
@@ -157,3 +161,6 @@ class SmallScorer(Small):
 
     def score(self, images, context):
         return images[:, 0].mean((1, 2)) * fault("scorer")
+
+
+fault("import")
