@@ -8,13 +8,16 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from bench_examples import finished, outcome
+from conftest import FAKE_PLUGINS
 from found_images import dp
 from markdown_it import MarkdownIt
 from run_examples import SPEC, evaluation, record
@@ -25,7 +28,7 @@ from test_survival import SMALL, break_plugin
 import dualproc
 from dualproc import Engine, load_spec
 from dualproc.__main__ import main as dualproc_main
-from dualproc.cli import _options
+from dualproc.cli import _options, main
 from dualproc.cli.output import with_options
 from dualproc.cli.processes import Job, TrainingProcess
 from dualproc.engine.fit import _interruptible
@@ -37,7 +40,7 @@ from dualproc.report.bench import is_finished
 from dualproc.resolve import build
 from dualproc.run import RunFolder, portable
 from dualproc.run.folder import _OURS, METRICS, RESOLVED, WEIGHTS
-from dualproc.run.lock import LOCK, FolderLock
+from dualproc.run.lock import LOCK, FolderLock, refuse_locked
 from dualproc.run.lora_file import read_lora, write_lora
 from dualproc.spec import PluginRef
 from dualproc.spec.fields import RUN_FOLDERS
@@ -587,3 +590,58 @@ def test_a_bad_parameter_of_a_plugin_is_no_reason_to_install_it_again() -> None:
     with pytest.raises(PluginError) as raised:
         build("judges", PluginRef.model_validate({"type": "tiny", "template": "{{ not closed"}))
     assert "install" not in str(raised.value)
+
+
+# --- processes
+
+
+def test_a_process_ends_when_the_other_end_of_its_stdin_is_closed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, dualproc.cli; from dualproc.cli.processes import run_job\n"
+        "dualproc.cli.main = lambda **_: (print('started', flush=True), time.sleep(60)); run_job()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "error")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == b"started\n"
+    process.stdin.close()
+    assert process.wait(timeout=30) != 0
+    process.stdout.close()
+
+
+def test_the_folder_is_locked_before_models_are_loaded(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LockedError(Exception):
+        pass
+
+    def attach(*_: object, **__: object) -> None:
+        with pytest.raises(RunError, match="in use by another run"):
+            refuse_locked(tmp_path / "run")
+        raise LockedError
+
+    monkeypatch.setattr("dualproc.engine.lora.attach", attach)
+    with pytest.raises(LockedError):
+        main(["run", str(small), "--out", str(tmp_path / "run")])
+    refuse_locked(tmp_path / "run")
+
+
+@pytest.mark.nightly
+def test_a_fit_whose_bench_is_gone_ends_after_its_step(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system closes the other end of its stdin when the bench ends, also by SIGKILL."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PACKAGE.parent), str(FAKE_PLUGINS / "small")]))
+    job = Job(str(small), None, ("train.steps=100000", "train.watch.every=1000"), load_spec(small), tmp_path / "run")
+    process = TrainingProcess(job, threads=1)
+    assert process.stdin is not None
+    try:
+        deadline = time.monotonic() + 60
+        while not process.steps_done() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.stdin.close()
+        assert process.wait(timeout=60) in (-signal.SIGTERM, 130), job.log.read_text()
+    finally:
+        process.kill()
+    assert 0 < RunFolder(job.folder).saved_step == process.steps_done()

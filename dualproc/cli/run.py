@@ -107,7 +107,9 @@ def _target(spec: TaskSpec, out: str | None, *, several: bool) -> Path:
 def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: bool) -> FitResult:
     from dualproc.report import memory_used
     from dualproc.run import reset_peak_gpu_memory
+    from dualproc.run.files import make_folder
     from dualproc.run.folder import METRICS
+    from dualproc.run.lock import FolderLock
 
     from .loading import loaded_models
     from .progress import FitBars, quiet
@@ -121,17 +123,21 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     from dualproc.engine import Engine
     from dualproc.engine.fit import fit
 
+    make_folder(out)
+    lock = FolderLock(out)  # before the models are loaded: another `dp run` would load them for nothing
     try:
         engine = Engine(spec)
         for line in loaded_models(engine):
             say(line)
         with FitBars() as bars:
-            result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
+            result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars, lock=lock)
     except KeyboardInterrupt:
         trained = (out / METRICS).exists()
         advice = "continue from the last checkpoint with --resume" if trained else "no training step is done yet"
         say(f"\ninterrupted: {advice}", fg="yellow", err=True)
         raise typer.Exit(130) from None
+    finally:
+        lock.release()
     outcome = result.outcome
     if outcome.stopped:
         advice = " (continue with --resume)" if outcome.interrupted else ""

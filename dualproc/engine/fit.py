@@ -26,6 +26,7 @@ from dualproc.report import (
 )
 from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
 from dualproc.run.folder import RESOLVED, default_folder
+from dualproc.run.lock import FolderLock
 from dualproc.spec import TaskSpec
 from dualproc.types import Evaluation, StepRecord
 from dualproc.wording import command, duration, number, plural
@@ -105,8 +106,9 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    lock: FolderLock | None = None,
 ) -> FitResult:
-    """Train, evaluate and write the run folder.
+    """Train, evaluate and write the run folder, of which the caller may already hold the `lock`.
 
     Ctrl+C or SIGTERM ends the training after the current step; the LoRA is still saved and evaluated.
 
@@ -125,6 +127,7 @@ def fit(
             files=resolved.files,
             resume=resume,
             overwrite=overwrite,
+            lock=lock,
         ) as run,
         noting(loop.warnings),
     ):

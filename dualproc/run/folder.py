@@ -98,6 +98,7 @@ class RunFolder:
         env: Mapping[str, str | int | None] | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        lock: FolderLock | None = None,
     ) -> RunFolder:
         """Start a run in `path`, or continue the run that is there.
 
@@ -105,15 +106,16 @@ class RunFolder:
         `environment()` unless given. `resume` continues a run of the same spec, of which `MAY_CHANGE` says what may
         differ; `train.steps` may be raised. Metrics of steps after its last checkpoint are dropped, because these steps
         are repeated. If there is no run, a new one starts.
-        `overwrite` deletes an earlier run's files, and no others.
+        `overwrite` deletes an earlier run's files, and no others. `lock` is the folder's, if the caller holds it.
 
         Raises RunError if the folder cannot be used: it is not writable, is a file, has files of the same names that
         are not a run's, has a run (without `resume` or `overwrite`) or a run of another spec, or is locked.
         """
         folder = Path(path)
-        cls.refuse(folder, resolved_text, resume=resume, overwrite=overwrite)
-        make_folder(folder)
-        run = cls(folder, lock=FolderLock(folder))
+        if lock is None:
+            cls.refuse(folder, resolved_text, resume=resume, overwrite=overwrite)
+            make_folder(folder)
+        run = cls(folder, lock=lock or FolderLock(folder))
         try:
             run._refuse_run(resolved_text, resume=resume, overwrite=overwrite)  # started between `refuse` and the lock
             run._make_room(resume=resume, overwrite=overwrite)
