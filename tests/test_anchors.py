@@ -14,6 +14,7 @@ from dualproc.engine import lora
 from dualproc.kit.structure import blurred
 from dualproc.plugins.anchors.base_denoise import BaseDenoise
 from dualproc.plugins.anchors.base_image import BaseImage
+from dualproc.plugins.anchors.base_layout import BaseLayout
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
 from dualproc.spec import Lora
@@ -43,11 +44,17 @@ def penalty(anchor: Any, sample: Sample, generator: DiffusersGenerator) -> torch
     return found
 
 
+def base_layout() -> BaseLayout:
+    return BaseLayout(BaseLayout.Params())
+
+
 def base_image(**params: Any) -> BaseImage:
     return BaseImage(BaseImage.Params(**params))
 
 
-@pytest.mark.parametrize("anchor", [base_image(), base_image(blur=0.05), BaseDenoise(BaseDenoise.Params())])
+@pytest.mark.parametrize(
+    "anchor", [base_image(), base_image(blur=0.05), base_layout(), BaseDenoise(BaseDenoise.Params())]
+)
 def test_an_anchor_returns_one_penalty_per_image_whose_gradient_reaches_the_lora(
     anchor: Any, generator: DiffusersGenerator
 ) -> None:
@@ -68,6 +75,18 @@ def test_the_penalty_of_an_image_is_its_squared_distance_to_the_base_image(gener
     expected = torch.tensor([0.01, 0.04])
     torch.testing.assert_close(penalty(base_image(), lighter, generator), expected)
     torch.testing.assert_close(penalty(base_image(blur=0.05), lighter, generator), expected)
+
+
+def test_the_layout_is_free_of_colours_and_sees_what_moved(generator: DiffusersGenerator) -> None:
+    base = generator.sample(PROMPTS, SEEDS, base=True)
+    recoloured = replace(base, images=base.images.roll(1, dims=1))  # red to green, green to blue, blue to red
+    moved = replace(base, images=base.images.roll(16, dims=3))
+    flat = replace(base, images=torch.full_like(base.images, 0.5).requires_grad_())
+    assert penalty(base_layout(), base, generator).abs().max() < 1e-4
+    assert penalty(base_layout(), recoloured, generator).abs().max() < 0.05
+    assert penalty(base_layout(), moved, generator).min() > 0.3
+    (gradient,) = torch.autograd.grad(penalty(base_layout(), flat, generator).sum(), flat.images)
+    assert gradient.isfinite().all()
 
 
 def test_with_a_blur_details_are_free_and_areas_are_penalised(generator: DiffusersGenerator) -> None:

@@ -38,6 +38,7 @@ BUILT_IN: list[tuple[str, str, dict[str, Any]]] = [
     ("visual_prompts", "box", {"from": [0.1, 0.1], "to": [0.4, 0.5]}),
     ("anchors", "base_denoise", {}),
     ("anchors", "base_image", {"blur": 0.05}),
+    ("anchors", "base_layout", {}),
     ("scorers", "line_weight", {"target": 0.04}),
     ("scorers", "palette", {"colors": ["red", "blue"]}),
     ("scorers", "region_color", {"region": "sky", "color": "blue"}),
@@ -70,7 +71,7 @@ def findings(check: Callable[[], None]) -> tuple[str, ...]:
     ("kind", "name", "params"), BUILT_IN, ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_built_in_plugins_conform(kind: str, name: str, params: Mapping[str, Any]) -> None:
-    check_plugin(kind, f"dualproc/{name}", params, **(extras(kind) if name == "base_image" else {}))
+    check_plugin(kind, f"dualproc/{name}", params, **(extras(kind) if name in ("base_image", "base_layout") else {}))
 
 
 def test_every_built_in_plugin_is_checked() -> None:

@@ -393,3 +393,7 @@ def test_steps_may_only_be_raised_and_only_by_training(tmp_path: Path) -> None:
         Engine(make_spec(train={"steps": 4, "lr": 1e-3}), build=stubs()).fit(run, resume=True)
     with pytest.raises(RunError, match=r"different: train\.steps"):  # as in `dp score RUN --set`
         open_run(run, overrides=["train.steps=4"])
+    falling = {"steps": 2, "lr_decay": 0.5}
+    run = Engine(make_spec(train=falling), build=stubs()).fit(tmp_path / "falling").run
+    with pytest.raises(RunError, match=r"different: train\.steps"):  # the learning rate would have fallen later
+        Engine(make_spec(train=falling | {"steps": 4}), build=stubs()).fit(run, resume=True)

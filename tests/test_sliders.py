@@ -29,6 +29,7 @@ from dualproc.spec import Lora, Slider, json_schema, spec_from_dict
 from dualproc.spec.sliders import complete
 from dualproc.types import Calibration, CalibrationPoint, Measurement, Score
 
+SPECS = Path(__file__).parents[1] / "specs" / "sliders"
 ROW = Slider.model_validate({"from": 0.26, "to": 0.66})
 
 
@@ -65,9 +66,11 @@ def test_values_fill_visual_prompt_question_and_scorer() -> None:
     assert spec.at({}).scorers[0].params == {"target": 0.46}  # the middle
 
 
-def test_shipped_spec_is_valid_and_has_an_image_of_every_prompt_at_every_value_twice() -> None:
-    spec = resolve.load_spec(Path(__file__).parents[1] / "specs" / "sliders" / "horizon.yaml")
-    assert spec.evaluation.seeds == 2 * sliders.GRID
+@pytest.mark.parametrize("path", sorted(SPECS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_specs_measure_every_value_of_every_slider(path: Path) -> None:
+    spec = resolve.load_spec(path)
+    assert set(spec.sliders) <= {str(ref.params.get("target")).strip("{}") for ref in spec.scorers}
+    assert spec.evaluation.seeds == 2 * sliders.GRID  # two images of every prompt at every value
 
 
 def test_spec_with_a_slider_survives_writing_and_reading(tmp_path: Path) -> None:

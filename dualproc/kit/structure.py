@@ -55,7 +55,7 @@ def structure(images: Tensor) -> Tensor:
     images = downscaled(images, ROWS)
     dx = F.pad(images, (0, 1, 0, 0), mode="replicate").diff(dim=-1)
     dy = F.pad(images, (0, 0, 0, 1), mode="replicate").diff(dim=-2)
-    contrast = (dx.square() + dy.square()).sum(1, keepdim=True).sqrt()
+    contrast = ((dx.square() + dy.square()).sum(1, keepdim=True) + 1e-12).sqrt()  # a root has no gradient at 0
     edges = contrast / (contrast + FAINT)
     flat = blurred(edges, BLUR).flatten(1)
     flat = flat - flat.mean(1, keepdim=True)

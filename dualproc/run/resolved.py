@@ -16,6 +16,7 @@ MAY_CHANGE = re.compile(
     r"evaluation\..+|train\.(watch\..+|checkpoint_every)|(generator|judge|referee)\.(checkpointing|device|offload)"
 )
 """Keys of a spec that may change during a run: they select what is measured, and what fits into memory."""
+LR_DECAY = "train.lr_decay"
 STEPS = "train.steps"
 """May be raised when a training continues: no step depends on how many follow, so the result is one longer run's."""
 
@@ -74,7 +75,8 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], *, training: 
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     differ = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
-    if training and _count(before.get(STEPS)) < _count(after.get(STEPS)):
+    # A learning rate that falls towards the last step would have been another one in all steps done so far.
+    if training and not before.get(LR_DECAY) and _count(before.get(STEPS)) < _count(after.get(STEPS)):
         differ.discard(STEPS)
     return sorted(key for key in differ if not MAY_CHANGE.fullmatch(key))
 

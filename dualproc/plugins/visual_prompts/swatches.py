@@ -24,7 +24,9 @@ class Swatches:
     class Params(BaseModel, extra="forbid", frozen=True):
         """The colours and the position of the strip."""
 
-        colors: tuple[Color, ...] = Field(min_length=1, description="Names or hex values, from left to right.")
+        colors: tuple[Color, ...] = Field(
+            min_length=1, description="From left to right: CSS names, hex values, or such as hsl(200, 55%, 75%)."
+        )
         box: Box | None = Field(
             None, description="[left, top, right, bottom], as fractions of the image; [0, 0.85, 1, 1] if unset."
         )
