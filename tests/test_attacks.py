@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from test_survival import SMALL, break_plugin
 
 import dualproc
-from dualproc import Engine, load_spec
+from dualproc import Engine, load_spec, wording
 from dualproc.__main__ import main as dualproc_main
 from dualproc.cli import _options, main
 from dualproc.cli.output import with_options
@@ -645,3 +645,7 @@ def test_a_fit_whose_bench_is_gone_ends_after_its_step(
     finally:
         process.kill()
     assert 0 < RunFolder(job.folder).saved_step == process.steps_done()
+
+
+def test_commands_are_quoted_for_a_shell() -> None:
+    assert wording.command("dp", "generate", "my run", "an owl$(touch a)") == "dp generate 'my run' 'an owl$(touch a)'"
