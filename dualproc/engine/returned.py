@@ -80,13 +80,12 @@ def values(scorer: Scorer, images: Tensor, context: ScoreContext) -> tuple[float
 
 def _require(_plugin: object, what: str, value: Any, *shape: Any) -> Tensor:
     """`value`, if it is a tensor of this shape; None is any length, `...` at the end any further ones."""
-    import torch
-
-    if not isinstance(value, torch.Tensor):
+    if not hasattr(value, "shape"):
         raise WrongResult(f"returned {what} of the type {type(value).__name__}, expected a tensor")
     given, wanted = list(value.shape), [length for length in shape if length is not ...]
     known = given[: len(wanted)] if ... in shape else given
     if len(known) != len(wanted) or any(b not in (None, a) for a, b in zip(known, wanted, strict=True)):
         expected = ", ".join("..." if length is ... else "any" if length is None else str(length) for length in shape)
         raise WrongResult(f"returned {what} of the shape {given}, expected [{expected}]")
-    return value
+    tensor: Tensor = value
+    return tensor
