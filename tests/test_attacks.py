@@ -590,6 +590,7 @@ def test_hints_name_only_options_that_the_command_has() -> None:
     assert with_options(closed, _options(["generate", "a"])).endswith("with `--out`")
     assert with_options(full, _options(["generate", "a"])) == "cannot write a\n  free some space on that disk"
     assert with_options(closed, _options(["score", "a"])) == "cannot write a"
+    assert with_options(closed, _options(["plugins", "new", "a"])).endswith("with `--out`")
 
 
 def test_a_bad_parameter_of_a_plugin_is_no_reason_to_install_it_again() -> None:

@@ -102,9 +102,9 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
 
 def _options(arguments: Sequence[str]) -> set[str]:
     """The options of the command that is called."""
-    commands = typer.main.get_command(app)
-    assert isinstance(commands, TyperGroup)
-    called = next((found for word in arguments if (found := commands.commands.get(word)) is not None), commands)
+    called = typer.main.get_command(app)
+    for word in arguments:
+        called = getattr(called, "commands", {}).get(word, called)
     return {option for parameter in called.params for option in parameter.opts}
 
 
