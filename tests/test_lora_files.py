@@ -32,7 +32,7 @@ from dualproc.errors import RunError, SpecError
 from dualproc.report import render_card
 from dualproc.run import RunFolder
 from dualproc.run.folder import RESOLVED, WEIGHTS
-from dualproc.run.lora_file import with_facts
+from dualproc.run.lora_file import SUM, with_facts
 from dualproc.spec import Lora, PluginRef, spec_from_dict
 from dualproc.types import Recipe
 
@@ -81,6 +81,7 @@ def test_the_header_says_what_the_lora_is(tmp_path: Path) -> None:
     changes = {"variants": {"thin": {"width": 1}}, "variant": "thin", "description": "Dünne Linien."}
     run = Engine(make_spec(**changes), build=stubs()).fit(tmp_path / "run").run
     found = facts(run / WEIGHTS)
+    assert len(found.pop(SUM)) == 64
     digest = hashlib.sha256((run / RESOLVED).read_bytes()).hexdigest()
     prompts = "a cartoon of a cat; a cartoon of a dog"
     assert found == {
@@ -100,8 +101,9 @@ def test_facts_are_added_to_a_header_and_change_no_tensor() -> None:
         loaded = load(content)
         assert loaded.keys() == tensors.keys()
         assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        assert header["__metadata__"] == {"format": "pt", "näme": "x" * length}
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        assert len(metadata.pop(SUM)) == 64
+        assert metadata == {"format": "pt", "näme": "x" * length}
 
 
 def test_a_damaged_file_of_a_plugin_is_reported_and_the_old_one_stays(tmp_path: Path) -> None:

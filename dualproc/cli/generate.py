@@ -13,6 +13,7 @@ from dualproc.errors import DualprocError
 from dualproc.wording import plural
 
 from .arguments import given_folder, slider_values
+from .output import say
 
 AT_A_TIME = 8
 """Images drawn at a time; fewer if a run's evaluation drew fewer, for which memory was enough."""
@@ -142,7 +143,7 @@ def _draw(
             images = reload.generate(generator, prompt, seeds, batch=batch)
             ending = _at(values) + _scales(runs, scales)
             for path in write_images(folder, images, image_names([prompt] * len(seeds), seeds, ending=ending)):
-                typer.echo(str(path))
+                say(str(path))
             drawn.append(images)
             captions.append(_caption(values if swept else {}, scales if len(strengths) > 1 else ()))
     if len(drawn) > 1:
@@ -151,7 +152,7 @@ def _draw(
         ending = ("-strip" if swept else _at(places[0])) + _scales(runs, *strengths)
         (name,) = image_names([prompt], [seed], ending=ending)
         file = write_png(folder / name, sheet(order, captions=captions * len(seeds), columns=columns))
-        typer.echo(str(file))
+        say(str(file))
 
 
 def _at(values: dict[str, float]) -> str:

@@ -11,7 +11,7 @@ from dualproc.wording import command, plural
 
 from .arguments import EveryVariant, File, Overrides, given_folder
 from .memory import Fit, gpus, settings_that_fit
-from .output import print_table, print_warning
+from .output import print_table, print_warning, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,6 +62,7 @@ def run(
     dp run line_weight --variant thick --resume --set train.steps=300
     dp run line_weight --variant thin --set train.lora.init=runs/line_weight/thick
     """
+    from dualproc.kit.files import read as read_file
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
     from dualproc.run import RunFolder, portable
@@ -77,7 +78,7 @@ def run(
 
     given = overrides or []
     specs, targets = read(given)
-    text = locate(file).read_text(encoding="utf-8")
+    text = read_file(locate(file)).decode("utf-8")
     if fit is not Fit.auto:  # which may change the specs
         refuse()
     # Variants differ in what they ask, and their models need the same memory.
@@ -87,7 +88,7 @@ def run(
     for spec, folder in zip(specs, targets, strict=True):
         if resume and is_finished(folder, spec.train.steps):
             again = command("dp", "score", folder)
-            typer.echo(f"{spec.label}: already finished, in {folder} (evaluate it again: {again})")
+            say(f"{spec.label}: already finished, in {folder} (evaluate it again: {again})")
         elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).outcome.interrupted:
             raise typer.Exit(130)
 
@@ -103,7 +104,9 @@ def _target(spec: TaskSpec, out: str | None, *, several: bool) -> Path:
 def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: bool) -> FitResult:
     from dualproc.report import memory_used
     from dualproc.run import reset_peak_gpu_memory
+    from dualproc.run.files import make_folder
     from dualproc.run.folder import METRICS
+    from dualproc.run.lock import FolderLock
 
     from .loading import loaded_models
     from .progress import FitBars, quiet
@@ -111,37 +114,41 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     quiet()
     reset_peak_gpu_memory()
     if resume and not (out / METRICS).exists():
-        typer.echo(f"{spec.label}: nothing to resume in {out}, starting a new run")
+        say(f"{spec.label}: nothing to resume in {out}, starting a new run")
     judges = " + ".join(ref.type for _, ref in spec.judges)
-    typer.secho(f"{spec.label}: loading {spec.generator.type} (generator) and {judges} (judge)", bold=True)
+    say(f"{spec.label}: loading {spec.generator.type} (generator) and {judges} (judge)", bold=True)
     from dualproc.engine import Engine
     from dualproc.engine.fit import fit
 
+    make_folder(out)
+    lock = FolderLock(out)  # before the models are loaded: another `dp run` would load them for nothing
     try:
         engine = Engine(spec)
         for line in loaded_models(engine):
-            typer.echo(line)
+            say(line)
         with FitBars() as bars:
-            result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
+            result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars, lock=lock)
     except KeyboardInterrupt:
         trained = (out / METRICS).exists()
         advice = "continue from the last checkpoint with --resume" if trained else "no training step is done yet"
-        typer.secho(f"\ninterrupted: {advice}", fg="yellow", err=True)
+        say(f"\ninterrupted: {advice}", fg="yellow", err=True)
         raise typer.Exit(130) from None
+    finally:
+        lock.release()
     outcome = result.outcome
     if outcome.stopped:
         advice = " (continue with --resume)" if outcome.interrupted else ""
-        typer.secho(f"{outcome.stopped}; the LoRA so far is saved{advice}", fg="yellow")
+        say(f"{outcome.stopped}; the LoRA so far is saved{advice}", fg="yellow")
     if outcome.skipped:
         print_warning(f"{plural(outcome.skipped, 'training step')} skipped: loss or gradient was not finite")
     if outcome.lora_step != outcome.steps:
-        typer.echo(f"the LoRA is from training step {outcome.lora_step}, where the referee's score was highest")
+        say(f"the LoRA is from training step {outcome.lora_step}, where the referee's score was highest")
     print_evaluation(result.evaluation, result.warnings)
-    typer.echo(f"  memory    peak: {memory_used(outcome) or 'unknown'}")
-    typer.echo(f"  images    {result.run / 'samples' / 'before_after.png'}")
-    typer.echo(f"  report    {result.run / 'report.html'}")
+    say(f"  memory    peak: {memory_used(outcome) or 'unknown'}")
+    say(f"  images    {result.run / 'samples' / 'before_after.png'}")
+    say(f"  report    {result.run / 'report.html'}")
     prompt = result.evaluation.prompts[0].text
-    typer.echo(f"  next      {command('dp', 'generate', result.run, prompt, '--seed', 3, '-n', 4)}\n")
+    say(f"  next      {command('dp', 'generate', result.run, prompt, '--seed', 3, '-n', 4)}\n")
     return result
 
 
@@ -151,9 +158,9 @@ def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:
     from dualproc.report.summary import outcome, verdict
 
     images = plural(len(evaluation.seeds), "held-out image")
-    typer.echo(f"\nEvaluation on {images} (prompts and seeds never trained on):")
+    say(f"\nEvaluation on {images} (prompts and seeds never trained on):")
     found = verdict(evaluation)
-    typer.secho(f"{outcome(evaluation)}. {found.sentence}".rstrip(), bold=True, fg=_COLOURS.get(found.level))
+    say(f"{outcome(evaluation)}. {found.sentence}".rstrip(), bold=True, fg=_COLOURS.get(found.level))
     print_table(("", "base", "trained", "note"), summary_rows(evaluation))
     for alarm in alarms(evaluation, notes):
         print_warning(alarm)

@@ -9,6 +9,7 @@ import typer
 from dualproc.errors import DualprocError
 
 from .arguments import At, given_folder, one_place
+from .output import say
 
 
 def export(
@@ -33,4 +34,4 @@ def export(
     from dualproc.run.folder import WEIGHTS
 
     save(run, values, folder)
-    typer.echo(str(folder / WEIGHTS))
+    say(str(folder / WEIGHTS))

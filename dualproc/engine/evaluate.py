@@ -13,8 +13,9 @@ from dualproc.kit.structure import color_map, structure
 from dualproc.protocols import Judge, Scorer
 from dualproc.spec import QuestionSpec
 from dualproc.types import Evaluation, Measurement, Prompt, Sample, Score, ScoreContext
+from dualproc.wording import printable
 
-from . import calibration, sliders
+from . import calibration, returned, sliders
 from .evaluators import Evaluators
 from .loop import Loop
 from .seeds import held_out_seeds, monitoring_seed
@@ -164,7 +165,7 @@ def hack_meter(loop: Loop, sample: Sample, prompts: Sequence[Prompt], seeds: Seq
     total = 0.0
     for part in _batches(len(seeds), loop.spec.evaluation.batch):
         latents, texts = sample.latents[part], [prompt.text for prompt in prompts[part]]
-        again = loop.generator.denoise(latents, HACK_LEVEL, texts, seeds[part], base=True)
+        again = returned.denoised(loop.generator, latents, HACK_LEVEL, texts, seeds[part])
         total += (latents - again).square().flatten(1).mean(1).sum().item()
     return total / len(seeds)
 
@@ -244,7 +245,7 @@ def _sample(
     made = []
     for part in _batches(len(seeds), loop.spec.evaluation.batch):
         texts = [prompt.text for prompt in prompts[part]]
-        sample = loop.generator.sample(texts, seeds[part], base=base)
+        sample = returned.sample(loop.generator, texts, seeds[part], base=base)
         made.append(replace(sample, images=sample.images.cpu()))
         advance(len(texts))
     return Sample(torch.cat([s.images for s in made]), torch.cat([s.latents for s in made]))
@@ -269,17 +270,17 @@ def _p_wanted(
         seen = view(images[part])
         for (role, judge), found in zip(judges.items(), out, strict=True):
             with speaking_as(role):
-                found += judge.answer_log_likelihoods(seen, asked).p_wanted(wanted).tolist()
+                found += returned.answers(judge, seen, asked).p_wanted(wanted).tolist()
     return [tuple(found) for found in out]
 
 
 def _score(name: str, scorer: Scorer, images: Tensor, context: ScoreContext) -> Score:
-    values = tuple(scorer.score(images, context).tolist())
+    values = returned.values(scorer, images, context)
     accepted: tuple[float, float] | None = getattr(scorer, "accepted", None)
     return Score(
         name=name,
-        unit=scorer.unit,
-        better=scorer.better,
+        unit=printable(str(scorer.unit)),
+        better=printable(str(scorer.better)),
         values=values,
         target=getattr(getattr(scorer, "params", None), "target", None),
         accepted=accepted,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dualproc.errors import RunError
+from dualproc.run.lora_file import read_lora
 from dualproc.spec import Lora
 from dualproc.wording import listed
 
@@ -35,12 +36,11 @@ class Layer(NamedTuple):
 
 def read(file: Path) -> dict[str, Layer]:
     """The layers of a LoRA in diffusers' or PEFT's format, by name. Raises RunError if the file is anything else."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(file, "pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
-            configuration = json.loads((opened.metadata() or {}).get(_CONFIGURATION, "{}"))
+        tensors, metadata = read_lora(file)
+        configuration = json.loads(metadata.get(_CONFIGURATION, "{}"))
     except (OSError, ValueError, SafetensorError) as error:
         hint = "name a run's folder, or a complete file"
         raise RunError(f"cannot read the LoRA {file}: {error}", hint=hint) from error

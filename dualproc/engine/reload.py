@@ -18,7 +18,7 @@ from dualproc.run.lora_file import write_lora
 from dualproc.run.resolved import differing_keys
 from dualproc.spec.sliders import complete
 
-from . import lora, lora_files
+from . import lora, lora_files, returned
 from .engine import Engine
 from .sliders import set_sliders
 
@@ -120,7 +120,7 @@ def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: 
 
     parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
     with torch.no_grad():
-        return torch.cat([generator.sample([prompt] * len(part), part).images for part in parts])
+        return torch.cat([returned.sample(generator, [prompt] * len(part), part).images for part in parts])
 
 
 def export(path: str | PathLike[str], values: Mapping[str, float], folder: Path) -> None:
