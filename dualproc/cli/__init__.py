@@ -13,7 +13,7 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import ask, bench, compare, plan, plugins, run, score, sliders, spec, specs
+from . import ask, bench, compare, plan, plugins, run, score, sliders, spec, specs, sweep
 from .output import print_error, with_options
 
 
@@ -44,6 +44,7 @@ def _root(
 
     \b
     dp bench specs/                                run every variant of every spec and print one table
+    dp sweep horizon --grid train.lr=5e-5,1e-4     run every setting, and show which is best
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
     dp score images/ --spec horizon --variant high
     dp compare runs/short runs/long                show several runs on one HTML page
@@ -58,7 +59,8 @@ def _root(
 app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
 for _command in (
-    run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, compare.compare, spec.schema,
+    run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, sweep.sweep, compare.compare,
+    spec.schema,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
