@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
     Errors in the user's input and in plugins print one message to stderr, without a traceback, and exit with code 2.
     With `error_file`, the message is also written to that file, where `dp bench` reads it.
     """
+    if os.environ.get("RANK", "0") != "0" and "MASTER_ADDR" in os.environ:  # the first process of a fit prints
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     try:
         app(arguments, prog_name="dp")
     except Exception as error:

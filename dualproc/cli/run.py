@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +66,7 @@ def run(
     dp run line_weight --variant thick --resume --set train.steps=300
     dp run line_weight --variant thin --set train.lora.init=runs/line_weight/thick
     """
+    from dualproc.engine.distributed import processes
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
     from dualproc.run import RunFolder, portable
@@ -78,17 +80,21 @@ def run(
         for spec, folder in zip(specs, targets, strict=True):
             RunFolder.refuse(folder, portable(spec, folder).text, resume=resume, overwrite=overwrite)
 
+    def settings() -> list[str]:
+        if fit is not Fit.auto:  # which may change the specs
+            refuse()
+        # Variants differ in what they ask, and their models need the same memory.
+        return settings_that_fit(specs[0], gpus(), fit)
+
     given = overrides or []
     specs, targets = read(given)
     text = locate(file).read_text(encoding="utf-8")
-    if fit is not Fit.auto:  # which may change the specs
-        refuse()
-    # Variants differ in what they ask, and their models need the same memory.
-    if more := settings_that_fit(specs[0], gpus(), fit):
+    others = processes()  # of the same fit, where a launcher started several
+    if more := others.decided(settings):
         specs, targets = read([*given, *more])
-    refuse()  # before hours of training, not after
+    others.decided(refuse)  # before hours of training, not after
     for spec, folder in zip(specs, targets, strict=True):
-        if resume and is_finished(folder, spec.train.steps):
+        if resume and others.decided(partial(is_finished, folder, spec.train.steps)):
             again = command("dp", "score", folder)
             typer.echo(f"{spec.label}: already finished, in {folder} (evaluate it again: {again})")
         elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).outcome.interrupted:

@@ -128,6 +128,11 @@ class Train(SpecModel):
     batch: Count = Field(
         default=4, description="Images per training step, each with a random training prompt and a random seed."
     )
+    accumulate: Count = Field(
+        default=1,
+        description="Parts of the batch that are computed one after another, by each process: the same gradient with "
+        "less memory.",
+    )
     lr: Annotated[Positive, Field(le=1)] = Field(default=1e-4, description="Learning rate of AdamW.")
     lr_decay: Share = Field(
         default=0.0, description="The last share of the steps, in which the learning rate falls linearly to 0."
