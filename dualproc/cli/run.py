@@ -56,8 +56,9 @@ def run(
     Every run gets a folder with the LoRA, checkpoints, the evaluation on held-out prompts, and a report. Ctrl+C (or
     SIGTERM) ends the training after the current step; the LoRA so far is still saved and evaluated. A second Ctrl+C
     exits at once. Continue either with --resume; then --set may change evaluation.*, train.watch.*,
-    train.checkpoint_every, and the models' device, checkpointing and offload, for example if memory ran out. With a
-    higher train.steps, --resume also continues a finished run, to the result of one longer run.
+    train.checkpoint_every, train.accumulate, train.trackers, and the models' device, checkpointing and offload, for
+    example if memory ran out. With a higher train.steps, --resume also continues a finished run, to the result of one
+    longer run.
 
     \b
     dp run line_weight
@@ -65,6 +66,7 @@ def run(
     dp run line_weight --variant thick --resume
     dp run line_weight --variant thick --resume --set train.steps=300
     dp run line_weight --variant thin --set train.lora.init=runs/line_weight/thick
+    torchrun --nproc-per-node 4 -m dualproc run line_weight      one fit in several processes, see docs/scale.md
     """
     from dualproc.engine.distributed import processes
     from dualproc.report.bench import is_finished

@@ -24,7 +24,9 @@ from dualproc.report import (
     write_samples,
     write_strips,
 )
+from dualproc.report.bench import result_of
 from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
+from dualproc.run.environment import environment
 from dualproc.run.folder import RESOLVED, default_folder
 from dualproc.spec import TaskSpec
 from dualproc.types import Evaluation, StepRecord
@@ -35,6 +37,7 @@ from .evaluate import evaluate, held_out, monitor
 from .failures import explained
 from .loop import Loop
 from .sliders import set_sliders
+from .trackers import Trackers
 from .warned import noting
 
 if TYPE_CHECKING:
@@ -126,17 +129,20 @@ def fit(
             spec_text=spec_text or resolved.text,
             resolved_text=resolved.text,
             files=resolved.files,
+            env=environment() | ({"processes": processes.count} if processes.count > 1 else {}),
             resume=resume,
             overwrite=overwrite,
         )
     with run, noting(loop.warnings):
+        with processes.agreed():
+            trackers = Trackers(spec, folder, resolved.text)
         monitoring = _Monitoring(loop)
         checkpoint = processes.decided(lambda: run.latest_checkpoint() if resume else None)
         if checkpoint is not None:
             with explained(loop, run, "while its checkpoint was read", "start again with `overwrite=True`"):
                 loop.restore(checkpoint.tensors, checkpoint.state)
                 monitoring.restore(checkpoint.tensors, checkpoint.state)
-        end = _train(loop, run, monitoring, progress)
+        end = _train(loop, run, monitoring, trackers, progress)
 
         def conclude() -> _Result:
             monitoring.take_best()
@@ -160,6 +166,7 @@ def fit(
                 peak_gpu_memory=peak_gpu_memory(),
             )
             run.write_outcome(outcome)
+            trackers.finish(result_of(evaluation, outcome, ""), run.path)
             _present(loop, run)  # again, now with the outcome
             return run.path, evaluation, outcome, tuple(run.read_warnings())
 
@@ -181,8 +188,9 @@ def _follow(loop: Loop) -> FitResult:
     Each exchange has its counterpart in `fit` and `_train`; in `decided`, only the first process does anything.
     """
     processes = loop.processes
-    with processes.agreed():  # on the run folder
-        pass
+    for _ in ("run folder", "trackers"):
+        with processes.agreed():
+            pass
     checkpoint = processes.decided(_elsewhere)
     if checkpoint is not None:
         loop.restore(checkpoint.tensors, checkpoint.state)
@@ -264,7 +272,7 @@ class _End(NamedTuple):
     """Raised after the LoRA so far has been saved."""
 
 
-def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, progress: Progress | None) -> _End:
+def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, trackers: Trackers, progress: Progress | None) -> _End:
     """Run the training steps, with checkpoints."""
     train, processes, asked_to_end = loop.spec.train, loop.processes, False
     before_first_check = train.watch.every - 1
@@ -279,6 +287,7 @@ def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, progress: Progre
         """Measure and log a training step; whether the referee ends the training."""
         record = monitoring.measured(record)
         run.log(record)
+        trackers.step(record)
         if progress is not None:
             progress.step(record, train.steps)
         return monitoring.over

@@ -121,6 +121,9 @@ class Stop(SpecModel):
     )
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+
+
 class Train(SpecModel):
     """How the LoRA is trained: optimiser, LoRA, monitoring, early stopping and checkpoints."""
 
@@ -149,6 +152,11 @@ class Train(SpecModel):
     checkpoint_every: Count = Field(
         default=25,
         description="Training steps from one checkpoint to the next; `--resume` continues from the last one.",
+    )
+    trackers: Annotated[tuple[Tracker, ...], Field(max_length=4)] = Field(
+        default=(),
+        description="Also log to these: `tensorboard` (in the run folder), `wandb`, `trackio`, `mlflow`. None by "
+        "default.",
     )
     max_skipped: Count = Field(
         default=5,
