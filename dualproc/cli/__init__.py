@@ -14,7 +14,7 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import ask, bench, compare, plan, plugins, run, score, sliders, spec, specs, sweep
+from . import ask, bench, compare, plan, plugins, push, run, score, sliders, spec, specs, sweep
 from .output import print_error, with_options
 
 
@@ -49,6 +49,7 @@ def _root(
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
     dp score images/ --spec horizon --variant high
     dp compare runs/short runs/long                show several runs on one HTML page
+    dp push runs/horizon my-name/horizon           upload a LoRA to the Hugging Face hub
     dp export runs/horizon --at row=0.42 --out DIR save one value of a slider as an ordinary LoRA
     dp plugins                                     list the installed plugins
     dp plugins show visual_prompts/line            show the parameters of a plugin
@@ -61,7 +62,7 @@ app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty
 app.callback()(_root)
 for _command in (
     run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, sweep.sweep, compare.compare,
-    spec.schema,
+    push.push, spec.schema,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
