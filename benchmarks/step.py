@@ -141,7 +141,7 @@ def paper(engine: Engine) -> Callable[[], None]:
         ).sample  # fmt: skip
         x0 = FluxPipeline._unpack_latents(z - v, generator.params.height, generator.params.width, pipe.vae_scale_factor)
         images = pipe.vae.decode(x0 / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor).sample / 2 + 0.5
-        seen = engine.judge_view(images, rng)
+        seen = engine.judge_view(images, engine.evaluators.shifts(len(images), rng))
         loss = torch.zeros(())
         for asked in zip(*engine.questions(prompts), strict=True):
             answered = [f"{judge._prompt(question.text)} {question.candidates[question.wanted]}" for question in asked]

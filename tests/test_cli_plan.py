@@ -70,6 +70,7 @@ def test_json_has_all_numbers(capsys: pytest.CaptureFixture[str]) -> None:
         (["--memory", "0GB"], "expected a size such as 24GB, got `--memory 0GB`"),
         (["--device", "abacus"], "unknown device 'abacus'"),
         (["--variant", "fat"], "fat"),
+        (["--variant", "thick", "--processes", "99"], "train.batch is 4, but the fit has 99 processes"),
         (["--set", "judge.type=nobody"], "nobody"),
         (["--set", "judge.type=transformers", "--set", "judge.model=no/such/folder"], "cannot load the judge"),
     ],

@@ -1,6 +1,7 @@
 """Runs every `dp` command and every Python block of the README and docs/ in a folder like a clone.
 
-The specs are shortened to one training step. Other tests cover docs/write_a_plugin.md (test_write_a_plugin) and the
+The specs are shortened to one training step. Blocks marked `bash` in place of `sh` are left out: they train many fits,
+or need a hub, a launcher or a tracker. Other tests cover docs/write_a_plugin.md (test_write_a_plugin) and the
 plugin in the README (test_docs).
 """
 

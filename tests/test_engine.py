@@ -19,7 +19,7 @@ from stub_plugins import BrightnessJudge, StubGenerator, stubs
 from dualproc import Engine, TaskSpec, resolve
 from dualproc.engine import FitResult
 from dualproc.engine.evaluate import held_out
-from dualproc.engine.overlay import draw_canvas, overlay
+from dualproc.engine.overlay import draw_canvas, draw_shift, overlay
 from dualproc.engine.reload import load_engine, load_generator
 from dualproc.engine.seeds import SPAN
 from dualproc.errors import DualprocError, PluginError, RunError, SpecError
@@ -361,7 +361,8 @@ def test_visual_prompt_is_differentiable_shifted_per_image_and_blended() -> None
     assert images.grad is not None
     assert images.grad[0, 0, 16, 16] == 0  # hidden by the line
     assert images.grad[0, 0, 2, 2] == 1
-    moved = overlay(images, spec, canvas, random.Random(0))
+    rng = random.Random(0)
+    moved = overlay(images, spec, canvas, [draw_shift(spec, rng) for _ in images])
     rows = {tuple((one[0, :, 5] > 0.9).nonzero().flatten().tolist()) for one in moved}
     assert len(rows) == 3  # each image has its own shift
     half = overlay(images, spec.model_copy(update={"blend": "alpha", "opacity": 0.5}), canvas)

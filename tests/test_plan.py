@@ -213,6 +213,12 @@ def test_half_the_batch_needs_half_the_activations(small: Plan) -> None:
     assert half.weights == pytest.approx(whole.weights, rel=0.01)
 
 
+def test_a_batch_in_parts_needs_the_activations_of_one_part(small: Plan) -> None:
+    parts = planned(*SMALL, "train.accumulate=2", gpu=True)
+    assert parts.memory["cuda:0"].activations == pytest.approx(small.memory["cuda:0"].activations / 2, rel=0.1)
+    assert sum(parts.operations.values()) == pytest.approx(sum(small.operations.values()), rel=0.01)
+
+
 def test_quantised_weights_are_planned_without_bitsandbytes(tiny: Plan) -> None:
     linear = sum(part.linear for part in tiny.parts if part.role == "judge")
     assert linear > 0
@@ -344,7 +350,7 @@ def test_cheapest_settings_that_fit_are_found(small: Plan, monkeypatch: pytest.M
     for_models = {
         f"{model}.{key}" for model in ("generator", "judge") for key in ("checkpointing", "offload", "quantize")
     }
-    assert {*for_models, "train.batch", "generator.height", "generator.reward_vae"} <= keys
+    assert {*for_models, "train.accumulate", "generator.height", "generator.reward_vae"} <= keys
     spec, messages = spec_of(*SMALL), list[str]()
     limit = 0.3 * small.peak
     found = search(spec, small, limit, gpu=True, known=KNOWN, everything=True, progress=messages.append)

@@ -16,6 +16,7 @@ from dualproc.report.bench import (
     TABLE_MARKDOWN,
     BenchRow,
     cells,
+    grouped,
     read_result,
 )
 from dualproc.report.gallery import write_gallery
@@ -51,8 +52,8 @@ def fill(text: str, markers: tuple[str, str], content: str) -> str:
 def small_table(rows: Sequence[BenchRow]) -> str:
     """The Markdown table of README.md: one row per variant, and only the columns of `COLUMNS`."""
     lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
-    for row in rows:
-        shown = dict(zip(HEADINGS, cells(row), strict=True))
+    for group in grouped(rows):
+        shown = dict(zip(HEADINGS, cells(*group), strict=True))
         shown["kept"] = shown["kept"].rpartition(" -> ")[2]
         shown["seconds"] += "" if shown["seconds"] == MISSING else " s"
         lines.append([shown[heading] for heading in COLUMNS])
@@ -70,7 +71,10 @@ def read_bench(bench: Path) -> list[BenchRow]:
         sys.exit(f"error: {planned - len(rows)} of {planned} variants have not been run: resume with `make bench`")
     if failed := [row["folder"] for row in rows if row["error"]]:
         sys.exit(f"error: these runs failed: {', '.join(failed)}; the reasons are in {bench / TABLE_MARKDOWN}")
-    return [BenchRow(row["name"], row["variant"], row["folder"], read_result(bench / row["folder"])) for row in rows]
+    return [
+        BenchRow(row["name"], row["variant"], row["folder"], read_result(bench / row["folder"]), seed=row.get("seed"))
+        for row in rows
+    ]
 
 
 def publish(bench: Path, root: Path) -> None:
@@ -84,7 +88,7 @@ def publish(bench: Path, root: Path) -> None:
         file.write_text(fill(file.read_text(encoding="utf-8"), markers, content), encoding="utf-8")
     images.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(bench / GALLERY, images / GALLERY)
-    last = {row.name: row for row in rows if row.name in SHOWN_FIRST}
+    last = {row.name: row for (row, *_) in grouped(rows) if row.name in SHOWN_FIRST}
     write_gallery(images / "first.png", bench, list(last.values()))
 
 

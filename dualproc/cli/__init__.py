@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +16,7 @@ from dualproc import __version__
 from dualproc.errors import DualprocError
 from dualproc.wording import cause
 
-from . import ask, bench, compare, generate, plan, plugins, run, score, sliders, spec, specs
+from . import ask, bench, compare, generate, plan, plugins, push, run, score, sliders, spec, specs, sweep
 from .output import print_error, say, with_options
 
 
@@ -46,9 +47,11 @@ def _root(
 
     \b
     dp bench specs/                                run every variant of every spec and print one table
+    dp sweep horizon --grid train.lr=5e-5,1e-4     run every setting, and show which is best
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
     dp score images/ --spec horizon --variant high
     dp compare runs/short runs/long                show several runs on one HTML page
+    dp push runs/horizon my-name/horizon           upload a LoRA to the Hugging Face hub
     dp export runs/horizon --at row=0.42 --out DIR save one value of a slider as an ordinary LoRA
     dp plugins                                     list the installed plugins
     dp plugins show visual_prompts/line            show the parameters of a plugin
@@ -73,8 +76,8 @@ class _Root(TyperGroup):
 app = typer.Typer(name="dp", cls=_Root, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
 for _command in (
-    run.run, generate.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, compare.compare,
-    spec.schema,
+    run.run, generate.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, sweep.sweep,
+    compare.compare, push.push, spec.schema,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
@@ -88,6 +91,8 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
     Errors in the user's input and in plugins print one message to stderr, without a traceback, and exit with code 2.
     With `error_file`, the message is also written to that file, where `dp bench` reads it.
     """
+    if os.environ.get("RANK", "0") != "0" and "MASTER_ADDR" in os.environ:  # the first process of a fit prints
+        sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     try:
         app(arguments, prog_name="dp")
     except Exception as error:

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from dualproc.wording import command, plural
+from dualproc.wording import command
 
 from .arguments import Overrides, given_folder
-from .output import say
 
 DEFAULT_PATHS, DEFAULT_OUT = ("specs",), "runs/bench"
 
@@ -31,6 +30,9 @@ def bench(
     jobs: Annotated[
         int, typer.Option(metavar="N", min=1, help="Number of fits to run at the same time; they share the CPU cores.")
     ] = 1,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100, help="Seeds per variant: `train.seed` and the next N - 1.")
+    ] = 1,
 ) -> None:
     """Run every variant of many specs, and print one table.
 
@@ -40,6 +42,9 @@ def bench(
     After Ctrl+C, run the same command again without --overwrite: finished runs are kept, and an interrupted run resumes
     from its checkpoint. Finished runs are recognised by their spec alone: after a change of model weights or of
     dualproc, use --overwrite.
+
+    With --seeds, every variant is trained several times. A row of the table then has mean and range over the seeds, and
+    how many seeds bring 90% of the images on target. Seed N has its run in DIR/NAME/VARIANT-seedN.
 
     Mistakes in any spec are reported before the first fit starts (exit code 2). If a fit fails, its row shows the
     error, and the other fits still run (exit code 1).
@@ -51,28 +56,25 @@ def bench(
     dp bench specs/ --set train.steps=20 --out runs/short  a quick test in another folder
     dp bench horizon --overwrite                           train one spec again
     dp bench specs/ --jobs 2                               two fits at the same time
+    dp bench specs/ --seeds 3                              three fits per variant: mean and range
     """
-    from .bench_jobs import Results, make_way, plan_jobs, run_jobs
+    from .bench_jobs import Results, make_way, plan_jobs, run_and_show
 
     given = tuple(paths or DEFAULT_PATHS)
     folder = given_folder(out)
-    planned = plan_jobs(given, tuple(overrides or ()), variant, folder)
+    planned = plan_jobs(given, tuple(overrides or ()), variant, folder, seeds=seeds)
     make_way(planned, overwrite=overwrite)
-    table = Results(folder, planned, _command(given, overrides or (), variant, out, jobs))
-    interrupted = run_jobs(table, jobs)
-    table.show()
-    if interrupted:
-        done = f"interrupted: {len(table.rows)} of {plural(len(planned), 'variant')} done"
-        say(f"\n{done}; continue with:\n  {table.command}", fg="yellow", err=True)
-        raise typer.Exit(130)
-    if any(row.error for row in table.rows.values()):
-        raise typer.Exit(1)
+    table = Results(folder, planned, _command(given, overrides or (), variant, out, jobs, seeds))
+    run_and_show(table, jobs)
 
 
-def _command(paths: Sequence[str], overrides: Sequence[str], variant: str | None, out: str, jobs: int) -> str:
+def _command(
+    paths: Sequence[str], overrides: Sequence[str], variant: str | None, out: str, jobs: int, seeds: int
+) -> str:
     """The command that repeats or continues this bench."""
     words = ["dp", "bench", *paths, *(["--variant", variant] if variant else [])]
     words += [word for override in overrides for word in ("--set", override)]
     words += ["--out", out] if out != DEFAULT_OUT else []
     words += ["--jobs", str(jobs)] if jobs != 1 else []
+    words += ["--seeds", str(seeds)] if seeds != 1 else []
     return command(*words)

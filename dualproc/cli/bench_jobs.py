@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -32,8 +33,13 @@ _GRACE = 10.0
 """If a bench fails, its fits have this many seconds to end before they are killed."""
 
 
-def plan_jobs(paths: Sequence[str], overrides: tuple[str, ...], variant: str | None, out: Path) -> list[Job]:
-    """One job per spec and variant. Raises SpecError with the mistakes of all files."""
+def plan_jobs(
+    paths: Sequence[str], overrides: tuple[str, ...], variant: str | None, out: Path, *, seeds: int = 1
+) -> list[Job]:
+    """One job per spec, variant and seed: the spec's own `train.seed`, and the next ones.
+
+    Raises SpecError with the mistakes of all files.
+    """
     problems: list[Problem] = []
     planned, names = [], []
     for file in _files(paths):
@@ -54,10 +60,39 @@ def plan_jobs(paths: Sequence[str], overrides: tuple[str, ...], variant: str | N
     if not planned:
         known = ", ".join(dict.fromkeys(filter(None, names)))
         raise DualprocError(f"no spec has a variant `{variant}`", hint=f"known: {known}" if known else None)
+    if seeds > 1:
+        planned = varied(planned, lambda job: [_with_seed(job, job.spec.train.seed + index) for index in range(seeds)])
     _refuse_duplicates(planned)
     for mixed in dict.fromkeys(filter(None, (toy_mix(job.spec) for job in planned))):
         print_warning(mixed)
     return planned
+
+
+def _with_seed(job: Job, seed: int) -> Job:
+    """The same job with a seed; the fit with the spec's own seed is the one of a bench without seeds."""
+    if seed == job.spec.train.seed:
+        return replace(job, seed=seed)
+    folder = job.folder.with_name(f"{job.folder.name}-seed{seed}")
+    return replace(job, overrides=(*job.overrides, f"train.seed={seed}"), folder=folder, seed=seed)
+
+
+def varied(planned: Sequence[Job], variations: Callable[[Job], Iterable[Job]]) -> list[Job]:
+    """The variations of every job, each with the spec that its overrides give.
+
+    Raises SpecError with the mistakes of all of them.
+    """
+    made: list[Job] = []
+    problems: list[Problem] = []
+    for job in planned:
+        for one in variations(job):
+            try:
+                spec = read_checked(one.file, overrides=one.overrides, variant=one.variant).require()
+                made.append(replace(one, spec=spec))
+            except SpecError as error:
+                problems += error.problems
+    if problems:
+        raise SpecError(list(dict.fromkeys(problems)))
+    return made
 
 
 def _files(paths: Sequence[str]) -> list[Path]:
@@ -108,12 +143,24 @@ def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
         RunFolder.delete(job.folder)
 
 
+def run_and_show(table: Results, at_a_time: int) -> None:
+    """Run all unfinished jobs and print the table. Raises typer.Exit if a fit failed (1) or was interrupted (130)."""
+    interrupted = run_jobs(table, at_a_time)
+    table.show()
+    if interrupted:
+        done = f"interrupted: {len(table.rows)} of {plural(len(table.planned), table.unit)} done"
+        say(f"\n{done}; continue with:\n  {table.command}", fg="yellow", err=True)
+        raise typer.Exit(130)
+    if any(row.error for row in table.rows.values()):
+        raise typer.Exit(1)
+
+
 def run_jobs(table: Results, at_a_time: int) -> bool:
     """Run all unfinished jobs; True if Ctrl+C, SIGTERM or a closed terminal interrupted them."""
     for job in table.planned:
         table.take_earlier(job)
     if finished := sum(not row.error for row in table.rows.values()):
-        say(f"already finished: {finished} of {plural(len(table.planned), 'variant')}")
+        say(f"already finished: {finished} of {plural(len(table.planned), table.unit)}")
     waiting = [job for job in table.planned if job not in table.rows]
     table.write()
     running: list[TrainingProcess] = []
@@ -156,14 +203,15 @@ class Results:
     out: Path
     planned: Sequence[Job]
     command: str
+    """Repeats the bench."""
+    name: str = bench.BENCH
+    """The table is NAME.md and NAME.json."""
     rows: dict[Job, bench.BenchRow] = field(default_factory=dict)
 
     def add(self, job: Job, error: str | None = None) -> None:
         """Add the row of a finished run, or of a failed one. Raises DamageError if its files are damaged."""
-        result = None if error else bench.read_result(job.folder)
-        folder = job.folder.relative_to(self.out).as_posix()
-        row = bench.BenchRow(job.spec.name, job.spec.variant, folder, result, error)
-        if result is not None:
+        row = job.row(None if error else bench.read_result(job.folder), error, out=self.out)
+        if row.result is not None:
             _require_images(row, job.folder)
         self.rows[job] = row
 
@@ -192,28 +240,41 @@ class Results:
     def write(self) -> None:
         """Write the table and the gallery of the rows so far."""
         rows = self.sorted_rows()
-        bench.write_table(self.out, rows, planned=len(self.planned), command=self.command)
+        planned, more = len(self.planned), self.conclusions()
+        bench.write_table(self.out, rows, planned=planned, command=self.command, name=self.name, more=more)
         write_gallery(self.out / bench.GALLERY, self.out, rows)
+
+    @property
+    def unit(self) -> str:
+        """What is counted: `variant`, or `fit` if a variant has several."""
+        return "fit" if any(job.seed is not None or job.setting for job in self.planned) else "variant"
+
+    def conclusions(self) -> list[str]:
+        """Lines for the first place below the table."""
+        return []
 
     def sentence(self, job: Job) -> str:
         """The result of a job in one line."""
         cell = dict(zip(bench.HEADINGS, bench.cells(self.rows[job]), strict=True))
         numbers = f", on target {cell['on target']}, trained in {cell['seconds']} s"
-        return f"{job.spec.label}: {cell['measured']}{'' if self.rows[job].error else numbers}"
+        return f"{job.label}: {cell['measured']}{'' if self.rows[job].error else numbers}"
 
     def show(self) -> None:
         """Print the table, the errors, and the paths of the files."""
         rows = self.sorted_rows()
         say()
         if rows:
-            _print_folded(bench.HEADINGS, map(bench.cells, rows))
-        for line in bench.footer(rows, planned=len(self.planned), command=self.command):
+            headings, *lines = bench.table(rows)
+            _print_folded(headings, lines)
+        for line in (*self.conclusions(), *bench.footer(rows, planned=len(self.planned), command=self.command)):
             say(f"\n{line}")
         for job, row in self.rows.items():
             if row.error:
                 log = f"\n  full output: {job.log}" if job.log.exists() else ""
-                print_warning(f"{job.spec.label} failed: {row.error}{log}")
-        written = [self.out / name for name in (bench.TABLE_MARKDOWN, bench.TABLE_JSON, bench.GALLERY)]
+                print_warning(f"{job.label} failed: {row.error}{log}")
+        written = [
+            self.out / name for name in (f"{self.name}.md", f"{self.name}.json", f"{self.name}.html", bench.GALLERY)
+        ]
         say("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
 
 

@@ -43,6 +43,10 @@ def plan(
     everything: Annotated[
         bool, typer.Option("--all", help="Try every memory-saving setting alone, also after some that fit are found.")
     ] = False,
+    processes: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Plan for one of N processes that share the batch, see docs/scale.md."),
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Estimate the memory and time of training a spec.
@@ -57,6 +61,7 @@ def plan(
     \b
     dp plan line_weight
     dp plan horizon --set generator.type=flux-schnell --set judge.type=qwen2.5-vl --device h100
+    dp plan line_weight --processes 4
     dp plan horizon --set generator.type=sdxl-turbo --set judge.type=qwen2.5-vl --memory 24GB
     """
     from dualproc.resolve import read_checked, toy_mix
@@ -66,6 +71,8 @@ def plan(
         spec = read_checked(file, overrides=overrides or (), variant=variant).each()[0].require()
         if mixed := toy_mix(spec):
             print_warning(mixed)
+        if processes > 1:
+            spec = _share(spec, processes)
         from .progress import quiet
 
         quiet()
@@ -109,6 +116,18 @@ def plan(
         print_warning(note)
     if limit is not None:
         _print_limit(found, limit, search)
+
+
+def _share(spec: TaskSpec, processes: int) -> TaskSpec:
+    """The spec with the largest share of the batch that one of the processes has."""
+    from dualproc.engine.distributed import Processes
+
+    largest = max(
+        sum(part.stop - part.start for part in Processes(rank, processes).parts(spec.train.batch, 1))
+        for rank in range(processes)
+    )
+    print_progress(f"each of {processes} processes has its own models, and {plural(largest, 'image')} of the batch")
+    return spec.model_copy(update={"train": spec.train.model_copy(update={"batch": largest})})
 
 
 def _bytes(text: str) -> float:

@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from dualproc.kit.files import read
+from dualproc.report.bench import BenchRow, Result
 from dualproc.run import RunFolder
 from dualproc.run.files import as_run_error, make_folder, open_to_write, read_text, remove
 from dualproc.run.folder import METRICS, WEIGHTS
@@ -36,6 +37,20 @@ class Job:
     spec: TaskSpec
     folder: Path
     """The run folder."""
+    setting: str = field(default="", kw_only=True)
+    """In a sweep, the values from the grid."""
+    seed: int | None = field(default=None, kw_only=True)
+    """`train.seed` if several are trained."""
+
+    @property
+    def label(self) -> str:
+        """Such as `line_weight/thin, train.lr=5e-5, seed 1`."""
+        return self.row().label
+
+    def row(self, result: Result | None = None, error: str | None = None, *, out: Path | None = None) -> BenchRow:
+        """Its row of the table; `out` is the bench's folder."""
+        folder = self.folder.relative_to(out).as_posix() if out else ""
+        return BenchRow(self.spec.name, self.spec.variant, folder, result, error, self.setting, self.seed)
 
     @property
     def log(self) -> Path:

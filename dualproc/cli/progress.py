@@ -150,13 +150,13 @@ class BenchBars(Bars):
         self._running: dict[Job, TaskID] = {}
         self._done = 0
         total, before = sum(job.spec.train.steps for job in jobs), sum(self._steps.values())
-        self._all = self.add_task("all variants", total=total, completed=before, note="")
+        self._all = self.add_task("all fits", total=total, completed=before, note="")
 
     def show(self, process: TrainingProcess, *, ending: bool) -> None:
         """Update the bar of a running fit; `ending` if it was asked to end."""
         job, steps = process.job, process.steps_done()
         if job not in self._running:
-            self._running[job] = self.add_task(job.spec.label, total=job.spec.train.steps, completed=steps, note="")
+            self._running[job] = self.add_task(job.label, total=job.spec.train.steps, completed=steps, note="")
         note = "stopping after this step (press Ctrl+C again to stop at once)" if ending else process.stage()
         self.move(self._running[job], steps, note=note)
         self._show_all(job, steps)
@@ -172,5 +172,5 @@ class BenchBars(Bars):
 
     def _show_all(self, job: Job, steps: int) -> None:
         self._steps[job] = steps
-        note = f"{self._done} of {len(self._steps)} variants done"
+        note = f"{self._done} of {len(self._steps)} fits done"
         self.move(self._all, sum(self._steps.values()), note=note)

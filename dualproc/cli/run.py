@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,8 +53,9 @@ def run(
     Every run gets a folder with the LoRA, checkpoints, the evaluation on held-out prompts, and a report. Ctrl+C (or
     SIGTERM) ends the training after the current step; the LoRA so far is still saved and evaluated. A second Ctrl+C
     exits at once. Continue either with --resume; then --set may change evaluation.*, train.watch.*,
-    train.checkpoint_every, and the models' device, checkpointing and offload, for example if memory ran out. With a
-    higher train.steps, --resume also continues a finished run, to the result of one longer run.
+    train.checkpoint_every, train.accumulate, train.trackers, and the models' device, checkpointing and offload, for
+    example if memory ran out. With a higher train.steps, --resume also continues a finished run, to the result of one
+    longer run.
 
     \b
     dp run line_weight
@@ -61,7 +63,9 @@ def run(
     dp run line_weight --variant thick --resume
     dp run line_weight --variant thick --resume --set train.steps=300
     dp run line_weight --variant thin --set train.lora.init=runs/line_weight/thick
+    torchrun --nproc-per-node 4 -m dualproc run line_weight      one fit in several processes, see docs/scale.md
     """
+    from dualproc.engine.distributed import processes
     from dualproc.kit.files import read as read_file
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
@@ -76,17 +80,21 @@ def run(
         for spec, folder in zip(specs, targets, strict=True):
             RunFolder.refuse(folder, portable(spec, folder).text, resume=resume, overwrite=overwrite)
 
+    def settings() -> list[str]:
+        if fit is not Fit.auto:  # which may change the specs
+            refuse()
+        # Variants differ in what they ask, and their models need the same memory.
+        return settings_that_fit(specs[0], gpus(), fit)
+
     given = overrides or []
     specs, targets = read(given)
     text = read_file(locate(file)).decode("utf-8")
-    if fit is not Fit.auto:  # which may change the specs
-        refuse()
-    # Variants differ in what they ask, and their models need the same memory.
-    if more := settings_that_fit(specs[0], gpus(), fit):
+    others = processes()  # of the same fit, where a launcher started several
+    if more := others.decided(settings):
         specs, targets = read([*given, *more])
-    refuse()  # before hours of training, not after
+    others.decided(refuse)  # before hours of training, not after
     for spec, folder in zip(specs, targets, strict=True):
-        if resume and is_finished(folder, spec.train.steps):
+        if resume and others.decided(partial(is_finished, folder, spec.train.steps)):
             again = command("dp", "score", folder)
             say(f"{spec.label}: already finished, in {folder} (evaluate it again: {again})")
         elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).outcome.interrupted:
@@ -118,11 +126,14 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     judges = " + ".join(ref.type for _, ref in spec.judges)
     say(f"{spec.label}: loading {spec.generator.type} (generator) and {judges} (judge)", bold=True)
     from dualproc.engine import Engine
+    from dualproc.engine.distributed import processes
     from dualproc.engine.fit import fit
 
-    new = not out.exists()
-    make_folder(out)
-    lock = FolderLock(out)  # before the models are loaded: another `dp run` would load them for nothing
+    new, lock, others = not out.exists(), None, processes()
+    with others.agreed():
+        if others.first:  # before the models are loaded: another `dp run` would load them for nothing
+            make_folder(out)
+            lock = FolderLock(out)
     try:
         engine = Engine(spec)
         for line in loaded_models(engine):
@@ -135,7 +146,8 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
         say(f"\ninterrupted: {advice}", fg="yellow", err=True)
         raise typer.Exit(130) from None
     finally:
-        lock.release(undo=new)
+        if lock is not None:
+            lock.release(undo=new)
     outcome = result.outcome
     if outcome.stopped:
         advice = " (continue with --resume)" if outcome.interrupted else ""

@@ -13,7 +13,7 @@ from dualproc.protocols import Judge, Scorer, VisualPrompt
 from dualproc.spec import PluginRef, TaskSpec
 
 from .ensemble import build_judge, check_questions
-from .overlay import draw_canvas, overlay
+from .overlay import Shift, draw_canvas, draw_shift, overlay
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -77,17 +77,22 @@ class Evaluators:
         self.built[kind] = live(self._build, kind, refs, self.built[kind])
         return self.built[kind]
 
-    def judge_view(self, images: Tensor, rng: random.Random | None = None) -> Tensor:
+    def shifts(self, count: int, rng: random.Random) -> list[Shift]:
+        """Shifts of the visual prompt for this many images in training, from the spec's jitter."""
+        shown = self.spec.visual_prompt
+        return [(0.0, 0.0) if shown is None else draw_shift(shown, rng) for _ in range(count)]
+
+    def judge_view(self, images: Tensor, shifts: Sequence[Shift] | None = None) -> Tensor:
         """Images [B, 3, H, W] as the judges see them: under the visual prompt, if the spec has one.
 
-        With `rng`, the visual prompt is shifted by the spec's jitter. Evaluations pass no `rng`: it stays in place.
+        Evaluations pass no `shifts`: the visual prompt stays in place.
         """
         if self.spec.visual_prompt is None:
             return images
         height, width = images.shape[-2:]
         if (width, height) not in self._canvases:
             self._canvases[width, height] = draw_canvas(self.layers, width, height)
-        return overlay(images, self.spec.visual_prompt, self._canvases[width, height], rng)
+        return overlay(images, self.spec.visual_prompt, self._canvases[width, height], shifts)
 
 
 def _layers(spec: TaskSpec) -> Sequence[PluginRef]:

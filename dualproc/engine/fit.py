@@ -24,7 +24,9 @@ from dualproc.report import (
     write_samples,
     write_strips,
 )
+from dualproc.report.bench import result_of
 from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
+from dualproc.run.environment import environment
 from dualproc.run.folder import RESOLVED, default_folder
 from dualproc.run.lock import FolderLock
 from dualproc.spec import TaskSpec
@@ -36,6 +38,7 @@ from .evaluate import evaluate, held_out, monitor
 from .failures import explained
 from .loop import Loop
 from .sliders import set_sliders
+from .trackers import Trackers
 from .warned import noting
 
 if TYPE_CHECKING:
@@ -116,58 +119,97 @@ def fit(
     gradient was not finite in several steps in a row, after saving and evaluating the LoRA as it was before them, and
     if a plugin raises anything: then the folder has the last checkpoint, for `resume`.
     """
+    processes = loop.processes
+    if not processes.first:
+        return _follow(loop)
     started, spec = time.perf_counter(), loop.spec
     folder = Path(out) if out is not None else default_folder(spec.name, spec.variant)
-    resolved = portable(spec, folder)
-    with (
-        RunFolder.create(
+    with processes.agreed():
+        resolved = portable(spec, folder)
+        run = RunFolder.create(
             folder,
             spec_text=spec_text or resolved.text,
             resolved_text=resolved.text,
             files=resolved.files,
+            env=environment() | ({"processes": processes.count} if processes.count > 1 else {}),
             resume=resume,
             overwrite=overwrite,
             lock=lock,
-        ) as run,
-        noting(loop.warnings),
-    ):
+        )
+    with run, noting(loop.warnings):
+        with processes.agreed():
+            trackers = Trackers(spec, folder, resolved.text)
         monitoring = _Monitoring(loop)
-        checkpoint = run.latest_checkpoint() if resume else None
+        checkpoint = processes.decided(lambda: run.latest_checkpoint() if resume else None)
         if checkpoint is not None:
             with explained(loop, run, "while its checkpoint was read", "start again with `overwrite=True`"):
                 loop.restore(checkpoint.tensors, checkpoint.state)
                 monitoring.restore(checkpoint.tensors, checkpoint.state)
-        end = _train(loop, run, monitoring, progress)
-        monitoring.take_best()
-        with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `resume=True`"):
-            _save_lora(loop, run, lora_facts(spec, loop.generator.recipe(), resolved.text))
-        try:
-            evaluation = finish(loop, run, progress)
-        finally:
-            if end.error is not None:
-                raise end.error
-        records = run.metrics()
-        outcome = Outcome(
-            steps=loop.done,
-            skipped=sum(record.skipped for record in records),
-            lora_step=monitoring.best_step or loop.done,
-            stopped=end.stopped,
-            interrupted=end.interrupted,
-            seconds=sum(record.seconds for record in records),
-            wall_seconds=time.perf_counter() - started,
-            peak_memory=peak_memory(),
-            peak_gpu_memory=peak_gpu_memory(),
-        )
-        run.write_outcome(outcome)
-        _present(loop, run)  # again, now with the outcome
-        return FitResult(
-            run=run.path,
-            evaluation=evaluation,
-            outcome=outcome,
-            generator=loop.generator,
-            spec=spec,
-            warnings=tuple(run.read_warnings()),
-        )
+        end = _train(loop, run, monitoring, trackers, progress)
+
+        def conclude() -> _Result:
+            monitoring.take_best()
+            with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `resume=True`"):
+                _save_lora(loop, run, lora_facts(spec, loop.generator.recipe(), resolved.text))
+            try:
+                evaluation = finish(loop, run, progress)
+            finally:
+                if end.error is not None:
+                    raise end.error
+            records = run.metrics()
+            outcome = Outcome(
+                steps=loop.done,
+                skipped=sum(record.skipped for record in records),
+                lora_step=monitoring.best_step or loop.done,
+                stopped=end.stopped,
+                interrupted=end.interrupted,
+                seconds=sum(record.seconds for record in records),
+                wall_seconds=time.perf_counter() - started,
+                peak_memory=peak_memory(),
+                peak_gpu_memory=peak_gpu_memory(),
+            )
+            run.write_outcome(outcome)
+            trackers.finish(result_of(evaluation, outcome, ""), run.path)
+            _present(loop, run)  # again, now with the outcome
+            return run.path, evaluation, outcome, tuple(run.read_warnings())
+
+        return _fit_result(loop, processes.decided(conclude))
+
+
+_Result = tuple[Path, Evaluation, Outcome, tuple[str, ...]]
+"""Run folder, evaluation, outcome and warnings: what the first process tells the others."""
+
+
+def _fit_result(loop: Loop, result: _Result) -> FitResult:
+    run, evaluation, outcome, notes = result
+    return FitResult(run, evaluation, outcome, loop.generator, loop.spec, notes)
+
+
+def _follow(loop: Loop) -> FitResult:
+    """A fit in the processes after the first: they share its training steps, and write nothing.
+
+    Each exchange has its counterpart in `fit` and `_train`; in `decided`, only the first process does anything.
+    """
+    processes = loop.processes
+    for _ in ("run folder", "trackers"):
+        with processes.agreed():
+            pass
+    checkpoint = processes.decided(_elsewhere)
+    if checkpoint is not None:
+        loop.restore(checkpoint.tensors, checkpoint.state)
+    with _interruptible(None) as interrupted, suppress(NotFiniteError):  # which the first process raises
+        for _ in loop.steps() if not processes.from_first(False) else ():
+            over = processes.decided(_elsewhere)
+            asked_to_end = any(processes.gather(interrupted()))
+            with processes.agreed():  # on what the first process saves
+                pass
+            if over or asked_to_end:
+                break
+    return _fit_result(loop, processes.decided(_elsewhere))
+
+
+def _elsewhere() -> Any:
+    """Stands for what only the first process makes."""
 
 
 def _save_lora(loop: Loop, run: RunFolder, facts: Mapping[str, str]) -> None:
@@ -233,9 +275,9 @@ class _End(NamedTuple):
     """Raised after the LoRA so far has been saved."""
 
 
-def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, progress: Progress | None) -> _End:
+def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, trackers: Trackers, progress: Progress | None) -> _End:
     """Run the training steps, with checkpoints."""
-    train = loop.spec.train
+    train, processes, asked_to_end = loop.spec.train, loop.processes, False
     before_first_check = train.watch.every - 1
     """A check takes more memory than a training step: if it fails, the steps before it must not be lost."""
 
@@ -244,17 +286,25 @@ def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, progress: Progre
             (tensors, state), (more_tensors, more_state) = loop.state(), monitoring.state()
             run.save_checkpoint(loop.done, tensors | more_tensors, state | more_state)
 
+    def after(record: StepRecord) -> bool:
+        """Measure and log a training step; whether the referee ends the training."""
+        record = monitoring.measured(record)
+        run.log(record)
+        trackers.step(record)
+        if progress is not None:
+            progress.step(record, train.steps)
+        return monitoring.over
+
     with _interruptible(progress) as interrupted, explained(loop, run, *_stage(loop, run)) as stage:
         try:
-            for record in loop.steps() if not monitoring.over else ():
-                record = monitoring.measured(record)
-                run.log(record)
-                if progress is not None:
-                    progress.step(record, train.steps)
-                last = monitoring.over or interrupted()
-                first = loop.done == before_first_check and not run.saved_step
-                if last or first or loop.done == train.steps or loop.done % train.checkpoint_every == 0:
-                    save()
+            for record in loop.steps() if not processes.from_first(monitoring.over) else ():
+                over = processes.decided(functools.partial(after, record))
+                asked_to_end = any(processes.gather(interrupted()))
+                last = over or asked_to_end
+                with processes.agreed():
+                    first = loop.done == before_first_check and not run.saved_step
+                    if last or first or loop.done == train.steps or loop.done % train.checkpoint_every == 0:
+                        save()
                 stage.doing, stage.remedy = _stage(loop, run)
                 if last:
                     break
@@ -262,7 +312,7 @@ def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, progress: Progre
             save()
             message = f"{error.message}; the LoRA as it was before them is in {run.path}"
             return _End(error=DualprocError(message, hint=error.hint))
-        if interrupted() and loop.done < train.steps:
+        if asked_to_end and loop.done < train.steps:
             return _End(f"interrupted after step {loop.done}", interrupted=True)
         if monitoring.over:
             best = monitoring.best_step

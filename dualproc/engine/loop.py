@@ -7,7 +7,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dualproc import resolve
@@ -18,7 +18,8 @@ from dualproc.spec import TaskSpec
 from dualproc.spec.paths import lora_file
 from dualproc.types import Prompt, Question, StepRecord
 
-from . import lora, lora_files, returned, sliders
+from . import lora, lora_files, returned, sliders, trackers
+from .distributed import Processes, processes
 from .evaluators import Evaluators, Live, live
 from .seeds import training_seed
 from .warned import noting
@@ -44,7 +45,9 @@ class Loop:
         self.spec = spec
         self.warnings: list[str] = []
         """Every warning since the engine was built, each once; the run's report shows them."""
-        with noting(self.warnings):
+        self.processes = processes() if build is resolve.build else Processes()  # others are a dry run's, or a test's
+        """The processes that share every training step."""
+        with noting(self.warnings), self.processes.agreed():
             self._load(build)
         self.done = 0
         """Training steps done so far."""
@@ -57,6 +60,8 @@ class Loop:
 
         spec = self.spec
         resolve.check_plugins(spec)
+        if self.processes.first and build is resolve.build:  # not in a dry run, which trains nothing
+            trackers.check(spec.train.trackers)
         if build is resolve.build and (mixed := resolve.toy_mix(spec)):  # not in a dry run, which proves nothing
             warnings.warn(mixed, DualprocWarning, stacklevel=3)
         free_memory()  # of an earlier engine, whose models refer to each other in circles
@@ -117,24 +122,33 @@ class Loop:
         task = self.at(sliders.drawn(self.spec, self.done, rng))  # without sliders, the same in every step
         prompts = rng.choices(self.prompts, k=train.batch)
         seeds = [training_seed(rng) for _ in prompts]
+        shifts = task.evaluators.shifts(train.batch, rng)
+        noises = [training_seed(rng) for _ in task.anchors]
         texts = [prompt.text for prompt in prompts]
 
-        sample = returned.sample(self.generator, texts, seeds, grad=True)
-        answers = returned.answers(self.judge, task.judge_view(sample.images, rng), task.questions(prompts))
-        reward = returned.reward(task.reward, answers, task.wanted)
-        _require_gradient(images=sample.images, answers=answers.log_likelihoods, reward=reward)
-        penalty = torch.zeros_like(reward)
-        for weight, anchor in task.anchors:
-            noise = torch.Generator().manual_seed(training_seed(rng))
-            penalty = penalty + weight * returned.penalty(anchor, sample, self.generator, texts, seeds, noise)
-        loss = penalty.mean() - reward.mean()
-
         self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        totals = torch.zeros(4, device=self.weights[0].device)
+        with self.processes.summed(self.weights, totals):
+            for part in self.processes.parts(train.batch, train.accumulate):  # one, unless several are asked for
+                sample = returned.sample(self.generator, texts[part], seeds[part], grad=True)
+                view = task.judge_view(sample.images, shifts[part])
+                answers = returned.answers(self.judge, view, task.questions(prompts[part]))
+                reward = returned.reward(task.reward, answers, task.wanted)
+                _require_gradient(images=sample.images, answers=answers.log_likelihoods, reward=reward)
+                penalty = torch.zeros_like(reward)
+                for (weight, anchor), seed in zip(task.anchors, noises, strict=True):
+                    noise = torch.Generator().manual_seed(seed)
+                    apart = returned.penalty(anchor, sample, self.generator, texts[part], seeds[part], noise)
+                    penalty = penalty + weight * apart
+                loss = penalty.mean() - reward.mean()
+                share = len(reward) / train.batch
+                torch.autograd.backward(share * loss)
+                p_answer = answers.p_wanted(task.wanted).mean()
+                totals += share * torch.stack([loss, reward.mean(), p_answer, penalty.mean()]).detach()
+
         norm = torch.nn.utils.clip_grad_norm_(self.weights, train.clip)
-        p_answer = answers.p_wanted(task.wanted).mean()
         # Read together: each reading would make the CPU wait for the GPU.
-        numbers = torch.stack([loss, reward.mean(), p_answer, penalty.mean(), norm]).tolist()
+        numbers = torch.cat([totals, norm[None]]).tolist()
         finite = math.isfinite(numbers[0]) and math.isfinite(numbers[-1])
         if finite:
             self.optimiser.param_groups[0]["lr"] = train.lr_at(self.done)
@@ -159,9 +173,9 @@ class Loop:
             if self.done == self.spec.train.steps:
                 return
 
-    def judge_view(self, images: Tensor, rng: random.Random | None = None) -> Tensor:
-        """Images [B, 3, H, W] as the judge sees them; with `rng`, the visual prompt is shifted by the spec's jitter."""
-        return self.evaluators.judge_view(images, rng)
+    def judge_view(self, images: Tensor, shifts: Sequence[tuple[float, float]] | None = None) -> Tensor:
+        """Images [B, 3, H, W] as the judge sees them; with `shifts`, each has its visual prompt shifted by its own."""
+        return self.evaluators.judge_view(images, shifts)
 
     def questions(self, prompts: list[Prompt]) -> list[list[Question]]:
         """The spec's questions about the image of each prompt: B lists of Q."""

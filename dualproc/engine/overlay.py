@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+Shift = tuple[float, float]
+"""To the right and downwards, as shares of the image's width and height."""
 CANVAS = 512
 """Layers are drawn at least this large (pixels), then downscaled, so that widths below a pixel are exact."""
 MAX_PIXELS = 2**24
@@ -36,27 +38,28 @@ def draw_canvas(layers: Sequence[VisualPrompt], width: int, height: int) -> Imag
     return canvas.convert("RGBa")
 
 
-def overlay(images: Tensor, spec: VisualPromptSpec, canvas: Image, rng: random.Random | None = None) -> Tensor:
+def overlay(images: Tensor, spec: VisualPromptSpec, canvas: Image, shifts: Sequence[Shift] | None = None) -> Tensor:
     """Composite a visual prompt over images [B, 3, H, W] in [0, 1]; differentiable with respect to the images.
 
-    `canvas` comes from `draw_canvas`, for images of this size. With `rng`, each image's visual prompt is shifted by its
-    own draw from `spec.jitter`; without, it stays in place.
+    `canvas` comes from `draw_canvas`, for images of this size. Each image's visual prompt is shifted by its own one of
+    `shifts` (from `draw_shift`); without them, it stays in place.
     """
     import torch
 
     height, width = images.shape[-2:]
-    shifts = [_shift(spec, rng) for _ in range(len(images))]
+    shifts = shifts or [(0.0, 0.0)] * len(images)
     placed = {shift: to_tensor(_place(canvas, shift, width, height)) for shift in set(shifts)}
     rgba = torch.stack([placed[shift] for shift in shifts]).to(images)
     alpha = rgba[:, 3:] * (spec.opacity if spec.blend == "alpha" else 1.0)
     return images * (1 - alpha) + rgba[:, :3] * alpha
 
 
-def _shift(spec: VisualPromptSpec, rng: random.Random | None) -> tuple[float, float]:
-    return (0.0, 0.0) if rng is None else (rng.uniform(*spec.jitter.x), rng.uniform(*spec.jitter.y))
+def draw_shift(spec: VisualPromptSpec, rng: random.Random) -> Shift:
+    """A shift for one image, from the spec's jitter."""
+    return rng.uniform(*spec.jitter.x), rng.uniform(*spec.jitter.y)
 
 
-def _place(canvas: Image, shift: tuple[float, float], width: int, height: int) -> Image:
+def _place(canvas: Image, shift: Shift, width: int, height: int) -> Image:
     """The canvas shifted (what leaves it is cut off) and downscaled to the image's size."""
     from PIL import Image
 

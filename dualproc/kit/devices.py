@@ -42,6 +42,7 @@ def pick_device(wanted: str) -> torch.device:
     """
     import torch
 
+    start, several = first_gpu()
     if wanted == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -60,7 +61,25 @@ def pick_device(wanted: str) -> torch.device:
                 + (f": {reason}" if reason else ""),
                 hint="leave `device` out to use an available one, or install the torch build for this machine's GPU",
             )
+    if several and device.type == "cuda":  # each process of a fit has GPUs of its own, counted from 0
+        return torch.device("cuda", start + (device.index or 0))
     return device
+
+
+def first_gpu() -> tuple[int, bool]:
+    """The first of this process's CUDA GPUs, and whether other processes of the same fit use others.
+
+    A launcher (`torchrun`, `accelerate launch`) starts L processes on a machine; with G GPUs, each has G / L of them.
+    Raises PluginError if there are more processes than GPUs.
+    """
+    import torch
+
+    local, count = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    gpus = torch.cuda.device_count() if count > 1 else 0
+    if 0 < gpus < count:
+        hint = f"start {gpus}, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        raise PluginError(f"{count} processes were started for {gpus} GPU{'s' if gpus > 1 else ''}", hint=hint)
+    return local * (gpus // count), gpus > 0
 
 
 def describe_device(device: torch.device) -> str:

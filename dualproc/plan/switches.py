@@ -202,13 +202,10 @@ def switches_of(spec: TaskSpec, plan: Plan, *, gpu: bool, card: Gpu = COMMON) ->
         if "quantize" in options.offered and options.quantize is None and not options.offload:
             prices = (4, 6) if differentiated else (2, 3)
             yield [Switch({f"{name}.quantize": bits}, p) for bits, p in zip(("8bit", "4bit"), prices, strict=True)]
-    batch = spec.train.batch
-    smaller = [size for size in (batch // 2, 1) if 0 < size < batch]
-    if smaller:
-        yield [
-            Switch({"train.batch": size}, price, True)
-            for size, price in zip(dict.fromkeys(smaller), (3, 5), strict=False)
-        ]
+    batch, parts = spec.train.batch, spec.train.accumulate
+    if more := dict.fromkeys(count for count in (min(2 * parts, batch), batch) if count > parts):
+        # The same gradient; smaller parts use a GPU less well.
+        yield [Switch({"train.accumulate": count}, price, True) for count, price in zip(more, (2, 3), strict=False)]
     fewer = [size for size in (4, 1) if size < spec.evaluation.batch]
     if fewer:
         yield [Switch({"evaluation.batch": size}, 1, evaluates=True) for size in fewer]

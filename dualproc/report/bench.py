@@ -1,11 +1,14 @@
-"""The table of a bench: one row per spec and variant, and how many reach each target, as JSON and Markdown."""
+"""The table of a bench or a sweep: one row per spec, variant and setting, as JSON and Markdown.
+
+With several seeds, a row has their mean and range.
+"""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dualproc.errors import RunError
@@ -18,10 +21,11 @@ from dualproc.types import Evaluation
 from dualproc.wording import MISSING, NOT_MEASURED, number, percent, plural, times
 
 from . import markdown
-from .numeric import mean, ratio, unmeasured
+from .numeric import mean, measured, ratio, unmeasured
 from .summary import kept, share_on_target, title
 
-TABLE_JSON, TABLE_MARKDOWN, GALLERY = "bench.json", "bench.md", "gallery.png"
+BENCH = "bench"
+TABLE_JSON, TABLE_MARKDOWN, GALLERY = f"{BENCH}.json", f"{BENCH}.md", "gallery.png"
 """Files that `dp bench` writes beside the runs."""
 HEADINGS = (
     "task", "variant", "measured", "on target", "judge", "judge - on target", "referee", "kept", "diversity",
@@ -35,6 +39,9 @@ LEGEND = (
     "share of images whose subject the referee recognises. *diversity*: as a share of the base's. *hack meter*: as a "
     "multiple of the base's. *seconds*: all training steps, without loading and evaluation. *memory*: peak main memory "
     "of the process, and peak GPU memory of its tensors."
+)
+SEEDS_LEGEND = (
+    "With several seeds, a number is their mean; in brackets, the trained generator's lowest and highest seed."
 )
 _ERROR_LENGTH = 200
 
@@ -94,7 +101,7 @@ class Result:
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One spec and variant: its numbers, or why there are none."""
+    """One fit of a bench: its numbers, or why there are none."""
 
     name: str
     variant: str | None
@@ -102,15 +109,21 @@ class BenchRow:
     """The run folder, relative to the bench's folder."""
     result: Result | None = None
     error: str | None = None
+    setting: str = ""
+    """In a sweep, the values from the grid, such as `train.lr=5e-5, train.batch=8`."""
+    seed: int | None = None
+    """`train.seed`; None if only the spec's own is trained."""
 
     @property
     def label(self) -> str:
-        """`line_weight/thin`."""
-        return f"{self.name}/{self.variant}" if self.variant else self.name
+        """`line_weight/thin`, or `line_weight/thin, train.lr=5e-5, seed 1`."""
+        name = f"{self.name}/{self.variant}" if self.variant else self.name
+        return ", ".join(filter(None, (name, self.setting, "" if self.seed is None else f"seed {self.seed}")))
 
 
+ON_TARGET = "on target >= 90%"
 TARGETS: Mapping[str, Callable[[Result], bool]] = {
-    "on target >= 90%": lambda result: result.on_target >= 0.9,
+    ON_TARGET: lambda result: result.on_target >= 0.9,
     "kept >= 95%": lambda result: result.kept.after >= 0.95,
     "diversity >= 90%": lambda result: ratio(result.diversity.after, result.diversity.before) >= 0.9,
     "judge - on target <= 0.1": lambda result: result.excess <= 0.1,
@@ -172,56 +185,120 @@ def result_of(evaluation: Evaluation, outcome: Outcome, machine: str) -> Result:
     )
 
 
-def cells(row: BenchRow) -> tuple[str, ...]:
-    """A row of the table: one text for each of `HEADINGS`."""
+def grouped(rows: Sequence[BenchRow]) -> list[list[BenchRow]]:
+    """The rows that differ in nothing but the seed, together."""
+    groups: dict[object, list[BenchRow]] = {}
+    for index, row in enumerate(rows):
+        key = index if row.seed is None else (row.name, row.variant, row.setting)
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
+def several_seeds(rows: Sequence[BenchRow]) -> bool:
+    """Whether the rows are of several seeds each, as planned."""
+    return any(row.seed is not None for row in rows)
+
+
+def table(rows: Sequence[BenchRow]) -> list[tuple[str, ...]]:
+    """The headings, then one row of texts per spec, variant and setting."""
+    settings, seeds = any(row.setting for row in rows), several_seeds(rows)
+
+    def line(standard: Sequence[str], setting: str, reaching: str) -> tuple[str, ...]:
+        return (*standard[:2], *([setting] if settings else []), *standard[2:], *([reaching] if seeds else []))
+
+    lines = [line(HEADINGS, "setting", ON_TARGET)]
+    return lines + [line(cells(*group), group[0].setting, _seeds_on_target(group)) for group in grouped(rows)]
+
+
+def cells(row: BenchRow, *seeds: BenchRow) -> tuple[str, ...]:
+    """A row of the table: one text for each of `HEADINGS`. `seeds` are rows of the same fit with other seeds."""
     head = (row.name, row.variant or "")
-    if row.result is None:
+    results = [one.result for one in (row, *seeds) if one.result is not None]
+    if not results:
         shown = textwrap.shorten(row.error or "not run", _ERROR_LENGTH, placeholder="...")
         return (*head, f"failed: {shown}", *[MISSING] * (len(HEADINGS) - 3))
-    result, outcome = row.result, row.result.outcome
-    peaks = (outcome.peak_memory, sum(outcome.peak_gpu_memory.values()))
+    outcomes = [result.outcome for result in results]
+    peaks = [
+        max(outcome.peak_memory or 0 for outcome in outcomes),
+        max(sum(outcome.peak_gpu_memory.values()) for outcome in outcomes),
+    ]
     return (
         *head,
-        _measured(result.scores[0]) if result.scores else MISSING,
-        on_target_change(row),
-        _change(result.judge, number),
-        f"{result.excess:+.2f}" if math.isfinite(result.excess) else MISSING,
-        _change(result.referee, number),
-        _change(result.kept, percent),
-        percent(ratio(result.diversity.after, result.diversity.before)),
-        times(ratio(result.hack_meter.after, result.hack_meter.before)),
-        f"{outcome.seconds:.0f}" if outcome.seconds >= 10 else f"{outcome.seconds:.1f}",
+        _measured([result.scores[0] for result in results]) if results[0].scores else MISSING,
+        on_target_change(row, *seeds),
+        _change([result.judge for result in results], number),
+        _single([result.excess for result in results], "{:+.2f}".format),
+        _change([result.referee for result in results], number),
+        _change([result.kept for result in results], percent),
+        _single([diversity_share(result) for result in results], percent),
+        _single([ratio(result.hack_meter.after, result.hack_meter.before) for result in results], times),
+        _single([outcome.seconds for outcome in outcomes], lambda s: f"{s:.0f}" if s >= 10 else f"{s:.1f}"),
         " + ".join(f"{peak / 1e9:.1f} GB" for peak in peaks if peak) or MISSING,
     )
 
 
-def on_target_change(row: BenchRow) -> str:
+def diversity_share(result: Result) -> float:
+    """The trained generator's diversity as a share of the base's."""
+    return ratio(result.diversity.after, result.diversity.before)
+
+
+def on_target_change(row: BenchRow, *seeds: BenchRow) -> str:
     """`53% -> 79%`, by the first scorer; `not measured` in place of a share if it has no value for any image."""
-    scores = row.result.scores if row.result is not None else ()
-    return _scored(scores[0].on_target, percent) if scores and scores[0].accepts else MISSING
+    first = [one.result.scores[0] for one in (row, *seeds) if one.result is not None and one.result.scores]
+    return _scored([score.on_target for score in first], percent) if first and first[0].accepts else MISSING
+
+
+def _seeds_on_target(group: Sequence[BenchRow]) -> str:
+    """`1 of 2 seeds`: how many reach the target of the share on target."""
+    count = sum(row.result is not None and TARGETS[ON_TARGET](row.result) for row in group)
+    failed = sum(row.result is None for row in group)
+    return f"{count} of {plural(len(group), 'seed')}" + (f" ({failed} failed)" if failed else "")
 
 
 def reached(rows: Sequence[BenchRow]) -> dict[str, int]:
-    """How many rows reach each of the `TARGETS`; failed ones reach none."""
-    results = [row.result for row in rows if row.result is not None]
-    return {label: sum(map(reaches, results)) for label, reaches in TARGETS.items()}
+    """How many variants reach each of the `TARGETS`, with every seed; failed ones reach none."""
+    return {label: sum(all(reaches) for _, reaches in groups) for label, groups in _reaching(rows).items()}
+
+
+def _reaching(rows: Sequence[BenchRow]) -> dict[str, list[tuple[str, list[bool]]]]:
+    """For each target and each variant, by name: whether each seed reaches it."""
+    groups = [(replace(group[0], seed=None).label, group) for group in grouped(rows)]
+    return {
+        label: [(name, [row.result is not None and reaches(row.result) for row in group]) for name, group in groups]
+        for label, reaches in TARGETS.items()
+    }
 
 
 def footer(rows: Sequence[BenchRow], *, planned: int, command: str) -> list[str]:
     """The lines below the table: what is missing, how many variants reach each target, and where it was measured."""
     results = [row.result for row in rows if row.result is not None]
+    seeds, groups = several_seeds(rows), grouped(rows)
+    what = "setting" if any(row.setting for row in rows) else "variant"
     lines = []
     if len(rows) < planned:
-        lines.append(f"Unfinished: {len(rows)} of {plural(planned, 'variant')} so far.")
+        lines.append(f"Unfinished: {len(rows)} of {plural(planned, 'fit' if seeds else what)} so far.")
     if results:
         counts = "; ".join(f"{label}: {count}" for label, count in reached(rows).items())
-        lines.append(f"Targets reached, out of {plural(len(rows), 'variant')}: {counts}.")
+        by = " by every seed" if seeds else ""
+        lines.append(f"Targets reached{by}, out of {plural(len(groups), what)}: {counts}.")
+        lines += _by_some_seeds(rows)
         images = sorted({result.images for result in results})
         amount = " to ".join(map(str, dict.fromkeys((images[0], images[-1]))))
         lines += _without_a_value(rows)
         machines = "; ".join(dict.fromkeys(result.machine for result in results))
-        lines.append(f"{amount} held-out images per variant; {machines}.")
+        lines.append(f"{amount} held-out images per {'fit' if seeds else what}; {machines}.")
     return [*lines, f"Made by `{command}`."]
+
+
+def _by_some_seeds(rows: Sequence[BenchRow]) -> list[str]:
+    """A line that names what only some seeds of a variant reach; no line if all agree."""
+    mixed = [
+        f"{name} {label}: {sum(reaches)} of {plural(len(reaches), 'seed')}"
+        for label, groups in _reaching(rows).items()
+        for name, reaches in groups
+        if any(reaches) and not all(reaches)
+    ]
+    return [f"Reached by some seeds only: {'; '.join(mixed)}."] if mixed else []
 
 
 def _without_a_value(rows: Sequence[BenchRow]) -> list[str]:
@@ -234,39 +311,63 @@ def _without_a_value(rows: Sequence[BenchRow]) -> list[str]:
     return [f"Images without a value (they count as missed): {'; '.join(counts)}."] if counts else []
 
 
-def render_markdown(rows: Sequence[BenchRow], *, planned: int, command: str) -> str:
-    """The table with its footer and legend."""
-    below = map(markdown.text, footer(rows, planned=planned, command=command)[:-1])
-    return (
-        "\n\n".join([markdown.table(HEADINGS, map(cells, rows)), *below, f"Made by {markdown.code(command)}.", LEGEND])
-        + "\n"
-    )
+def render_markdown(rows: Sequence[BenchRow], *, planned: int, command: str, more: Sequence[str] = ()) -> str:
+    """The table; below it the lines of `more`, the footer and the legend."""
+    headings, *filled = table(rows)
+    below = map(markdown.text, [*more, *footer(rows, planned=planned, command=command)[:-1]])
+    legend = f"{LEGEND} {SEEDS_LEGEND}" if several_seeds(rows) else LEGEND
+    return "\n\n".join([markdown.table(headings, filled), *below, f"Made by {markdown.code(command)}.", legend]) + "\n"
 
 
-def write_table(out: Path, rows: Sequence[BenchRow], *, planned: int, command: str) -> None:
+def write_table(
+    out: Path,
+    rows: Sequence[BenchRow],
+    *,
+    planned: int,
+    command: str,
+    name: str = BENCH,
+    more: Sequence[str] = (),
+) -> None:
     """Write `bench.json` and `bench.md` into `out`, which is made if it does not exist.
 
-    `rows` are the finished ones so far, out of `planned`; `command` repeats the bench. Raises RunError if a file cannot
-    be written.
+    `rows` are the finished ones so far, out of `planned` fits; `command` repeats the bench; `name` replaces `bench` in
+    the names of the files; `more` are lines for the first place below the table. Raises RunError if a file cannot be
+    written.
     """
     make_folder(out)
     content = {"command": command, "planned": planned, "reached": reached(rows), "rows": rows}
-    write_atomically(out / TABLE_JSON, to_json(content, indent=1) + "\n")
-    write_atomically(out / TABLE_MARKDOWN, render_markdown(rows, planned=planned, command=command))
+    write_atomically(out / f"{name}.json", to_json(content, indent=1) + "\n")
+    write_atomically(out / f"{name}.md", render_markdown(rows, planned=planned, command=command, more=more))
 
 
-def _measured(score: Measured) -> str:
-    note = score.unit if score.target is None else f"target {score.target:g}"
-    return f"{score.name} {_scored(score.value, number)}" + (f" ({note})" if note else "")
+def _measured(scores: Sequence[Measured]) -> str:
+    first = scores[0]
+    note = first.unit if first.target is None else f"target {first.target:g}"
+    return f"{first.name} {_scored([score.value for score in scores], number)}" + (f" ({note})" if note else "")
 
 
-def _scored(change: Change, shown: Callable[[float], str]) -> str:
+def _scored(changes: Sequence[Change], shown: Callable[[float], str]) -> str:
     """A change by a scorer, which may have no value for any base image, any trained one, or both."""
-    before, after = (shown(value) if math.isfinite(value) else NOT_MEASURED for value in (change.before, change.after))
-    return before if before == after == NOT_MEASURED else f"{before} -> {after}"
+    means = mean([change.before for change in changes]), mean([change.after for change in changes])
+    before, after = (shown(value) if math.isfinite(value) else NOT_MEASURED for value in means)
+    return before if before == after == NOT_MEASURED else f"{before} -> {after}{_range(changes, shown)}"
 
 
-def _change(change: Change, shown: Callable[[float], str]) -> str:
-    if not math.isfinite(change.before) and not math.isfinite(change.after):
+def _change(changes: Sequence[Change], shown: Callable[[float], str]) -> str:
+    before, after = mean([change.before for change in changes]), mean([change.after for change in changes])
+    if not math.isfinite(before) and not math.isfinite(after):
         return MISSING
-    return f"{shown(change.before)} -> {shown(change.after)}"
+    return f"{shown(before)} -> {shown(after)}{_range(changes, shown)}"
+
+
+def _single(values: Sequence[float], shown: Callable[[float], str]) -> str:
+    """The mean of one number over the seeds, and its range."""
+    both = [Change(math.nan, value) for value in values]
+    return f"{shown(mean(values))}{_range(both, shown)}" if measured(values) else MISSING
+
+
+def _range(changes: Sequence[Change], shown: Callable[[float], str]) -> str:
+    """` (71% to 85%)`, of the trained generator; empty for a single value."""
+    after = measured([change.after for change in changes])
+    ends = [shown(end) for end in (min(after), max(after))] if after else []
+    return f" ({ends[0]} to {ends[1]})" if len(set(ends)) > 1 else ""

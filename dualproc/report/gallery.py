@@ -12,7 +12,7 @@ from dualproc.run import RunFolder
 from dualproc.run.files import write_atomically
 from dualproc.run.images import BASE, JUDGE_VIEW, TRAINED, png
 
-from .bench import BenchRow, on_target_change
+from .bench import BenchRow, grouped, on_target_change
 from .grids import FAINT, GAP, INK, LABELS, LINE, MARGIN, compose, font, wrap
 from .samples import sample_files
 
@@ -27,9 +27,12 @@ _NAME = 176
 def write_gallery(path: Path, out: Path, rows: Sequence[BenchRow]) -> Path | None:
     """Write the gallery of the runs in the bench's folder `out`, and return its path; None if no run has images.
 
+    Of several seeds, the first that finished is shown.
+
     Raises DualprocError if a run's files are damaged, or the gallery cannot be written.
     """
-    strips = [strip for row in rows if row.result and (strip := strip_of(row, out / row.folder)) is not None]
+    first = [next((row for row in group if row.result), None) for group in grouped(rows)]
+    strips = [strip for row in first if row and (strip := strip_of(row, out / row.folder)) is not None]
     if not strips:
         return None
     canvas = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), "white")
@@ -57,7 +60,7 @@ def strip_of(row: BenchRow, folder: Path) -> Image.Image | None:
     left, top = MARGIN + _NAME, grid.height - MARGIN - 2 * height - GAP
     canvas = ImageOps.expand(grid, (left + width, 0, 0, 0), "white")
     draw = ImageDraw.Draw(canvas)
-    name = "\n".join(wrap(text, _NAME) for text in (row.name, row.variant) if text)
+    name = "\n".join(wrap(text, _NAME) for text in (row.name, row.variant, row.setting) if text)
     draw.multiline_text((MARGIN, top), name, INK, font())
     target = wrap(f"on target {on_target_change(row)}", _NAME)
     draw.multiline_text((MARGIN, top + LINE * (name.count("\n") + 1) + GAP), target, FAINT, font())

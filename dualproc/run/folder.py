@@ -57,13 +57,15 @@ CHECKPOINTS = "checkpoints"
 GENERATED = "generated"
 SLIDERS = "sliders"
 """A subfolder for each slider's LoRA."""
+TENSORBOARD = "tensorboard"
+"""What the tracker of this name logs."""
 TRACEBACK = "traceback.txt"
 """Where a plugin failed; deleted when the run is resumed."""
 
 _OURS = (
     CHECKPOINTS, OUTCOME, SPEC, ENVIRONMENT, METRICS, EVALUATION, WARNINGS, WEIGHTS, COMFYUI,
-    "adapter_model.safetensors", "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, SLIDERS, INPUTS,
-    RESOLVED,
+    "adapter_model.safetensors", "adapter_config.json", CARD, REPORT, TRACEBACK, SAMPLES, GENERATED, SLIDERS,
+    TENSORBOARD, INPUTS, RESOLVED,
 )  # fmt: skip
 """In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
 

@@ -13,7 +13,7 @@ from dualproc.spec.reading import read_text
 from dualproc.spec.template import fill_text
 
 MAY_CHANGE = re.compile(
-    r"evaluation\..+|train\.(watch\..+|checkpoint_every)|(generator|judge|referee)\.(checkpointing|device|offload)"
+    r"evaluation\..+|train\.(watch\..+|checkpoint_every|accumulate|trackers)|(generator|judge|referee)\.(checkpointing|device|offload)"
 )
 """Keys of a spec that may change during a run: they select what is measured, and what fits into memory."""
 LR_DECAY = "train.lr_decay"
@@ -74,7 +74,7 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], *, training: 
     If the `training` continues with `new`, also without `train.steps` where it was raised. With `train.lr_decay`, the
     learning rate of the steps so far depends on the number of steps, so it cannot be raised.
     """
-    before, after = dict(_leaves(old)), dict(_leaves(new))
+    before, after = dict(leaves(old)), dict(leaves(new))
     differ = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     # A learning rate that falls towards the last step would have been another one in all steps done so far.
     if training and not before.get(LR_DECAY) and _count(before.get(STEPS)) < _count(after.get(STEPS)):
@@ -86,10 +86,11 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of nested mappings."""
     if isinstance(value, Mapping):  # an empty one is the same as none: runs of earlier versions have no `sliders`
         for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}" if path else str(key))
+            yield from leaves(item, f"{path}.{key}" if path else str(key))
     else:
         yield path, value
 

@@ -121,12 +121,20 @@ class Stop(SpecModel):
     )
 
 
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+
+
 class Train(SpecModel):
     """How the LoRA is trained: optimiser, LoRA, monitoring, early stopping and checkpoints."""
 
     steps: Count = Field(default=100, description="Number of training steps (optimiser steps).")
     batch: Count = Field(
         default=4, description="Images per training step, each with a random training prompt and a random seed."
+    )
+    accumulate: Count = Field(
+        default=1,
+        description="Parts of the batch that are computed one after another, by each process: the same gradient with "
+        "less memory.",
     )
     lr: Annotated[Positive, Field(le=1)] = Field(default=1e-4, description="Learning rate of AdamW.")
     lr_decay: Share = Field(
@@ -144,6 +152,11 @@ class Train(SpecModel):
     checkpoint_every: Count = Field(
         default=25,
         description="Training steps from one checkpoint to the next; `--resume` continues from the last one.",
+    )
+    trackers: Annotated[tuple[Tracker, ...], Field(max_length=4)] = Field(
+        default=(),
+        description="Also log to these: `tensorboard` (in the run folder), `wandb`, `trackio`, `mlflow`. None by "
+        "default.",
     )
     max_skipped: Count = Field(
         default=5,
