@@ -45,7 +45,9 @@ class Loop:
         self.spec = spec
         self.warnings: list[str] = []
         """Every warning since the engine was built, each once; the run's report shows them."""
-        self.processes = processes() if build is resolve.build else Processes()  # others are a dry run's, or a test's
+        self.processes: Processes = (
+            processes() if build is resolve.build else Processes()
+        )  # others are a dry run's, or a test's
         """The processes that share every training step."""
         with noting(self.warnings), self.processes.agreed():
             self._load(build)

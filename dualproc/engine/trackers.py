@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dualproc.errors import DualprocError, DualprocWarning
+from dualproc.kit.image_files import load_image
 from dualproc.report.bench import Result
 from dualproc.run.folder import SAMPLES, TENSORBOARD
 from dualproc.run.images import GRID
@@ -98,7 +99,6 @@ def _started(name: str, spec: TaskSpec, folder: Path, resolved_text: str) -> Any
 def _log_image(name: str, tracker: Any, grid: Path, step: int) -> None:
     """Each tracker takes images in its own way."""
     import numpy
-    from PIL import Image
 
     title = "base above trained"
     if name == "mlflow":
@@ -108,8 +108,7 @@ def _log_image(name: str, tracker: Any, grid: Path, step: int) -> None:
 
         tracker.log({title: trackio.Image(str(grid))}, step=step)
     else:
-        with Image.open(grid) as image:
-            pixels = numpy.asarray(image.convert("RGB"))[None]
+        pixels = numpy.asarray(load_image(grid).convert("RGB"))[None]
         tracker.log_images({title: pixels}, step=step, **({"dataformats": "NHWC"} if name == "tensorboard" else {}))
 
 

@@ -10,7 +10,7 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 WORD = r"^[A-Za-z_][A-Za-z0-9_]*$"
 NOT_BLANK = r"\S"
 
-RUN_FOLDERS = ("checkpoints", "generated", "inputs", "samples", "sliders")
+RUN_FOLDERS = ("checkpoints", "generated", "inputs", "samples", "sliders", "tensorboard")
 """Subfolders of a run: a variant of such a name would lie in the run of a spec of the same name without variants."""
 
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
