@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench_examples import outcome, row
+from bench_examples import outcome, row, save_lora
 from run_examples import evaluation, score
 from test_cli_run import SPEC, dp
 
@@ -163,6 +163,7 @@ def test_finished_fits_of_a_sweep_are_kept_and_a_table_and_a_page_are_written(
         text = portable(job.spec, job.folder).text
         with RunFolder.create(job.folder, spec_text=SPEC, resolved_text=text) as run:
             run.write_evaluation(evaluation())
+            save_lora(run)
             run.write_outcome(outcome())
     options = [word for one in grid for word in ("--grid", one)]
     code, printed, _ = dp(capsys, "sweep", spec, "--variant", "high", *options, "--by", "referee", "--out", out)

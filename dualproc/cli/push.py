@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .output import print_progress, print_warning
+from .output import print_progress, print_warning, say
 
 
 def push(
@@ -36,4 +36,4 @@ def push(
     for sentence in missing(folder):
         print_warning(sentence)
     print_progress(f"uploading to {repo}")
-    typer.echo(publish(folder, repo, private=not public))
+    say(publish(folder, repo, private=not public))

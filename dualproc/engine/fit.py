@@ -28,6 +28,7 @@ from dualproc.report.bench import result_of
 from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
 from dualproc.run.environment import environment
 from dualproc.run.folder import RESOLVED, default_folder
+from dualproc.run.lock import FolderLock
 from dualproc.spec import TaskSpec
 from dualproc.types import Evaluation, StepRecord
 from dualproc.wording import command, duration, number, plural
@@ -54,7 +55,7 @@ class Progress(Protocol):
         """A training step is done, out of `total`."""
 
     def ending(self) -> None:
-        """Ctrl+C or SIGTERM was received: no further training step follows."""
+        """Ctrl+C or SIGTERM was received: no training step follows this one. The signal's handler calls it at once."""
 
     def images(self, done: int, total: int) -> None:
         """`done` of `total` held-out images are generated."""
@@ -108,8 +109,9 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    lock: FolderLock | None = None,
 ) -> FitResult:
-    """Train, evaluate and write the run folder.
+    """Train, evaluate and write the run folder, of which the caller may already hold the `lock`.
 
     Ctrl+C or SIGTERM ends the training after the current step; the LoRA is still saved and evaluated.
 
@@ -132,6 +134,7 @@ def fit(
             env=environment() | ({"processes": processes.count} if processes.count > 1 else {}),
             resume=resume,
             overwrite=overwrite,
+            lock=lock,
         )
     with run, noting(loop.warnings):
         with processes.agreed():
@@ -194,7 +197,7 @@ def _follow(loop: Loop) -> FitResult:
     checkpoint = processes.decided(_elsewhere)
     if checkpoint is not None:
         loop.restore(checkpoint.tensors, checkpoint.state)
-    with _interruptible() as interrupted, suppress(NotFiniteError):  # which the first process raises
+    with _interruptible(None) as interrupted, suppress(NotFiniteError):  # which the first process raises
         for _ in loop.steps() if not processes.from_first(False) else ():
             over = processes.decided(_elsewhere)
             asked_to_end = any(processes.gather(interrupted()))
@@ -292,15 +295,13 @@ def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, trackers: Tracke
             progress.step(record, train.steps)
         return monitoring.over
 
-    with _interruptible() as interrupted, explained(loop, run, *_stage(loop, run)) as stage:
+    with _interruptible(progress) as interrupted, explained(loop, run, *_stage(loop, run)) as stage:
         try:
             for record in loop.steps() if not processes.from_first(monitoring.over) else ():
                 over = processes.decided(functools.partial(after, record))
                 asked_to_end = any(processes.gather(interrupted()))
                 last = over or asked_to_end
                 with processes.agreed():
-                    if asked_to_end and progress is not None:
-                        progress.ending()
                     first = loop.done == before_first_check and not run.saved_step
                     if last or first or loop.done == train.steps or loop.done % train.checkpoint_every == 0:
                         save()
@@ -371,8 +372,8 @@ class _Monitoring:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl+C or SIGTERM only sets a flag; the second one ends the process as usual."""
+def _interruptible(progress: Progress | None) -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl+C or SIGTERM sets a flag and is confirmed; the second one ends the process as usual."""
     pressed = False
     before: dict[signal.Signals, Any] = {}
 
@@ -384,6 +385,9 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         nonlocal pressed
         pressed = True
         restore()
+        if progress is not None:
+            with suppress(RuntimeError):  # the signal arrived while something else was printed
+                progress.ending()
 
     try:
         for number in _ENDING:

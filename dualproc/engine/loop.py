@@ -18,7 +18,7 @@ from dualproc.spec import TaskSpec
 from dualproc.spec.paths import lora_file
 from dualproc.types import Prompt, Question, StepRecord
 
-from . import lora, lora_files, sliders, trackers
+from . import lora, lora_files, returned, sliders, trackers
 from .distributed import Processes, processes
 from .evaluators import Evaluators, Live, live
 from .seeds import training_seed
@@ -45,7 +45,9 @@ class Loop:
         self.spec = spec
         self.warnings: list[str] = []
         """Every warning since the engine was built, each once; the run's report shows them."""
-        self.processes = processes() if build is resolve.build else Processes()  # others are a dry run's, or a test's
+        self.processes: Processes = (
+            processes() if build is resolve.build else Processes()
+        )  # others are a dry run's, or a test's
         """The processes that share every training step."""
         with noting(self.warnings), self.processes.agreed():
             self._load(build)
@@ -130,15 +132,15 @@ class Loop:
         totals = torch.zeros(4, device=self.weights[0].device)
         with self.processes.summed(self.weights, totals):
             for part in self.processes.parts(train.batch, train.accumulate):  # one, unless several are asked for
-                sample = self.generator.sample(texts[part], seeds[part], grad=True)
+                sample = returned.sample(self.generator, texts[part], seeds[part], grad=True)
                 view = task.judge_view(sample.images, shifts[part])
-                answers = self.judge.answer_log_likelihoods(view, task.questions(prompts[part]))
-                reward = task.reward(answers, task.wanted)
+                answers = returned.answers(self.judge, view, task.questions(prompts[part]))
+                reward = returned.reward(task.reward, answers, task.wanted)
                 _require_gradient(images=sample.images, answers=answers.log_likelihoods, reward=reward)
                 penalty = torch.zeros_like(reward)
                 for (weight, anchor), seed in zip(task.anchors, noises, strict=True):
-                    noise = torch.Generator().manual_seed(seed)
-                    penalty = penalty + weight * anchor.penalty(sample, self.generator, texts[part], seeds[part], noise)
+                    noise, some = torch.Generator().manual_seed(seed), (texts[part], seeds[part])
+                    penalty = penalty + weight * returned.penalty(anchor, sample, self.generator, *some, noise)
                 loss = penalty.mean() - reward.mean()
                 share = len(reward) / train.batch
                 torch.autograd.backward(share * loss)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ Shift = tuple[float, float]
 """To the right and downwards, as shares of the image's width and height."""
 CANVAS = 512
 """Layers are drawn at least this large (pixels), then downscaled, so that widths below a pixel are exact."""
+MAX_PIXELS = 2**24
+"""An enlarged canvas has at most this many: an image of one row would otherwise take gigabytes."""
 
 
 def draw_canvas(layers: Sequence[VisualPrompt], width: int, height: int) -> Image:
@@ -27,7 +30,8 @@ def draw_canvas(layers: Sequence[VisualPrompt], width: int, height: int) -> Imag
     """
     from PIL import Image
 
-    times = max(1, -(-CANVAS // min(width, height)))
+    largest = math.isqrt(MAX_PIXELS // (width * height))
+    times = max(1, min(-(-CANVAS // min(width, height)), largest))
     canvas = Image.new("RGBA", (times * width, times * height))
     for layer in layers:
         layer.draw(canvas)

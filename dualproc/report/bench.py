@@ -14,11 +14,13 @@ from pathlib import Path
 from dualproc.errors import RunError
 from dualproc.run.files import make_folder, write_atomically
 from dualproc.run.folder import RESOLVED, RunFolder
+from dualproc.run.lora_file import is_whole
 from dualproc.run.records import Outcome, to_json
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation
 from dualproc.wording import MISSING, NOT_MEASURED, number, percent, plural, times
 
+from . import markdown
 from .numeric import mean, measured, ratio, unmeasured
 from .summary import kept, share_on_target, title
 
@@ -131,7 +133,7 @@ TARGETS: Mapping[str, Callable[[Result], bool]] = {
 
 
 def is_finished(folder: Path, steps: int = 0) -> bool:
-    """Whether the run in `folder` is complete and evaluated, and was planned with at least `steps` training steps.
+    """Whether the run in `folder` has its whole LoRA and is evaluated, and was planned with at least `steps` steps.
 
     Raises RunError if its files are damaged.
     """
@@ -141,7 +143,7 @@ def is_finished(folder: Path, steps: int = 0) -> bool:
     outcome = run.read_outcome()
     if outcome is None or outcome.interrupted or run.read_evaluation() is None:
         return False
-    return task(run.resolved).steps >= steps
+    return task(run.resolved).steps >= steps and all(map(is_whole, run.loras))
 
 
 def read_result(folder: Path) -> Result:
@@ -311,13 +313,10 @@ def _without_a_value(rows: Sequence[BenchRow]) -> list[str]:
 
 def render_markdown(rows: Sequence[BenchRow], *, planned: int, command: str, more: Sequence[str] = ()) -> str:
     """The table; below it the lines of `more`, the footer and the legend."""
-    headings, *filled = table(rows)
-    shown = [headings, ["---"] * len(headings), *filled]
-    text = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in shown]
+    headings, *lines = table(rows)
+    below = map(markdown.text, [*more, *footer(rows, planned=planned, command=command)[:-1]])
     legend = f"{LEGEND} {SEEDS_LEGEND}" if several_seeds(rows) else LEGEND
-    return (
-        "\n".join(text) + "\n\n" + "\n\n".join([*more, *footer(rows, planned=planned, command=command), legend]) + "\n"
-    )
+    return "\n\n".join([markdown.table(headings, lines), *below, f"Made by {markdown.code(command)}.", legend]) + "\n"
 
 
 def write_table(
