@@ -7,10 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
-from bench_examples import outcome, row
+from bench_examples import outcome, row, save_lora
 from run_examples import evaluation, score
-from safetensors.torch import save_file
 from test_cli_run import SPEC, dp
 
 from dualproc.cli.bench_jobs import plan_jobs
@@ -19,7 +17,6 @@ from dualproc.errors import DualprocError
 from dualproc.report.bench import BenchRow, footer, reached, table
 from dualproc.report.sweep import conclusions, ranking, render_sweep
 from dualproc.run import RunFolder, portable
-from dualproc.run.folder import WEIGHTS
 
 REFEREE = "referee: {type: tiny-referee}\nscorers: [{type: horizon, target: 0.3}]\n"
 
@@ -165,8 +162,8 @@ def test_finished_fits_of_a_sweep_are_kept_and_a_table_and_a_page_are_written(
     for job in plan_sweep(str(spec), grid, (), "high", out):
         text = portable(job.spec, job.folder).text
         with RunFolder.create(job.folder, spec_text=SPEC, resolved_text=text) as run:
-            run.write_lora(lambda folder: save_file({"part.a": torch.ones(2)}, folder / WEIGHTS))
             run.write_evaluation(evaluation())
+            save_lora(run)
             run.write_outcome(outcome())
     options = [word for one in grid for word in ("--grid", one)]
     code, printed, _ = dp(capsys, "sweep", spec, "--variant", "high", *options, "--by", "referee", "--out", out)

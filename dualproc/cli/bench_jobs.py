@@ -210,8 +210,9 @@ class Results:
 
     def add(self, job: Job, error: str | None = None) -> None:
         """Add the row of a finished run, or of a failed one. Raises DamageError if its files are damaged."""
-        row = job.row(None if error else bench.read_result(job.folder), error, out=self.out)
-        if row.result is not None:
+        result = None if error else bench.read_result(job.folder)
+        row = job.row(result, error, out=self.out)
+        if result is not None:
             _require_images(row, job.folder)
         self.rows[job] = row
 
@@ -272,9 +273,8 @@ class Results:
             if row.error:
                 log = f"\n  full output: {job.log}" if job.log.exists() else ""
                 print_warning(f"{job.label} failed: {row.error}{log}")
-        written = [
-            self.out / name for name in (f"{self.name}.md", f"{self.name}.json", f"{self.name}.html", bench.GALLERY)
-        ]
+        files = [f"{self.name}.{ending}" for ending in ("md", "json", "html")]
+        written = [self.out / name for name in (*files, bench.GALLERY)]
         say("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
 
 

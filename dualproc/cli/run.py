@@ -129,11 +129,11 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     from dualproc.engine.distributed import processes
     from dualproc.engine.fit import fit
 
-    new, lock, others = not out.exists(), None, processes()
-    with others.agreed():
-        if others.first:  # before the models are loaded: another `dp run` would load them for nothing
+    new, lock = not out.exists(), None
+    with processes().agreed():
+        if processes().first:
             make_folder(out)
-            lock = FolderLock(out)
+            lock = FolderLock(out)  # before the models are loaded: another `dp run` would load them for nothing
     try:
         engine = Engine(spec)
         for line in loaded_models(engine):

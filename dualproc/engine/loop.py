@@ -139,9 +139,8 @@ class Loop:
                 _require_gradient(images=sample.images, answers=answers.log_likelihoods, reward=reward)
                 penalty = torch.zeros_like(reward)
                 for (weight, anchor), seed in zip(task.anchors, noises, strict=True):
-                    noise = torch.Generator().manual_seed(seed)
-                    apart = returned.penalty(anchor, sample, self.generator, texts[part], seeds[part], noise)
-                    penalty = penalty + weight * apart
+                    noise, some = torch.Generator().manual_seed(seed), (texts[part], seeds[part])
+                    penalty = penalty + weight * returned.penalty(anchor, sample, self.generator, *some, noise)
                 loss = penalty.mean() - reward.mean()
                 share = len(reward) / train.batch
                 torch.autograd.backward(share * loss)

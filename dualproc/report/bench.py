@@ -313,10 +313,10 @@ def _without_a_value(rows: Sequence[BenchRow]) -> list[str]:
 
 def render_markdown(rows: Sequence[BenchRow], *, planned: int, command: str, more: Sequence[str] = ()) -> str:
     """The table; below it the lines of `more`, the footer and the legend."""
-    headings, *filled = table(rows)
+    headings, *lines = table(rows)
     below = map(markdown.text, [*more, *footer(rows, planned=planned, command=command)[:-1]])
     legend = f"{LEGEND} {SEEDS_LEGEND}" if several_seeds(rows) else LEGEND
-    return "\n\n".join([markdown.table(headings, filled), *below, f"Made by {markdown.code(command)}.", legend]) + "\n"
+    return "\n\n".join([markdown.table(headings, lines), *below, f"Made by {markdown.code(command)}.", legend]) + "\n"
 
 
 def write_table(
