@@ -13,7 +13,7 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import ask, bench, compare, plan, plugins, run, score, sliders, spec, specs
+from . import ask, audit, bench, compare, plan, plugins, run, score, sliders, spec, specs
 from .output import print_error, with_options
 
 
@@ -36,6 +36,7 @@ def _root(
     dp specs                                       list the shipped specs; each runs by its name
     dp specs copy line_weight                      write line_weight.yaml, to change it
     dp spec check line_weight.yaml                 check a spec for mistakes
+    dp audit line_weight                           check its questions on images of the base generator
     dp plan line_weight                            estimate memory and time, without loading weights
     dp run line_weight                             train and evaluate; results go to runs/line_weight/
     dp generate runs/line_weight/thick "a cartoon of an owl"
@@ -58,7 +59,8 @@ def _root(
 app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
 for _command in (
-    run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, compare.compare, spec.schema,
+    run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, audit.audit, bench.bench, compare.compare,
+    spec.schema,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
