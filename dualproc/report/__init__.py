@@ -4,7 +4,7 @@ from .card import render_card, write_card
 from .grids import before_after_grid, sheet
 from .html import render_report, result_html, write_report
 from .lora_header import lora_facts
-from .samples import write_samples, write_strips
+from .samples import write_preview, write_samples, write_strips
 from .summary import (
     Row,
     Verdict,
@@ -22,5 +22,5 @@ from .summary import (
 __all__ = [
     "Row", "Verdict", "alarms", "before_after_grid", "headline", "image_columns", "image_rows", "lora_facts",
     "memory_used", "outcome", "render_card", "render_report", "result_html", "sheet", "step_note", "summary_rows",
-    "verdict", "write_card", "write_report", "write_samples", "write_strips",
+    "verdict", "write_card", "write_preview", "write_report", "write_samples", "write_strips",
 ]  # fmt: skip

@@ -19,14 +19,15 @@ MAX_BYTES = 1_000_000
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def read_chain(path: Path) -> tuple[Node | None, list[Problem]]:
+def read_chain(path: Path, text: str | None = None) -> tuple[Node | None, list[Problem]]:
     """The document of a file, merged over the files that it extends, and the problems of all of them.
 
-    The document is None if one of the files cannot be read. Raises SpecError if the file itself is missing, not a
-    regular file, too large or not readable.
+    With `text`, the file itself is not read, and need not exist: this is its content. The document is None if one of
+    the files cannot be read. Raises SpecError if the file itself is missing, not a regular file, too large or not
+    readable.
     """
     try:
-        document, problems = _read(path)
+        document, problems = _read(path) if text is None else read_text(text, str(path))
     except DualprocError as error:
         hint = error.hint if os.path.exists(path) else hint_for_missing(path) or error.hint
         raise SpecError([Problem(error.message, source=str(path), hint=hint)]) from error
