@@ -13,7 +13,7 @@ import typer
 from dualproc import __version__
 from dualproc.errors import DualprocError
 
-from . import ask, audit, bench, compare, plan, plugins, run, score, sliders, spec, specs
+from . import ask, audit, bench, compare, plan, plugins, run, score, sliders, spec, specs, ui
 from .output import print_error, with_options
 
 
@@ -44,6 +44,7 @@ def _root(
     Other commands:
 
     \b
+    dp ui                                          do all of this in the browser
     dp bench specs/                                run every variant of every spec and print one table
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
     dp score images/ --spec horizon --variant high
@@ -60,7 +61,7 @@ app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty
 app.callback()(_root)
 for _command in (
     run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, audit.audit, bench.bench, compare.compare,
-    spec.schema,
+    ui.ui, spec.schema,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")

@@ -76,6 +76,16 @@ def _environment(run: RunFolder) -> list[tuple[str, str | int]]:
     return [*facts, ("peak memory", used)] if used else facts
 
 
+def render_curves(run: RunFolder) -> str:
+    """The curves of a run so far, as SVG figures for a page that has `charts_css`; empty before the first step."""
+    return _filled("charts.html.jinja", {"width": WIDTH, "charts": _curves(run.metrics(), None)["curves"]})
+
+
+def charts_css() -> str:
+    """The style sheet of charts; their colours are the variables of `templates/report.css`."""
+    return (Path(__file__).parent / "templates" / "charts.css").read_text(encoding="utf-8")
+
+
 def page(values: Mapping[str, Any]) -> str:
     """The page of the report with these values."""
     return _filled("report.html.jinja", {"width": WIDTH, "policy": POLICY, **values})

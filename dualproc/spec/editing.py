@@ -122,11 +122,11 @@ def _plain(value: Any) -> Any:
 
 def _written(value: Any, indent: int, *, flow: bool = False) -> str:
     """A value as YAML: on one line, or lists over several, of which all but the first are indented."""
-    line = _line(value)
+    line = line_of(value)
     if flow or (len(line) + indent <= _WIDTH and not _has_mappings(value)):
         return line
     if isinstance(value, (list, tuple)) and value:
-        items = [_line(item) for item in value]
+        items = [line_of(item) for item in value]
         if _has_mappings(value):
             return f"\n{' ' * indent}".join(f"- {item}" for item in items)
         return "[" + _wrapped(items, indent + 1) + "]"
@@ -147,7 +147,8 @@ def _has_mappings(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and any(isinstance(item, dict) for item in value)
 
 
-def _line(value: Any) -> str:
+def line_of(value: Any) -> str:
+    """A value as YAML on one line."""
     written: str = yaml.dump(
         _plain(value), Dumper=_Flow, default_flow_style=True, sort_keys=False, allow_unicode=True, width=2**31
     )
