@@ -58,6 +58,7 @@ def put(data: Any, path: tuple[str, ...], value: Any) -> Any:
         ("question.0.answer", "No", """  - {template: "Is it?", answer: 'No'}   # first"""),
         ("referee.type", "tiny-referee", "referee: {type: tiny-referee}"),
         ("question", [{"template": "So?", "answer": "Yes"}], "  - {template: 'So?', answer: 'Yes'}"),
+        ("visual_prompt.layers", [{"type": "line"}], "    - {type: line}"),
         ("description", "Café: 5 # of {row}", "description: 'Café: 5 # of {row}'"),
     ],
 )

@@ -65,16 +65,17 @@ def _edited(text: str, node: yaml.Node, path: KeyPath, value: Any, key: yaml.Nod
 
 def _replaced(text: str, node: yaml.Node, key: yaml.Node | None, value: Any) -> str:
     start, end = node.start_mark.index, _end(text, node)
-    same_line = key is None or key.start_mark.line == node.start_mark.line
-    inside_flow = key is not None and _in_flow(text, key)
-    indent = key.start_mark.column + 2 if key is not None and same_line else node.start_mark.column
-    new = _written(value, indent, flow=inside_flow)
-    before = text[:start]
-    if "\n" in new and not new.startswith("[") and same_line:
-        before, new = before.rstrip(" "), f"\n{' ' * indent}{new}"
-    elif not before.endswith((" ", "\n", "[", "{", ",")) and before:
-        before += " "
-    return before + new + text[end:]
+    if key is None or _in_flow(text, key):
+        space = "" if text[:start].endswith((" ", "\n", "[", "{", ",")) else " "
+        return text[:start] + space + _written(value, node.start_mark.column, flow=True) + text[end:]
+    after_key = key.end_mark.index + 1
+    own_line = key.start_mark.line != node.start_mark.line
+    indent = node.start_mark.column if own_line else key.start_mark.column + 2
+    if text[after_key:start].strip() or (own_line and _in_block(value)):  # comments, or the same indentation as before
+        before = text[:start]
+    else:
+        before = text[:after_key] + (f"\n{' ' * indent}" if _in_block(value) else " ")
+    return before + _written(value, indent) + text[end:]
 
 
 def _added(text: str, mapping: yaml.MappingNode, path: KeyPath, value: Any) -> str:
@@ -90,9 +91,13 @@ def _added(text: str, mapping: yaml.MappingNode, path: KeyPath, value: Any) -> s
 
 def _entry(path: KeyPath, value: Any) -> str:
     """A new key and its value, as lines."""
-    new = _written(_nested(path[1:], value), 2)
-    block = "\n" in new and not new.startswith("[")
-    return f"{path[0]}:{chr(10) + '  ' if block else ' '}{new}"
+    return _block_entry(path[0], _nested(path[1:], value), 0)
+
+
+def _block_entry(key: str | int, value: Any, indent: int) -> str:
+    """A key and its value in block style; all lines but the first are indented."""
+    new = _written(value, indent + 2)
+    return f"{key}:{chr(10) + ' ' * (indent + 2) if _in_block(value) else ' '}{new}"
 
 
 def _end(text: str, node: yaml.Node) -> int:
@@ -123,11 +128,13 @@ def _plain(value: Any) -> Any:
 def _written(value: Any, indent: int, *, flow: bool = False) -> str:
     """A value as YAML: on one line, or lists over several, of which all but the first are indented."""
     line = line_of(value)
-    if flow or (len(line) + indent <= _WIDTH and not _has_mappings(value)):
+    if isinstance(value, dict) and not flow and _in_block(value):
+        return f"\n{' ' * indent}".join(_block_entry(key, item, indent) for key, item in value.items())
+    if flow or (len(line) + indent <= _WIDTH and not _in_block(value)):
         return line
     if isinstance(value, (list, tuple)) and value:
         items = [line_of(item) for item in value]
-        if _has_mappings(value):
+        if _in_block(value):
             return f"\n{' ' * indent}".join(f"- {item}" for item in items)
         return "[" + _wrapped(items, indent + 1) + "]"
     return line
@@ -143,7 +150,10 @@ def _wrapped(items: Sequence[str], indent: int) -> str:
     return f"\n{' ' * indent}".join(lines)
 
 
-def _has_mappings(value: Any) -> bool:
+def _in_block(value: Any) -> bool:
+    """Whether a value is written in block style: a list of mappings, or a mapping with such a list."""
+    if isinstance(value, dict):
+        return any(map(_in_block, value.values()))
     return isinstance(value, (list, tuple)) and any(isinstance(item, dict) for item in value)
 
 

@@ -95,8 +95,12 @@ class Models:
             return [shown(image) for image in to_pillow(generate(generator, prompt, seeds, batch=len(seeds)))]
 
     def release(self) -> None:
-        """Release all models, so that a fit has the memory of the GPU."""
+        """Release all models if there is a GPU, so that a fit has its memory."""
+        import torch
+
         with self._lock:
+            if not torch.cuda.is_available():
+                return
             self._generator, self._evaluators = None, None
             self._runs.clear()
             free_memory()

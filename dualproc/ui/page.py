@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -21,7 +22,6 @@ from dualproc.run.folder import WEIGHTS
 from dualproc.run.images import preview_files, to_pillow
 from dualproc.spec import TaskSpec, shipped_specs
 from dualproc.spec.models import MAX_SLIDERS
-from dualproc.types import Prompt
 from dualproc.wording import MISSING, number, plural
 
 from . import runs as runs_of
@@ -41,7 +41,6 @@ LAYERS = {
     "text": "text: A, at: [0.5, 0.5]",
 }
 """What a new layer of each type starts with."""
-NO_SPEC = Prompt("")
 TICK = 2.0
 """Seconds between two updates of the page Train."""
 HELD_IMAGES = 4
@@ -55,13 +54,24 @@ CSS = """
 .dp-bar { height: 10px; border-radius: 5px; background: var(--border-color-primary); overflow: hidden; }
 .dp-bar i { display: block; height: 100%; background: #17706c; }
 .dp-page { width: 100%; height: 75vh; border: 1px solid var(--border-color-primary); border-radius: 8px; }
-.gradio-container { max-width: 1280px !important; margin: 0 auto; }
+.gradio-container { max-width: min(1280px, 100vw) !important; margin: 0 auto; }
+.gradio-container :is(.main, .wrap, main, .column, .tabs, .tabitem, .row, .form) { min-width: 0 !important; }
+.gradio-container :is(main, .tabs, .tabitem, .column) { max-width: 100%; }
+.html-container { padding: 0 !important; }
+.grid-wrap.fixed-height { min-height: 0 !important; }
+@media (max-width: 640px) {
+  .gradio-container main.contain { padding: 0; }
+  .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
+  .caption-label { max-width: 100% !important; white-space: normal !important; font-size: 11px !important; }
+}
 footer { display: none !important; }
 .dp-charts { --card: var(--block-background-fill); --ink: var(--body-text-color);
-  --soft: var(--body-text-color-subdued); --rule: var(--border-color-primary); --base: #8d8a84; --trained: #2a938d; --referee: #c9773c; --band: #17706c1f;
+  --soft: var(--body-text-color-subdued); --rule: var(--border-color-primary);
+  --base: #8d8a84; --trained: #2a938d; --referee: #c9773c; --band: #17706c1f;
   display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: 16px; }
 .dp-charts { @@charts@@ }
-.dp-charts .chart { margin: 0; }
+.dp-charts figure.chart.chart { margin: 0; }
+.dp-wide { max-width: 100%; height: auto; border-radius: 8px; }
 """
 
 
@@ -93,6 +103,18 @@ def message(text: str, good: bool) -> str:
 def framed(page: str) -> str:
     """A whole HTML page inside this one. It can run nothing, and reach nothing of the page around it."""
     return f'<iframe class="dp-page" sandbox="" title="report" srcdoc="{html.escape(page)}"></iframe>'
+
+
+def figures(files: Sequence[tuple[Path, str]]) -> str:
+    """Image files of the runs folder, the first one shown, the others folded."""
+    parts = []
+    for index, (file, about) in enumerate(files):
+        source = f"gradio_api/file={quote(str(file.resolve()))}?{file.stat().st_mtime_ns}"
+        parts.append(
+            f"<details{'' if index else ' open'}><summary>{html.escape(about)}</summary>"
+            f'<img class="dp-wide" loading="lazy" src="{source}" alt="{html.escape(about)}"></details>'
+        )
+    return "".join(parts)
 
 
 def bar(share: float) -> str:
@@ -222,7 +244,7 @@ class Page:
     def progress(self, name: str | None, before: str) -> tuple[Any, ...]:
         """Status, bar, curves and previews of a run, and what they were made from: unchanged parts are not sent."""
         if not name or name not in self.fits():
-            return message("no run is chosen", True), bar(0), "", [], ""
+            return message("no run is chosen", True), bar(0), "", "", ""
         folder = self.runs / name
         status = self.queue.status(folder)
         run = RunFolder(folder)
@@ -231,7 +253,7 @@ class Page:
         if now == before:
             return (gr.skip(),) * 4 + (before,)
         failed = status.startswith("failed")
-        pictures: Any = [(str(file), f"after step {step}") for step, file in reversed(previews)]
+        pictures: Any = figures([(file, f"after step {step}: base above trained") for step, file in reversed(previews)])
         same_pictures = before.startswith(f"{name} ") and before.rsplit(" ", 1)[-1] == str(len(previews))
         curves = render_curves(run)
         return (
@@ -248,7 +270,7 @@ class Page:
         """Table, gallery and choices of the page Runs."""
         names = runs_of.finished(self.runs)
         kept = [name for name in chosen or [] if name in names] or names[:1]
-        return runs_of.table(self.runs), runs_of.gallery(self.runs), gr.update(choices=names, value=kept)
+        return runs_of.table(self.runs), figures(runs_of.gallery(self.runs)), gr.update(choices=names, value=kept)
 
     def choose(self, names: list[str]) -> tuple[Any, ...]:
         """The file to download, a prompt, and the sliders of the first chosen run."""
@@ -328,9 +350,15 @@ def build(page: Page) -> Any:
                             every = gr.Number(label="Preview every", precision=0, minimum=0, min_width=120)
                     with gr.Column(min_width=320):
                         text = gr.Code(
-                            task.EMPTY, language="yaml", label="Spec (YAML)", interactive=True, lines=20, max_lines=32
+                            task.EMPTY,
+                            language="yaml",
+                            label="Spec (YAML)",
+                            interactive=True,
+                            lines=20,
+                            max_lines=32,
+                            wrap_lines=True,
                         )
-                        state = gr.HTML()
+                        state = gr.HTML(apply_default_css=False)
                         with gr.Row():
                             save = gr.Button("Save", variant="primary", min_width=100)
                             download = gr.DownloadButton("Download the YAML", interactive=False, min_width=100)
@@ -373,7 +401,7 @@ def build(page: Page) -> Any:
                 with gr.Row():
                     images = gr.Slider(4, 64, value=16, step=4, label="Base images", scale=3)
                     ask = gr.Button("Ask", variant="primary", min_width=100)
-                findings = gr.HTML()
+                findings = gr.HTML(apply_default_css=False)
                 table = gr.Dataframe(
                     headers=["question", "wanted", "asked", "P(wanted)", "range", "without visual prompt"],
                     label="Answers", wrap=True, interactive=False,
@@ -381,19 +409,15 @@ def build(page: Page) -> Any:
                 )  # fmt: skip
                 seen = gr.Gallery(
                     label="What the judge sees, and P(wanted answer) to the first question", columns=4, buttons=[],
-                    interactive=False,
+                    interactive=False, height="auto",
                 )  # fmt: skip
             with gr.Tab("Train", id="train") as train_tab:
                 with gr.Row():
                     go = gr.Button("Start or resume this task", variant="primary", min_width=150)
                     stop = gr.Button("Stop after this step", variant="stop", min_width=150)
                 watched = gr.Dropdown([], label="Run")
-                status, progress = gr.HTML(), gr.HTML()
-                previews = gr.Gallery(
-                    label="Previews: base above trained", columns=1, buttons=[], interactive=False,
-                    object_fit="contain", height=380,
-                )  # fmt: skip
-                curves = gr.HTML()
+                status, progress = gr.HTML(apply_default_css=False), gr.HTML(apply_default_css=False)
+                previews, curves = gr.HTML(apply_default_css=False), gr.HTML(apply_default_css=False)
                 shown_now = gr.State("")
             with gr.Tab("Runs", id="runs") as runs_tab:
                 listed = gr.Dataframe(
@@ -401,7 +425,7 @@ def build(page: Page) -> Any:
                     column_widths=["22%", "16%", "62%"],
                 )  # fmt: skip
                 with gr.Accordion("Base and trained images of every run", open=False):
-                    grids = gr.Gallery(label="Runs", columns=1, buttons=[], interactive=False, object_fit="contain")
+                    grids = gr.HTML(apply_default_css=False)
                 chosen = gr.Dropdown([], multiselect=True, label="Chosen runs (several: side by side)")
                 with gr.Row():
                     prompt = gr.Textbox(label="Prompt", scale=3)
@@ -418,9 +442,11 @@ def build(page: Page) -> Any:
                 with gr.Row(visible=False) as sure:
                     really = gr.Button("Yes, delete the chosen runs for good", variant="stop", min_width=150)
                     cancel = gr.Button("Keep them", min_width=100)
-                about_runs = gr.HTML()
-                drawn = gr.Gallery(label="The same prompt and seeds", columns=4, buttons=[], interactive=False)
-                opened = gr.HTML()
+                about_runs = gr.HTML(apply_default_css=False)
+                drawn = gr.Gallery(
+                    label="The same prompt and seeds", columns=4, buttons=[], interactive=False, height="auto"
+                )
+                opened = gr.HTML(apply_default_css=False)
 
         form = [name, template, train, held, questions, generator, judge, referee, steps, batch, lr, every, layers,
                 blend, opacity]  # fmt: skip
@@ -535,8 +561,9 @@ def serve(runs: Path, *, host: str, port: int | None, browser: bool, block: bool
     try:
         _, address, _ = app.queue(default_concurrency_limit=4, api_open=False).launch(
             server_name=host, server_port=port, inbrowser=browser, prevent_thread_lock=True, share=False, quiet=True,
-            allowed_paths=[str(runs.resolve())], footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
-            enable_monitoring=False, app_kwargs={"middleware": [guard]}, css=CSS.replace("@@charts@@", charts_css()),
+            allowed_paths=[str(runs.resolve())], footer_links=[], run_history=False, ssr_mode=False, pwa=False,
+            mcp_server=False, enable_monitoring=False, app_kwargs={"middleware": [guard]},
+            css=CSS.replace("@@charts@@", charts_css()),
             theme=gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         )  # fmt: skip
     except OSError as error:
@@ -548,8 +575,8 @@ def serve(runs: Path, *, host: str, port: int | None, browser: bool, block: bool
 
 
 def _set(path: str, kind: type, text: str, value: Any) -> Any:
-    """One value of the form; a cleared field changes nothing."""
-    return gr.skip() if value in (None, "") else task.with_value(text, path, kind(value))
+    """One value of the form; a number that was cleared changes nothing."""
+    return gr.skip() if value is None else task.with_value(text, path, kind(value))
 
 
 def _set_prompts(key: str, text: str, lines: str) -> str:

@@ -55,10 +55,10 @@ def table(folder: Path) -> list[list[str]]:
     return rows
 
 
-def gallery(folder: Path) -> list[tuple[str, str]]:
+def gallery(folder: Path) -> list[tuple[Path, str]]:
     """The grid of base and trained images of every run that has one, with its name."""
     grids = [(path / SAMPLES / GRID, label(path, folder)) for path in find_runs(folder)]
-    return [(str(file), name) for file, name in grids if file.is_file() and inside(file, folder)]
+    return [(file, name) for file, name in grids if file.is_file() and inside(file, folder)]
 
 
 def finished(folder: Path) -> list[str]:
