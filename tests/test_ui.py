@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,19 @@ def test_mistakes_are_those_of_spec_check_with_their_line(tmp_path: Path) -> Non
     assert str(tmp_path) not in found.message
     with pytest.raises(DualprocError, match="has mistakes"):
         found.chosen(None)
+
+
+def test_hostile_text_gives_a_message(tmp_path: Path) -> None:
+    for text in (
+        "a: &x [1]\nb: *x",
+        "[" * 100_000,
+        "a: " + "x" * 1_100_000,
+        "a: !!python/object/apply:os.system [ls]",
+        "\0",
+    ):
+        assert task.check(text, tmp_path).loaded is None
+        with suppress(DualprocError):
+            task.with_value(text, "name", "x")
 
 
 def test_form_edits_the_text_and_the_text_the_form(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def edited(text: str, path: KeyPath, value: Any) -> str:
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DualprocError("the spec cannot be edited until its YAML is valid") from error
     if root is None:
         changed = f"{text.rstrip()}\n{_entry(path, value)}\n".lstrip("\n")

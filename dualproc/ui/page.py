@@ -143,6 +143,16 @@ class Page:
             return task.shipped_text(rest, self.runs)
         return task.run_text(runs_of.run_at(rest, self.runs)) if kind == "run" else task.EMPTY
 
+    def started(self, name: str) -> tuple[Any, ...]:
+        """Text and form of what a task starts from."""
+        text = self.start_from(name)
+        return text, *self.fields(text)
+
+    def opened(self, kept: str) -> tuple[Any, ...]:
+        """Everything that the page shows first: the text that the browser has kept, or a new one."""
+        text = kept or task.EMPTY
+        return text, *self.fields(text), *self.checked(text, None)
+
     def starts(self) -> list[str]:
         """What a task can start from."""
         runs = [f"run: {runs_of.label(path, self.runs)}" for path in find_runs(self.runs)]
@@ -350,21 +360,17 @@ def build(page: Page) -> Any:
                             every = gr.Number(label="Preview every", precision=0, minimum=0, min_width=120)
                     with gr.Column(min_width=320):
                         text = gr.Code(
-                            task.EMPTY,
-                            language="yaml",
-                            label="Spec (YAML)",
-                            interactive=True,
-                            lines=20,
-                            max_lines=32,
+                            language="yaml", label="Spec (YAML)", interactive=True, lines=20, max_lines=32,
                             wrap_lines=True,
-                        )
+                        )  # fmt: skip
                         state = gr.HTML(apply_default_css=False)
                         with gr.Row():
                             save = gr.Button("Save", variant="primary", min_width=100)
                             download = gr.DownloadButton("Download the YAML", interactive=False, min_width=100)
-                        command = gr.Textbox(
-                            label="To repeat it: save, then run", interactive=False, buttons=["copy"], lines=2
-                        )
+                        command = gr.Code(
+                            label="To repeat it: save, then run", language="shell", interactive=False, lines=2,
+                            show_line_numbers=False, wrap_lines=True, buttons=["copy"],
+                        )  # fmt: skip
             with gr.Tab("Visual prompt", id="visual") as visual_tab, gr.Row():
                 with gr.Column(min_width=320):
                     layers = gr.Dataframe(
@@ -456,26 +462,26 @@ def build(page: Page) -> Any:
         on(text.change, page.checked, [text, variant], [state, variant, command, base_prompt], **latest)
         on(text.change, lambda text: text, [text], [kept], **latest)
         on(text.input, page.fields, [text], form, **latest)
-        on(start.input, page.start_from, [start], [text]).then(
-            said(page.fields), [text], form, api_visibility="private", show_progress="hidden"
-        )
+        on(start.input, page.started, [start], [text, *form])
         on(variant.input, page.checked, [text, variant], [state, variant, command, base_prompt])
-        for field, path in ((name, "name"), (template, "prompts.template"), (lr, "train.lr")):
-            on(
-                field.input,
-                functools.partial(_set, path, float if field is lr else str),
-                [text, field],
-                [text],
-                **latest,
-            )
-        for field, path in ((steps, "train.steps"), (batch, "train.batch")):
-            on(field.input, functools.partial(_set, path, int), [text, field], [text], **latest)
-        for field, key in ((train, "train"), (held, "eval")):
-            on(field.input, functools.partial(_set_prompts, key), [text, field], [text], **latest)
-        for field, key in ((generator, "generator"), (judge, "judge"), (referee, "referee")):
-            on(field.input, functools.partial(_set_plugin, key), [text, field], [text])
-        on(questions.input, task.with_questions, [text, questions], [text], **latest)
-        on(every.input, task.with_preview, [text, every], [text], **latest)
+        edits: list[tuple[str, Any, Callable[..., Any]]] = [
+            ("name", name, functools.partial(_set, "name", str)),
+            ("template", template, functools.partial(_set, "prompts.template", str)),
+            ("train", train, functools.partial(_set_prompts, "train")),
+            ("eval", held, functools.partial(_set_prompts, "eval")),
+            ("questions", questions, task.with_questions),
+            ("generator", generator, functools.partial(_set_plugin, "generator")),
+            ("judge", judge, functools.partial(_set_plugin, "judge")),
+            ("referee", referee, functools.partial(_set_plugin, "referee")),
+            ("steps", steps, functools.partial(_set, "train.steps", int)),
+            ("batch", batch, functools.partial(_set, "train.batch", int)),
+            ("lr", lr, functools.partial(_set, "train.lr", float)),
+            ("preview", every, task.with_preview),
+        ]
+        for key, field, edit in edits:
+            # A text field says so when it is left, too: text that is pasted or dictated may come without a key.
+            for event in (field.input, *([field.blur] if hasattr(field, "blur") else [])):
+                on(event, functools.partial(_edited, key, edit), [text, field], [text], **latest)
         on(save.click, page.save, [text], [state, download]).then(
             lambda: gr.update(interactive=True), None, [download], api_visibility="private", show_progress="hidden"
         )
@@ -531,12 +537,7 @@ def build(page: Page) -> Any:
             said(page.overview), **listing, api_visibility="private"
         ).then(lambda: gr.update(visible=False), None, [sure], api_visibility="private")
 
-        on(app.load, lambda text: text or task.EMPTY, [kept], [text]).then(
-            said(page.fields), [text], form, api_visibility="private", show_progress="hidden"
-        ).then(
-            said(page.checked), [text, variant], [state, variant, command, base_prompt], api_visibility="private",
-            show_progress="hidden",
-        )  # fmt: skip
+        on(app.load, page.opened, [kept], [text, *form, state, variant, command, base_prompt])
         on(app.load, lambda: gr.update(choices=page.starts()), None, [start])
         on(app.load, page.watched, [watched], [watched])
     return app
@@ -577,6 +578,12 @@ def serve(runs: Path, *, host: str, port: int | None, browser: bool, block: bool
 def _set(path: str, kind: type, text: str, value: Any) -> Any:
     """One value of the form; a number that was cleared changes nothing."""
     return gr.skip() if value is None else task.with_value(text, path, kind(value))
+
+
+def _edited(key: str, edit: Callable[..., Any], text: str, value: Any) -> Any:
+    """The text after an edit of the form's field `key`; not touched if it has this value already."""
+    form = task.form(text)
+    return gr.skip() if form is not None and getattr(form, key) == value else edit(text, value)
 
 
 def _set_prompts(key: str, text: str, lines: str) -> str:
