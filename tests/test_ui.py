@@ -366,6 +366,8 @@ def test_functions_behind_the_page(trained: Path) -> None:
     assert "high" in variants["choices"] or variants["visible"] is False
     assert command.startswith("dp run ")
     assert prompts["choices"]
+    assert page.opened([text, "low"])[-3]["value"] == "low"
+    assert page.opened([])[0] == page.opened("damaged")[0] == task.EMPTY
     status, bar, curves, previews, now = page.progress("horizon/low", "")
     assert "finished: 2" in status
     assert 'aria-valuenow="100"' in bar

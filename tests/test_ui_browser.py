@@ -129,6 +129,7 @@ def test_from_an_empty_task_to_a_lora_in_diffusers(page: Any, address: str, runs
     # Runs: base and trained image, the report, the LoRA in plain diffusers.
     tab(page, "Runs")
     expect(page.get_by_role("gridcell", name="40 of 40")).to_be_visible()
+    expect(page.get_by_label("Prompt", exact=True)).to_have_value("a cartoon of an owl")
     page.get_by_role("button", name="Draw").last.click()
     expect(page.get_by_text("sky, strength 1, seed 3")).to_be_visible()
     page.get_by_role("button", name="Report or comparison").click()

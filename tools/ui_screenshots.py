@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -32,14 +33,15 @@ def main() -> None:
     from dualproc.ui.page import serve
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        runs = Path(folder) / "runs"
-        app, address = serve(runs, host="127.0.0.1", port=None, browser=False, block=False)
+        out = None if out is None else out.resolve()
+        os.chdir(folder)  # the page shows the runs folder as it was given
+        app, address = serve(Path("runs"), host="127.0.0.1", port=None, browser=False, block=False)
         program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
             page = browser.new_page(viewport={"width": 1280, "height": 900})
             _train(page, address)
-            _shoot(page, out or DOCS, "ui", ["Task", "Visual prompt", "Train", "Runs"] if out is None else PAGES)
+            _shoot(page, out or DOCS, "ui", ["Task", "Visual prompt", "Train"] if out is None else PAGES)
             for width, scheme in ((375, "light"), (1280, "dark")) if out is not None else ():
                 page.set_viewport_size({"width": width, "height": 900})
                 page.emulate_media(color_scheme=scheme)

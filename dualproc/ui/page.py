@@ -60,13 +60,17 @@ CSS = """
 .html-container { padding: 0 !important; }
 .grid-wrap.fixed-height { min-height: 0 !important; }
 @media (max-width: 640px) {
+  .gradio-container .row { flex-wrap: wrap; }
+  .gradio-container .row > .column { flex: 1 1 100% !important; min-width: 100% !important; }
+  .gradio-container .row > button { flex: 1 1 40%; }
+  .virtual-table-viewport table { min-width: 520px; }
   .gradio-container main.contain { padding: 0; }
   .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
   .caption-label { max-width: 100% !important; white-space: normal !important; font-size: 11px !important; }
 }
 footer { display: none !important; }
 .dp-charts { --card: var(--block-background-fill); --ink: var(--body-text-color);
-  --soft: var(--body-text-color-subdued); --rule: var(--border-color-primary);
+  --soft: color-mix(in srgb, var(--body-text-color) 70%, transparent); --rule: var(--border-color-primary);
   --base: #8d8a84; --trained: #2a938d; --referee: #c9773c; --band: #17706c1f;
   display: grid; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); gap: 16px; }
 .dp-charts { @@charts@@ }
@@ -148,10 +152,11 @@ class Page:
         text = self.start_from(name)
         return text, *self.fields(text)
 
-    def opened(self, kept: str) -> tuple[Any, ...]:
-        """Everything that the page shows first: the text that the browser has kept, or a new one."""
-        text = kept or task.EMPTY
-        return text, *self.fields(text), *self.checked(text, None)
+    def opened(self, kept: Any) -> tuple[Any, ...]:
+        """Everything that the page shows first: text and variant that the browser has kept, or a new task."""
+        known = isinstance(kept, list) and len(kept) == 2 and isinstance(kept[0], str)
+        text, variant = kept if known else (task.EMPTY, None)
+        return text, *self.fields(text), *self.checked(text, variant)
 
     def starts(self) -> list[str]:
         """What a task can start from."""
@@ -277,10 +282,11 @@ class Page:
     # --- Runs ---------------------------------------------------------------------------------------------------
 
     def overview(self, chosen: list[str] | None) -> tuple[Any, ...]:
-        """Table, gallery and choices of the page Runs."""
+        """Table, gallery and choices of the page Runs, and what `choose` returns for those that are chosen."""
         names = runs_of.finished(self.runs)
         kept = [name for name in chosen or [] if name in names] or names[:1]
-        return runs_of.table(self.runs), figures(runs_of.gallery(self.runs)), gr.update(choices=names, value=kept)
+        listed = runs_of.table(self.runs), figures(runs_of.gallery(self.runs)), gr.update(choices=names, value=kept)
+        return *listed, *self.choose(kept)
 
     def choose(self, names: list[str]) -> tuple[Any, ...]:
         """The file to download, a prompt, and the sliders of the first chosen run."""
@@ -331,7 +337,7 @@ def build(page: Page) -> Any:
     """The Gradio app of a page."""
     plugins = {kind: [entry.name for entry in registry.entries(kind)] for kind in ("generators", "judges")}
     with gr.Blocks(title="dualproc", analytics_enabled=False, delete_cache=(3600, 86400)) as app:
-        kept = gr.BrowserState("", storage_key=f"dualproc-{page.runs.name}", secret="not a secret")
+        kept = gr.BrowserState([], storage_key=f"dualproc-{page.runs.name}", secret="not a secret")
         gr.Markdown("# dualproc\nTrain a LoRA by asking a vision-language model about its images.")
         with gr.Tabs():
             with gr.Tab("Task", id="task"):
@@ -460,7 +466,8 @@ def build(page: Page) -> Any:
 
         # Task: the text is the only state; a field changes it, and every change is checked.
         on(text.change, page.checked, [text, variant], [state, variant, command, base_prompt], **latest)
-        on(text.change, lambda text: text, [text], [kept], **latest)
+        for event in (text.change, variant.change):
+            on(event, lambda *task: list(task), [text, variant], [kept], **latest)
         on(text.input, page.fields, [text], form, **latest)
         on(start.input, page.started, [start], [text, *form])
         on(variant.input, page.checked, [text, variant], [state, variant, command, base_prompt])
@@ -518,13 +525,10 @@ def build(page: Page) -> Any:
         )
 
         # Runs
-        listing = {"inputs": [chosen], "outputs": [listed, grids, chosen]}
-        pick: dict[str, Any] = {
-            "fn": said(page.choose), "inputs": [chosen], "outputs": [lora, prompt, *values],
-            "api_visibility": "private", "show_progress": "hidden",
-        }  # fmt: skip
-        on(runs_tab.select, page.overview, **listing).then(**pick)
-        chosen.input(**pick)
+        picked = [lora, prompt, *values]
+        listing = {"inputs": [chosen], "outputs": [listed, grids, chosen, *picked]}
+        on(runs_tab.select, page.overview, **listing)
+        on(chosen.input, page.choose, [chosen], picked)
         draw: dict[str, Any] = {
             "inputs": [chosen, prompt, seed, count, strength, *values], "outputs": [drawn], "show_progress": "minimal",
         }  # fmt: skip
