@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test test-lowest nightly lint bench table weights clean
+.PHONY: help install demo test test-lowest nightly lint bench table sliders weights clean
 
 help:  ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -39,6 +39,9 @@ bench: install  ## Train and evaluate every variant of every spec; resumes (star
 
 table: bench  ## Run the bench, then write its tables and images into README.md and docs/
 	$(BIN)/python -m tools.results
+
+sliders: install  ## Train the sliders, then write their tables and image into README.md and docs/ (20 minutes)
+	$(BIN)/python -m tools.sliders
 
 weights: install  ## Train the shipped checkpoints again (hours on two cores; downloads OpenMoji from npm)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[world]'

@@ -34,7 +34,7 @@ from dualproc.plugins.scorers.composition import Composition
 from dualproc.plugins.scorers.depth_order import DepthOrder
 from dualproc.plugins.scorers.horizon import Horizon
 from dualproc.plugins.scorers.line_weight import LineWeight
-from dualproc.plugins.scorers.palette import Palette
+from dualproc.plugins.scorers.palette import Palette, palette_distance
 from dualproc.plugins.scorers.region_color import RegionColor
 from dualproc.protocols import Scorer
 from dualproc.types import ScoreContext
@@ -265,11 +265,11 @@ PALETTES = (
 
 
 def palette_case(kind: str, rng: np.random.Generator, size: int, *, tune: bool, lightness: float = 1.0) -> Case:
-    """Patches of the palette's colours, and of other colours with a known share; the truth is of plain colours."""
+    """Patches of the palette's colours, or of only one of them, and of other colours; the truth is of plain colours."""
     colours = PALETTES[int(rng.integers(len(PALETTES)))]
     share = float(rng.choice([0.0, 0.15, 0.5, 1.0]))
     cells = rng.random((5, 5)) < share
-    pixels, truth = np.zeros((size, size, 3)), 0.0
+    pixels = np.zeros((size, size, 3))
     edges = [round(size * i / 5) for i in range(6)]
     swatches = [np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255 for c in colours]
     layers = [surface(kind, swatch, rng, size, PHOTOS[tune]) for swatch in swatches]
@@ -277,12 +277,15 @@ def palette_case(kind: str, rng: np.random.Generator, size: int, *, tune: bool, 
     layers += [surface(kind, colour, rng, size, PHOTOS[tune]) for colour in strange]
     plain = [*colours, *("#{:02x}{:02x}{:02x}".format(*(round(255 * v) for v in colour)) for colour in strange)]
     which = np.where(cells, rng.integers(3, 5, (5, 5)), rng.integers(0, 3, (5, 5)))
+    if rng.random() < 0.3:
+        which[which < 3] = 0  # the other swatches are missing
     for i in range(5):
         for j in range(5):
             rows, columns = slice(edges[i], edges[i + 1]), slice(edges[j], edges[j + 1])
             pixels[rows, columns] = layers[which[i, j]][rows, columns]
-            truth += float(distances(to_lab([plain[which[i, j]]]), colours, lightness=lightness)[0]) / 25
-    return Case(kind, finish(kind, pixels, rng), Palette(Palette.Params(colors=colours, lightness=lightness)), truth)
+    params = Palette.Params(colors=colours, lightness=lightness)
+    truth = palette_distance(to_lab(plain), np.bincount(which.ravel(), minlength=len(plain)) / which.size, params)
+    return Case(kind, finish(kind, pixels, rng), Palette(params), truth)
 
 
 def region_color_case(kind: str, rng: np.random.Generator, size: int, *, tune: bool) -> Case:

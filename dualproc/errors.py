@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .wording import plural
+from .wording import plural, printable
 
 
 class DualprocError(Exception):
-    """Base class of all dualproc errors: `message` says what is wrong, `hint` what to do."""
+    """Base class of all dualproc errors: `message` says what is wrong, `hint` what to do; both are `printable`."""
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = hint if hint is None else printable(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return self.message if self.hint is None else f"{self.message}\n  {self.hint}"
@@ -67,6 +67,10 @@ class PluginError(DualprocError):
 
 class RunError(DualprocError):
     """A run folder that cannot be written, read or resumed."""
+
+
+class DamageError(RunError):
+    """A file of a run that is damaged, or not a file that can be read."""
 
 
 class NotFiniteError(DualprocError):

@@ -24,6 +24,7 @@ from pydantic_core import to_json
 from . import protocols
 from .errors import LESS_MEMORY, PluginError, is_out_of_memory
 from .protocols import API_VERSION, KINDS, Preset
+from .wording import cause as described
 from .wording import suggestion
 
 PROTOCOLS: Mapping[str, type] = {
@@ -81,16 +82,24 @@ class LoadedPlugin:
         """
         try:
             return validated(self.cls.Params, {**self.preset, **given})
-        except ValidationError:
+        except (ValidationError, KeyboardInterrupt):
             raise
-        except Exception as error:  # a third-party validator may raise anything
+        except BaseException as error:  # a third-party validator may raise anything
             raise failure(self.entry, error) from error
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of `Params`; values of the preset appear as defaults."""
+        """The JSON schema of `Params`; values of the preset appear as defaults.
+
+        Raises PluginError if they cannot be written as JSON.
+        """
         schema: dict[str, Any] = self.cls.Params.model_json_schema()
+        properties = schema.setdefault("properties", {}) if self.preset else {}
         for name, value in self.preset.items():
-            schema["properties"][name] = {**schema["properties"].get(name, {}), "default": value}
+            properties[name] = {**properties.get(name, {}), "default": value}
+        try:
+            to_json(schema)
+        except ValueError as error:
+            raise failure(self.entry, error) from error
         required = [name for name in schema.pop("required", ()) if name not in self.preset]
         return {**schema, "required": required} if required else schema
 
@@ -238,13 +247,15 @@ def _unknown_name(kind: str, name: str, known: Discovery) -> PluginError:
     return PluginError(f"no {singular(kind)} plugin is called '{name}'", hint=f"{guess} {hint}" if guess else hint)
 
 
-def failure(entry: Entry, error: BaseException) -> PluginError:
+def failure(entry: Entry, error: BaseException, *, importing: bool = False) -> PluginError:
     """The error for an exception raised by a plugin's own code: the plugin's origin, the cause, and what to do."""
-    remedy = f"run `pip install --force-reinstall {entry.distribution}`, or report this to the plugin's author"
-    cause = f"{type(error).__name__}: {error}"
+    remedy = "check its parameters, and the files that they name; or report this to the plugin's author"
+    if importing:
+        remedy = f"run `pip install --force-reinstall {entry.distribution}`, or report this to the plugin's author"
+    cause = described(error)
     if isinstance(error, ModuleNotFoundError) and error.name:
         missing = error.name.partition(".")[0]
-        cause = str(error)
+        cause = cause.partition(": ")[2]
         if missing != entry.target.partition(":")[0].partition(".")[0]:
             remedy = f"run `pip install {missing}`"
     elif is_out_of_memory(error):
@@ -263,8 +274,10 @@ def _import(entry: Entry) -> Any:
     except entrypoints.BadEntryPoint as error:
         cause = f"expected an entry point of the form module:object, got '{entry.target}'"
         raise _unusable(entry, cause) from error
-    except (Exception, SystemExit) as error:  # a third-party module may raise anything, or end the process
-        raise failure(entry, error) from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a third-party module may raise anything, or end the process
+        raise failure(entry, error, importing=True) from error
 
 
 def _find_base(entry: Entry, preset: Preset) -> Entry:
@@ -316,9 +329,10 @@ def _params_faults(cls: type) -> list[str]:
         faults.append(f"{cls.__name__}.Params does not forbid extra keys")
     try:
         params.model_json_schema()
-    except Exception as error:  # a type without a JSON schema, an undefined name
-        first = str(error).strip().partition("\n")[0]
-        faults.append(f"{cls.__name__}.Params has no JSON schema: {type(error).__name__}: {first}")
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a type without a JSON schema, an undefined name
+        faults.append(f"{cls.__name__}.Params has no JSON schema: {described(error)}")
     return faults
 
 

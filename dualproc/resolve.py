@@ -110,9 +110,9 @@ def build(kind: str, ref: PluginRef) -> Any:
         raise SpecError(_params_problems(error, plugin, place, document)) from error
     try:
         return plugin.cls(params)
-    except DualprocError:
+    except (DualprocError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # a third-party constructor may raise anything
+    except BaseException as error:  # a third-party constructor may raise anything, or end the process
         raise registry.failure(plugin.entry, error) from error
 
 

@@ -218,6 +218,9 @@ class Measurement:
     at the same values are compared."""
     calibration: tuple[Calibration, ...] = ()
     """One for each slider that is a scorer's target."""
+    color_diversity: Number = math.nan
+    """How much the colours of images of one prompt differ between seeds: the mean distance of the blurred images in
+    CIELAB. 0 for identical images."""
 
 
 @dataclass(frozen=True)

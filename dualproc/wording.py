@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import shlex
 from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
@@ -14,6 +15,10 @@ NOT_MEASURED = "not measured"
 """Written in place of a scorer's mean or share if it has no value for any image."""
 _COMPARED, _LISTED, _LONGEST_NAME = 1000, 20, 100
 """Limits: known names compared with a word, names listed in a hint, characters shown of each name."""
+_LONGEST_CAUSE = 400
+"""Characters shown of an exception's text: some libraries raise pages."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""What can move the cursor, hide text or talk to a terminal, and what no file can hold; not tab and line feed."""
 _CUTOFF = 0.66
 """Minimum similarity for a suggestion, from 0 to 1, as `difflib` defines it."""
 
@@ -31,6 +36,24 @@ def listed(names: Sequence[str], *, most: int = 3) -> str:
 def command(*words: object) -> str:
     """A command line that can be pasted into a shell, whatever paths and prompts are in it: `dp score 'my run'`."""
     return shlex.join(map(str, words))
+
+
+def printable(text: str) -> str:
+    r"""Text of any origin for a terminal or a file: control characters and lone surrogates as escapes, `\u001b`.
+
+    In JSON, these are the escapes of JSON.
+    """
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def cause(error: BaseException) -> str:
+    """An exception of any code in one short line, `ValueError: text`, even if its own `__str__` raises."""
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its text cannot be shown)"
+    line = " ".join(f"{type(error).__name__}: {text[: 10 * _LONGEST_CAUSE]}".split()).removesuffix(":")
+    return printable(line if len(line) <= _LONGEST_CAUSE else f"{line[:_LONGEST_CAUSE]}...")
 
 
 def duration(seconds: float) -> str:

@@ -7,16 +7,23 @@ from typing import Any
 
 import torch
 from run_examples import SPEC, evaluation
+from safetensors.torch import save_file
 
 from dualproc.report import write_samples
 from dualproc.report.bench import BenchRow, read_result
 from dualproc.run import Outcome, RunFolder
+from dualproc.run.folder import WEIGHTS
 
 
 def outcome(**changes: Any) -> Outcome:
     """The outcome of four training steps."""
     return Outcome(**({"steps": 4, "lora_step": 4, "stopped": None, "interrupted": False, "seconds": 42.4,
                        "wall_seconds": 60.0, "peak_memory": 1_234_000_000} | changes))  # fmt: skip
+
+
+def save_lora(run: RunFolder) -> None:
+    """Write a file as a LoRA: only finished runs have one."""
+    run.write_lora(lambda folder: save_file({"part.a": torch.ones(2)}, folder / WEIGHTS))
 
 
 def finished(folder: Path, *, fit: Outcome | None = None, **trained: Any) -> Path:
@@ -29,6 +36,7 @@ def finished(folder: Path, *, fit: Outcome | None = None, **trained: Any) -> Pat
         base[:, :, 0, 0] = 0.0
         texts = [prompt.text for prompt in measured.prompts]
         write_samples(run.samples, base, base + 0.4, prompts=texts, seeds=measured.seeds, judge_view=base + 0.6)
+        save_lora(run)
         run.write_outcome(fit or outcome())
     return folder
 

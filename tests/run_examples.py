@@ -34,7 +34,8 @@ def score(values: tuple[float, ...], **changes: Any) -> Score:
 def measurement(**changes: Any) -> Measurement:
     return Measurement(**({"scores": (score((0.02, 0.03, 0.04, 0.03)),), "judge": (0.2, 0.3, 0.4, 0.3),
                            "referee": (0.1, 0.2, 0.3, 0.2), "preserved": (0.9, 0.9, 0.9, 0.9),
-                           "hack_meter": 0.03, "diversity": 0.2} | changes))  # fmt: skip
+                           "hack_meter": 0.03, "diversity": 0.2,
+                           "color_diversity": 20.0} | changes))  # fmt: skip
 
 
 def evaluation(base: Measurement | None = None, **trained: Any) -> Evaluation:
@@ -43,7 +44,8 @@ def evaluation(base: Measurement | None = None, **trained: Any) -> Evaluation:
         Prompt(f"a cartoon of {name}", {"subject": name}) for name in ("an owl", "an owl", "a duck", "a duck")
     )
     better = {"scores": (score((0.041, 0.042, 0.043, math.nan)),), "judge": (0.7, 0.7, 0.8, 0.8),
-              "referee": (0.6, 0.7, 0.8, 0.7), "hack_meter": 0.033, "diversity": 0.19}  # fmt: skip
+              "referee": (0.6, 0.7, 0.8, 0.7), "hack_meter": 0.033, "diversity": 0.19,
+              "color_diversity": 5.0}  # fmt: skip
     return Evaluation(prompts, (1, 2, 1, 2), base or measurement(), measurement(**(better | trained)))
 
 

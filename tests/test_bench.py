@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from bench_examples import outcome
+from bench_examples import outcome, save_lora
 from run_examples import evaluation
 from test_cli_run import SPEC, dp
 
@@ -44,6 +44,7 @@ def finish(out: Path, specs: Path, variant: str, *settings: str) -> Path:
     text = portable(load_spec(specs / "short.yaml", variant=variant, overrides=settings), folder).text
     with RunFolder.create(folder, spec_text=SPEC, resolved_text=text) as run:
         run.write_evaluation(evaluation())
+        save_lora(run)
         run.write_outcome(outcome())
     return run.path
 

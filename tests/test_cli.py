@@ -275,6 +275,9 @@ def test_schema_is_json_with_plugin_parameters(install: Install) -> None:
 
 
 def test_errors_are_red_in_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli.output.typer, "echo", lambda text, err: print(text, file=sys.stderr if err else sys.stdout))
+    def echo(text: str, *, err: bool, nl: bool) -> None:
+        print(text, end="\n" if nl else "", file=sys.stderr if err else sys.stdout)
+
+    monkeypatch.setattr(cli.output.typer, "echo", echo)
     cli.output.print_error(PluginError("broken", hint="fix it"))
     assert capsys.readouterr().err == "\x1b[31m\x1b[1merror:\x1b[0m broken\n  fix it\n"

@@ -55,8 +55,8 @@ def real(sky: str = SKY, ground: str = GROUND, *, size: int = 96) -> torch.Tenso
     return (soft + shade + 0.015 * texture + 0.03 * torch.randn(3, size, size)).clamp(0, 1)
 
 
-def palette(*images: torch.Tensor, colors: tuple[str, ...] = (SKY, GROUND)) -> list[float]:
-    values: list[float] = Palette(Palette.Params(colors=colors)).score(torch.stack(images), NOTHING).tolist()
+def palette(*images: torch.Tensor, colors: tuple[str, ...] = (SKY, GROUND), **params: Any) -> list[float]:
+    values: list[float] = Palette(Palette.Params(colors=colors, **params)).score(torch.stack(images), NOTHING).tolist()
     return values
 
 
@@ -108,6 +108,38 @@ def test_the_value_is_the_mean_weighted_by_area() -> None:
     (found,) = palette(tensor(scene(fill=fill, width=0.01, size=128)))
     area = 0.3 * 0.67 + math.pi * 0.1 * 0.12
     assert found == pytest.approx(area * distances(to_lab([fill]), [SKY, GROUND])[0], rel=0.15)
+
+
+@pytest.mark.parametrize("fill", ["#8fbc8f", "#fff3c0"])
+def test_an_image_in_one_of_the_colours_is_not_on_target(fill: str) -> None:
+    colors = ("skyblue", "#8fbc8f")
+    both, green, blue = (
+        tensor(scene(*colors, fill=fill)),
+        tensor(scene(*colors[1:] * 2)),
+        tensor(scene(*colors[:1] * 2)),
+    )
+    found = palette(both, green, blue, colors=colors)
+    assert found[0] < 10
+    assert min(found[1:]) > 20  # the swatches are 29 apart, the figure is nearer
+    assert max(palette(green, blue, colors=colors, missing=1)) < 10
+    assert max(palette(green, blue, colors=colors, share=0.0)) < 10
+
+
+def test_a_swatch_counts_from_its_share_of_the_image_on() -> None:
+    colors = ("#406080", SKY)
+    apart = float(distances(to_lab(colors[:1]), colors[1:])[0])
+    for rows, share, value in ((4, 1 / 16, 0.5), (8, 1 / 16, 0.0), (16, 1 / 16, 0.0), (16, 1 / 4, 0.5)):
+        canvas = Image.new("RGB", (128, 128), colors[0])
+        ImageDraw.Draw(canvas).rectangle([0, 128 - rows, 127, 127], fill=colors[1])
+        assert palette(tensor(canvas), colors=colors, share=share)[0] == pytest.approx(value * apart, abs=0.1)
+
+
+def test_missing_swatches_are_those_furthest_from_the_image() -> None:
+    three = (SKY, GROUND, "#20a040")
+    image = tensor(scene(fill=SKY))
+    one, none = palette(image, colors=three, missing=1)[0], palette(image, colors=three)[0]
+    assert one < 1
+    assert none > 30
 
 
 def test_outlines_of_any_thickness_do_not_count() -> None:

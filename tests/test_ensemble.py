@@ -25,6 +25,7 @@ QUESTIONS = [
         Question("Is the sky blue? Answer with Yes or No."),
     ]
 ] * 2
+ASKED = [[Question("Is it a cat?")]]
 TWO = PLAIN + "judge:\n  - {type: tiny}\n  - {type: tiny-referee, weight: 0.5}\n"
 
 
@@ -89,7 +90,7 @@ def test_its_gradient_is_that_of_the_weighted_mean(members: list[Judge]) -> None
 
 def test_the_log_of_a_tiny_probability_is_accurate() -> None:
     mixed = Ensemble([(1.0, Fixed(1e-30, [1, 1])), (1.0, Fixed(1e-32, [1, 1]))])  # type: ignore[list-item]
-    found = mixed.answer_log_likelihoods(torch.zeros(1, 3, 4, 4), []).log_likelihoods[0, 0, 0].item()
+    found = mixed.answer_log_likelihoods(torch.zeros(1, 3, 4, 4), ASKED).log_likelihoods[0, 0, 0].item()
     assert found == pytest.approx(math.log((1e-30 + 1e-32) / 2), rel=1e-5)
 
 
@@ -105,7 +106,7 @@ def test_a_list_with_one_judge_is_that_judge() -> None:
 def test_token_counts_are_the_largest_and_words_come_from_the_largest_weight() -> None:
     mixed = Ensemble([(1.0, Fixed(0.2, [1, 3])), (2.0, Fixed(0.8, [2, 1]))])  # type: ignore[list-item]
     images = torch.zeros(3, 3, 4, 4)
-    assert mixed.answer_log_likelihoods(images, []).token_counts.tolist() == [[2, 3]]
+    assert mixed.answer_log_likelihoods(images, ASKED).token_counts.tolist() == [[2, 3]]
     assert mixed.generate(images, ["?"] * 3) == ["0.8"] * 3
 
 

@@ -33,7 +33,7 @@ class DeviceImages:
     """Images on a device; they support only a copy to main memory, so that nothing else is computed on all of them."""
 
     def __init__(self, images: torch.Tensor) -> None:
-        self.cpu = images.clone
+        self.cpu, self.shape = images.clone, images.shape
 
 
 class GeneratorOnDevice(StubGenerator):

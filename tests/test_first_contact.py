@@ -192,7 +192,7 @@ def test_the_bar_of_a_notebook_shows_steps_then_images_and_few_drawings(notebook
     bar.images(2, 2)
     assert notebook[-1] == '<progress value="2" max="2"></progress> evaluating: 2 of 2'
     bar.ending()
-    assert "Saving and evaluating" in notebook[-1]
+    assert "saving and evaluating" in notebook[-1]
 
 
 # --- toys, and warnings in the report -------------------------------------------------------------------------------

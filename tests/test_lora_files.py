@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from diffusers import DiffusionPipeline
 from found_images import dp
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load, load_file, save, save_file
 from small_pipelines import small
@@ -24,13 +26,13 @@ from stub_plugins import stubs
 
 from dualproc import Engine, TaskSpec, __version__, resolve
 from dualproc.engine import lora
-from dualproc.engine.lora_files import attach_sum, read, start_from
+from dualproc.engine.lora_files import LoraSum, read, start_from
 from dualproc.engine.reload import load_generator, open_run
 from dualproc.errors import RunError, SpecError
 from dualproc.report import render_card
 from dualproc.run import RunFolder
 from dualproc.run.folder import RESOLVED, WEIGHTS
-from dualproc.run.lora_file import with_facts
+from dualproc.run.lora_file import SUM, with_facts
 from dualproc.spec import Lora, PluginRef, spec_from_dict
 from dualproc.types import Recipe
 
@@ -79,6 +81,7 @@ def test_the_header_says_what_the_lora_is(tmp_path: Path) -> None:
     changes = {"variants": {"thin": {"width": 1}}, "variant": "thin", "description": "Dünne Linien."}
     run = Engine(make_spec(**changes), build=stubs()).fit(tmp_path / "run").run
     found = facts(run / WEIGHTS)
+    assert len(found.pop(SUM)) == 64
     digest = hashlib.sha256((run / RESOLVED).read_bytes()).hexdigest()
     prompts = "a cartoon of a cat; a cartoon of a dog"
     assert found == {
@@ -98,8 +101,9 @@ def test_facts_are_added_to_a_header_and_change_no_tensor() -> None:
         loaded = load(content)
         assert loaded.keys() == tensors.keys()
         assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-        assert header["__metadata__"] == {"format": "pt", "näme": "x" * length}
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        assert len(metadata.pop(SUM)) == 64
+        assert metadata == {"format": "pt", "näme": "x" * length}
 
 
 def test_a_damaged_file_of_a_plugin_is_reported_and_the_old_one_stays(tmp_path: Path) -> None:
@@ -225,7 +229,7 @@ def test_the_sum_of_loras_draws_what_plain_diffusers_draws_with_all_of_them(tmp_
     one = saved_lora(tmp_path / "one", Lora(rank=2, strength=0.25), seed=1)
     two = saved_lora(tmp_path / "two", Lora(rank=3, strength=0.5, targets=("attn1.to_q", "ff.net.2")), seed=2)
     generator = small("sd")
-    attach_sum(generator.adapter_module, [(one, 0.7), (two, -0.4)])
+    LoraSum(generator.adapter_module, [one, two]).set([0.7, -0.4])
     with torch.no_grad():
         ours = generator.sample(["a cat"], [3]).images
         base = generator.sample(["a cat"], [3], base=True).images
@@ -261,6 +265,15 @@ def test_dp_generate_draws_with_several_runs(
     assert drawn("one", "two", "a cat", "--strength", ".7") == both
     assert drawn("one", "two", "a cat", "--strength", "1", "--strength", "0") == one
 
+    code, out, err = dp(capsys, "generate", "one", "two", "a cat", "--strength", "1,0.7", "--strength", "0", "-n", "2")
+    assert code == 0, err
+    assert [Path(line).name for line in out.splitlines()] == [
+        "000-a-cat-seed0-one1-two0.png", "001-a-cat-seed1-one1-two0.png",
+        "000-a-cat-seed0-one0.7-two0.png", "001-a-cat-seed1-one0.7-two0.png", "000-a-cat-seed0-one1_0.7-two0.png",
+    ]  # fmt: skip
+    assert Path(out.splitlines()[0]).read_bytes() == one
+    code, _, err = dp(capsys, "generate", "one", "two", "a cat", *(["--strength", "0,1"] * 2))
+    assert (code, "only one --strength can be a list" in err) == (2, True)
     code, _, err = dp(capsys, "generate", "one", "two", "a cat", *(["--strength", "1"] * 3))
     assert code == 2
     assert "expected one --strength, or one for each of 2 runs, got 3" in err
@@ -273,6 +286,39 @@ def test_dp_generate_draws_with_several_runs(
     code, _, err = dp(capsys, "generate", "one", "two", "a cat")
     assert code == 2
     assert "two has another generator than one; different: generator.steps" in err
+
+
+def test_a_list_of_strengths_draws_a_sheet(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Engine(make_spec(train={"steps": 1, "batch": 1}), build=with_stub_judges).fit("one")
+    single = {}
+    for strength in ("0", "0.5", "1"):
+        code, out, err = dp(capsys, "generate", "one", "a cat", "--seed", "4", "--strength", strength)
+        assert code == 0, err
+        single[Path(out.strip()).name] = Path(out.strip()).read_bytes()
+    assert len(set(single.values())) == 3
+    words = ("generate", "one", "a cat", "--seed", "3", "-n", "2", "--strength", "0, 0.5,1", "--out", "all")
+    code, out, err = dp(capsys, *words)
+    assert code == 0, err
+    *images, sheet = map(Path, out.splitlines())
+    assert sheet.name == "000-a-cat-seed3-strength0_0.5_1.png"
+    assert len(images) == 6
+    for path in images:
+        if "seed4" in path.name:
+            assert path.read_bytes() == single[path.name.replace("001", "000")]
+    shown = np.asarray(Image.open(sheet).convert("RGB"), dtype=float)
+    wide = [x for x in range(shown.shape[1]) if (shown[:, x] < 250).any()]
+    tall = [y for y in range(shown.shape[0]) if (shown[y] < 250).any()]
+    assert wide[-1] - wide[0] == 3 * 160 + 2 * 6 - 1  # a column for each strength, a row for each seed
+    assert 2 * 160 < tall[-1] - tall[0] < 3 * 160
+    for wrong in ("0,", "a", "0,nan", "0..1"):
+        code, _, err = dp(capsys, "generate", "one", "a cat", "--strength", wrong)
+        assert code == 2
+        assert f"expected finite numbers, got `--strength {wrong}`" in err
+    code, _, err = dp(capsys, "generate", "one", "a cat", "--strength", "0", "--strength", "1")
+    assert (code, "--strength 0,0.5,1" in err) == (2, True)
 
 
 # --- starting from a LoRA -------------------------------------------------------------------------------------------
@@ -385,7 +431,7 @@ def test_a_finished_run_made_longer_equals_one_that_was_planned_so(
 
 def test_steps_may_only_be_raised_and_only_by_training(tmp_path: Path) -> None:
     run = Engine(make_spec(), build=stubs()).fit(tmp_path / "run").run
-    with pytest.raises(RunError, match=r"different: train\.steps"):
+    with pytest.raises(RunError, match=r"different: train\.steps\n +train.steps may only be raised"):
         Engine(make_spec(train={"steps": 1}), build=stubs()).fit(run, resume=True)
     with pytest.raises(RunError, match=r"different: train\.lr\n"):
         Engine(make_spec(train={"steps": 4, "lr": 1e-3}), build=stubs()).fit(run, resume=True)
@@ -393,5 +439,5 @@ def test_steps_may_only_be_raised_and_only_by_training(tmp_path: Path) -> None:
         open_run(run, overrides=["train.steps=4"])
     falling = {"steps": 2, "lr_decay": 0.5}
     run = Engine(make_spec(train=falling), build=stubs()).fit(tmp_path / "falling").run
-    with pytest.raises(RunError, match=r"different: train\.steps"):  # the learning rate would have fallen later
+    with pytest.raises(RunError, match=r"train\.steps\n.* only if train.lr_decay is 0"):  # it would have fallen later
         Engine(make_spec(train=falling | {"steps": 4}), build=stubs()).fit(run, resume=True)

@@ -204,6 +204,7 @@ def test_the_parameters_of_a_preset_are_defaults_and_not_required(install: Insta
         ("a_scorer", "AScorer lacks __call__", "author"),
         ("not_a_class", "neither a class nor a dualproc.protocols.Preset", "author"),
         ("leaves", "SystemExit: 0", "pip install --force-reinstall acme-broken"),
+        ("mute", "Mute: (its text cannot be shown)", "report this to the plugin's author"),
         ("undefined", "Undefined.Params has no JSON schema: PydanticUserError", "author"),
         ("odd_preset", "its Preset needs strings for `of` and `summary`, and a mapping for `params`", "author"),
     ],

@@ -25,6 +25,7 @@ def test_the_rows_have_every_number_once() -> None:
         "subjects kept": ("100%", "100%", "share of images with the referee's P above 0.5"),
         "hack meter": ("0.0300", "0.0330", "1.1x the base's"),
         "diversity": ("0.200", "0.190", "0.9x the base's"),
+        "colour diversity": ("20.0", "5.00", "0.2x the base's"),
     }
 
 

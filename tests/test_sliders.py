@@ -20,7 +20,7 @@ from dualproc import Engine, TaskSpec, resolve
 from dualproc.cli import main
 from dualproc.engine import FitResult, calibration, lora, sliders
 from dualproc.engine.evaluate import evaluate, monitor
-from dualproc.engine.reload import load_engine, load_generator, load_sum
+from dualproc.engine.reload import load_engine, load_generator, load_several
 from dualproc.errors import DualprocError, SpecError
 from dualproc.report.charts import calibration_chart
 from dualproc.run import RunFolder
@@ -434,16 +434,29 @@ def test_exported_value_and_set_adapters_draw_the_same_in_plain_diffusers(done: 
         assert path.stat().st_mode == (done.run / RESOLVED).stat().st_mode  # others may read it, too
 
 
-def test_runs_with_sliders_add_up_in_the_middle(
+def test_runs_with_sliders_add_up_at_each_value(
     done: FitResult, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sums = load_sum([done.run, done.run], [0.5, 0.5])
-    middle = images_at(done, 0.46)
-    assert difference(sums.sample(["a cartoon of an owl"], [5]).images, middle) < 1e-5
-    assert difference(images_at(done, 0.31), middle) > 1e-3
-    with pytest.raises(SystemExit):
-        main(("generate", str(done.run), str(done.run), "an owl", "--at", "row=0.3", "--out", str(tmp_path)))
-    assert "`--at` needs a single run" in capsys.readouterr().err
+    generator, set_lora = load_several([done.run, done.run])
+    assert difference(images_at(done, 0.31), images_at(done, 0.46)) > 1e-3
+    for values, row in (({}, 0.46), ({"row": 0.31}, 0.31), ({"row": 0.5}, 0.5)):
+        set_lora(values, [0.25, 0.75])
+        assert difference(generator.sample(["a cartoon of an owl"], [5]).images, images_at(done, row)) < 1e-5
+    twice = (str(done.run), str(done.run), "an owl", "--out", str(tmp_path))
+    main_ok("generate", *twice, "--at", "row=0.3..0.6", "-n", "2", "--strength", "0,0.5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "000-an-owl-seed0-row0.3-horizon0-horizon0.png", "000-an-owl-seed0-row0.3-horizon0.5-horizon0.5.png",
+        "000-an-owl-seed0-row0.6-horizon0-horizon0.png", "000-an-owl-seed0-row0.6-horizon0.5-horizon0.5.png",
+        "000-an-owl-seed0-strip-horizon0_0.5-horizon0_0.5.png",
+    ]  # fmt: skip
+    base = [path.read_bytes() for path in sorted(tmp_path.iterdir()) if "horizon0-" in path.name]
+    assert len(base) == 2
+    assert base[0] == base[1]
+    capsys.readouterr()
+    for value, message in (("row=0.1", "outside the slider's range"), ("column=0.1", "there is no slider `column`")):
+        with pytest.raises(SystemExit):
+            main(("generate", *twice, "--at", value))
+        assert message in capsys.readouterr().err
 
 
 def test_training_starts_from_the_middle_of_a_run_with_sliders(

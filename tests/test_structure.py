@@ -1,4 +1,4 @@
-"""Structure: the measurement `diversity`, and the scorer `kept`."""
+"""Structure: the measurements `diversity` and `color_diversity`, and the scorer `kept`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dualproc.engine.evaluate import diversity
+from dualproc.engine.evaluate import color_diversity, diversity
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
 from dualproc.plugins.scorers.kept import Kept
@@ -61,6 +61,19 @@ def test_only_images_of_one_prompt_are_compared() -> None:
     assert diversity(images, ["a", "a", "b", "b"]) == pytest.approx(apart(one, two) / 2, rel=1e-3)
     assert diversity(images, ["a", "b", "b", "a"]) == pytest.approx(apart(one, two) / 2, rel=1e-3)
     assert math.isnan(diversity(images, ["a", "b", "c", "d"]))
+
+
+def test_colour_diversity_compares_colours_and_not_layout() -> None:
+    colours = [("#8fc1f0", "#9ccf74"), ("#f0a860", "#cc7f5e"), ("#cfc3ee", "#f4b6c4")]
+    places = torch.stack([drawing(place) for place in PLACES])
+    painted = torch.stack([drawing(PLACES[0], colors=two) for two in colours])
+    assert color_diversity(painted, ["a"] * 3) > 1.5 * color_diversity(places, ["a"] * 3) > 0
+    assert diversity(painted, ["a"] * 3) < 0.1 * diversity(places, ["a"] * 3)
+    one, other = (torch.full((3, 64, 64), value) for value in (0.0, 1.0))
+    pair = torch.stack([one, other])
+    assert color_diversity(pair, ["a", "a"]) == pytest.approx(100, abs=0.1)  # from black to white in CIELAB
+    assert color_diversity(pair[:1].repeat(2, 1, 1, 1), ["a", "a"]) == 0
+    assert math.isnan(color_diversity(pair, ["a", "b"]))
 
 
 def test_unrelated_layouts_have_a_diversity_of_1() -> None:

@@ -1,4 +1,4 @@
-"""Generate the reference pages from the code: `docs/commands.md`, `docs/spec.md` and `docs/plugins.md`.
+"""Generate the reference pages from the code: `docs/commands.md`, `docs/spec.md`, `docs/plugins.md`, `docs/api.md`.
 
     python -m tools.reference             write them
     python -m tools.reference --check     list outdated pages; exit code 1 if there are any
@@ -9,9 +9,15 @@ Only the built-in plugins are described, even if others are installed.
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
+import itertools
 import os
 import sys
+import textwrap
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args
 
@@ -96,6 +102,106 @@ def plugins() -> str:
     return "\n".join(parts)
 
 
+RESULTS = ("engine.FitResult", "run.Outcome", "types.Evaluation", "types.Measurement", "types.Score")
+"""What `Engine.fit` returns, and its parts."""
+
+
+def api() -> str:
+    """The page with the public Python names, and what they return and raise."""
+    import dualproc
+    from dualproc import errors
+
+    parts = [
+        f"# Python\n\n{MADE}\n\n"
+        f"`import dualproc` has {', '.join(f'`{name}`' for name in dualproc.__all__)}. The\n"
+        "[README](../README.md#from-python) has an example.\n\n"
+        "Plugin authors need more: [write_a_plugin.md](write_a_plugin.md).\n"
+    ]
+    parts += [_documented(name, getattr(dualproc, name)) for name in dualproc.__all__]
+    parts.append("## What a fit returns\n")
+    for path in RESULTS:
+        module, name = path.split(".")
+        parts.append("#" + _documented(f"dualproc.{path}", getattr(import_module(f"dualproc.{module}"), name)))
+    rows = ["| class | base | meaning |", "| --- | --- | --- |"]
+    for name, kind in vars(errors).items():
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            rows.append(f"| `{name}` | `{kind.__mro__[1].__name__}` | {_cell(_first_line(kind))} |")
+    parts.append("## Errors and warnings\n\nAll are in `dualproc.errors`.\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _documented(name: str, thing: Any) -> str:
+    """A section about a function, or about a class with its documented attributes and methods."""
+    if not isinstance(thing, type):
+        return f"## {name}\n\n{_signature(name, thing)}\n\n{inspect.getdoc(thing)}\n"
+    parts = [f"## {name}\n\n{inspect.getdoc(thing)}\n"]
+    ours = [kind for kind in thing.__mro__ if kind.__module__.startswith("dualproc.")]
+    if issubclass(thing, BaseModel):
+        parts.append("Its fields are the keys of a spec: [spec.md](spec.md). Further attributes:\n")
+        ours = [thing]
+    elif "__init__" in {key for kind in ours for key in vars(kind)} and not is_dataclass(thing):
+        parts.append(f"{_signature(thing.__name__, thing)}\n\n{inspect.getdoc(thing.__init__)}\n")
+    members: dict[str, Any] = {}
+    for kind in ours:
+        members |= {key: one for key, one in vars(kind).items() if key[0] != "_" and key not in members}
+    rows = [] if issubclass(thing, BaseModel) else [row for kind in ours for row in _attributes(kind)]
+    for key, one in members.items():
+        if isinstance(one, property):
+            rows.append((key, str(inspect.signature(one.fget).return_annotation), inspect.getdoc(one) or ""))
+    if rows:
+        table = "\n".join(f"| `{key}` | `{_cell(words)}` | {_cell(text)} |" for key, words, text in rows)
+        parts.append(f"| attribute | type | meaning |\n| --- | --- | --- |\n{table}\n")
+    for key, member in members.items():
+        if inspect.isfunction(member) and member.__doc__:
+            parts.append(f"{_signature(key, member)}\n\n{inspect.getdoc(member)}\n")
+    return "\n".join(parts)
+
+
+def _attributes(kind: type) -> Iterator[tuple[str, str, str]]:
+    """Name, type and meaning of a class's fields, and of those attributes that its methods set and document."""
+    (code,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    assert isinstance(code, ast.ClassDef)
+    methods = [one for one in code.body if isinstance(one, ast.FunctionDef)]
+    for inside in (code, *methods):
+        for one, below in itertools.pairwise([*inside.body, ast.Pass()]):
+            if not isinstance(one, ast.AnnAssign | ast.Assign):
+                continue
+            declared = isinstance(one, ast.AnnAssign)
+            name = ast.unparse(one.target if declared else one.targets[0])
+            text = ast.get_docstring(ast.Module([below], [])) or ""
+            if name[0] != "_" and (inside is code or (text and name.startswith("self."))):
+                words = ast.unparse(one.annotation) if declared else type(ast.literal_eval(one.value)).__name__
+                yield name.removeprefix("self."), words, text
+
+
+class _Text(str):
+    """An annotation that `inspect` shows without quotes."""
+
+    __repr__ = str.__str__
+
+
+def _shown_default(value: Any) -> Any:
+    return _Text(f"{value.__module__}.{value.__qualname__}") if inspect.isfunction(value) else value
+
+
+def _signature(name: str, function: Any) -> str:
+    """The call as code, one parameter per line if it is long."""
+    found = inspect.signature(function)
+    kept = [
+        one.replace(annotation=_Text(one.annotation), default=_shown_default(one.default))
+        for one in found.parameters.values()
+        if one.name != "self"
+    ]
+    words = [str(one) for one in kept]
+    if keywords := [index for index, one in enumerate(kept) if one.kind is one.KEYWORD_ONLY]:
+        words.insert(keywords[0], "*")
+    arrow = f" -> {found.return_annotation}" if inspect.isfunction(function) else ""
+    line = f"{name}({', '.join(words)}){arrow}"
+    if len(line) > int(WIDTH):
+        line = "\n".join([f"{name}(", *(f"    {word}," for word in words), f"){arrow}"])
+    return f"```text\n{line}\n```"
+
+
 def _models(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseModel]]]:
     """The model and the models nested in it, each with its dotted key, without those of plugins."""
     from dualproc.spec import PluginRef
@@ -146,10 +252,10 @@ def _plain(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return " ".join(text.split()).replace("|", "\\|")
 
 
-def _first_line(model: type[BaseModel]) -> str:
+def _first_line(model: type) -> str:
     return (model.__doc__ or "").strip().partition("\n")[0]
 
 
@@ -159,7 +265,7 @@ def _unstyled(text: str) -> str:
     return "\n".join(line.rstrip() for line in click.unstyle(text).splitlines())
 
 
-PAGES = {"commands.md": commands, "spec.md": spec, "plugins.md": plugins}
+PAGES = {"commands.md": commands, "spec.md": spec, "plugins.md": plugins, "api.md": api}
 
 
 def main() -> None:

@@ -6,15 +6,18 @@ its variants has; both ways are evaluated on the same held-out prompts and seeds
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from dualproc import Engine, load_spec
 from dualproc.engine.evaluate import evaluate
 from dualproc.engine.reload import load_engine
-from dualproc.report import kept
+from dualproc.report.summary import kept
 from dualproc.run import RunFolder
-from dualproc.types import Evaluation, Measurement
+from dualproc.run.images import STRIP
+from dualproc.types import Calibration, Evaluation, Measurement
 from dualproc.wording import number, percent
 
 from .results import fill
@@ -25,16 +28,18 @@ MARKERS = ("<!-- sliders: make sliders -->", "<!-- end of sliders -->")
 """Markers in docs/results.md around all numbers of sliders."""
 SPECS = sorted((ROOT / "specs" / "sliders").glob("*.yaml"))
 SINGLE, SLIDER = ROOT / "specs" / "horizon.yaml", "horizon"
+SHOWN = ("horizon", "hue", "line_weight")
+"""The specs in the README's first image."""
 VALUES = (0.36, 0.50, 0.55, 0.60, 0.66)
 """Rows of the horizon at which a slider is compared with one fit for each."""
 
 
-def fitted(spec: Path, name: str, **how: object) -> RunFolder:
+def fitted(spec: Path, name: str, *, overrides: Sequence[str] = (), variant: str | None = None) -> RunFolder:
     """The run of a spec, trained and evaluated now unless it is finished."""
     run = RunFolder(RUNS / name)
     if not (run.path / "evaluation.json").exists():
         print(f"training {name}", flush=True)
-        loaded = load_spec(spec, **how)  # type: ignore[arg-type]
+        loaded = load_spec(spec, overrides=overrides, variant=variant)
         Engine(loaded).fit(run.path, resume=(run.path / "spec.resolved.yaml").exists())
     return run
 
@@ -108,10 +113,10 @@ def effects(runs: Mapping[str, RunFolder]) -> Iterator[str]:
             yield row((slider, *moved))
 
 
-def width(calibration: object) -> float:
+def width(calibration: Calibration) -> float:
     """The width of a slider's range."""
-    asked = [point.asked for point in calibration.points]  # type: ignore[attr-defined]
-    return float(max(asked) - min(asked))
+    asked = [point.asked for point in calibration.points]
+    return max(asked) - min(asked)
 
 
 def comparison(slider: RunFolder) -> Iterator[str]:
@@ -144,10 +149,20 @@ def numbers(trained: Measurement, base: Measurement, value: float) -> tuple[str,
     )
 
 
+def strips(runs: Sequence[RunFolder]) -> Image.Image:
+    """The strips of each run's first slider below each other: one held-out prompt and seed at seven values."""
+    first = [Image.open(run.samples / STRIP.format(next(iter(evaluated(run).asked)))) for run in runs]
+    whole = Image.new("RGB", (max(one.width for one in first), sum(one.height for one in first)), "white")
+    for number_above, one in enumerate(first):
+        whole.paste(one, (0, sum(above.height for above in first[:number_above])))
+    return whole
+
+
 def main() -> None:
-    """Train what is missing, and write the tables."""
+    """Train what is missing, and write the tables and the image."""
     runs = {spec.stem: fitted(spec, spec.stem) for spec in SPECS}
     lines = [*sliders_table(runs), *curves(runs), *effects(runs), "", *comparison(runs[SLIDER])]
+    strips([runs[name] for name in SHOWN]).save(ROOT / "docs" / "images" / "sliders.png", optimize=True)
     doc = ROOT / "docs" / "results.md"
     doc.write_text(fill(doc.read_text(encoding="utf-8"), MARKERS, "\n".join(lines)), encoding="utf-8")
 

@@ -6,20 +6,22 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from dualproc import __version__
 from dualproc.errors import DualprocError
+from dualproc.wording import cause
 
-from . import ask, audit, bench, compare, plan, plugins, run, score, sliders, spec, specs, ui
-from .output import print_error, with_options
+from . import ask, audit, bench, compare, generate, plan, plugins, run, score, sliders, spec, specs, ui
+from .output import print_error, say, with_options
 
 
 def _version(requested: bool) -> None:
     if requested:
-        typer.echo(f"dualproc {__version__}")
+        say(f"dualproc {__version__}")
         raise typer.Exit
 
 
@@ -57,11 +59,24 @@ def _root(
     """
 
 
-app = typer.Typer(name="dp", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+class _Root(TyperGroup):
+    """`dp` with its commands."""
+
+    def invoke(self, context: Any) -> Any:
+        """Run the chosen command. What would end the process without a message becomes an error."""
+        try:
+            return super().invoke(context)
+        except (Exception, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # commands raise typer.Exit, an Exception: a plugin or a library did this
+            raise _failure(error) or DualprocError(f"the command was ended by {cause(error)}") from error
+
+
+app = typer.Typer(name="dp", cls=_Root, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
 for _command in (
-    run.run, run.generate, sliders.export, plan.plan, score.score, ask.ask, audit.audit, bench.bench, compare.compare,
-    ui.ui, spec.schema,
+    run.run, generate.generate, sliders.export, plan.plan, score.score, ask.ask, audit.audit, bench.bench,
+    compare.compare, ui.ui, spec.schema,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
@@ -78,15 +93,35 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
     try:
         app(arguments, prog_name="dp")
     except Exception as error:
-        failure: DualprocError | None = error if isinstance(error, DualprocError) else None
-        if failure is None:  # raised by a plugin, for example
-            from dualproc.engine.failures import plugin_failure
-
-            failure = plugin_failure(error)
-        if failure is None:
+        if (failure := _failure(error)) is None:
             raise
-        print_error(failure)
+        offered = _options(sys.argv[1:] if arguments is None else arguments)
+        print_error(failure, offered)
         if error_file is not None:
             with suppress(OSError):
-                Path(error_file).write_text(with_options(failure), encoding="utf-8")
+                Path(error_file).write_text(with_options(failure, offered), encoding="utf-8")
         sys.exit(2)
+
+
+def _options(arguments: Sequence[str]) -> set[str]:
+    """The options of the command that is called."""
+    called = typer.main.get_command(app)
+    for word in arguments:
+        called = getattr(called, "commands", {}).get(word, called)
+    return {option for parameter in called.params for option in parameter.opts}
+
+
+def _failure(error: BaseException) -> DualprocError | None:
+    """An exception as an error with one message; None if it is a bug in dualproc, whose traceback is useful."""
+    if isinstance(error, DualprocError):
+        return error
+    from dualproc.engine.failures import plugin_failure
+
+    if (found := plugin_failure(error)) is not None:
+        return found
+    if isinstance(error, OSError) and error.errno is not None:  # a folder that may not be entered, for example
+        where = f"use {error.filename}" if error.filename is not None else "find the current folder"
+        return DualprocError(f"cannot {where}: {error.strerror}", hint="check that it exists, and that you may use it")
+    if isinstance(error, ValueError) and str(error).startswith("embedded null"):
+        return DualprocError("a name has a null character, which no file can have")
+    return None

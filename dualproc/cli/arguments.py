@@ -11,6 +11,9 @@ import typer
 
 from dualproc.errors import DualprocError
 
+MAX_DEPTH = 100
+"""Folders in a path to write to."""
+
 File = Annotated[
     str, typer.Argument(metavar="SPEC", help="The spec: a YAML or JSON file, or the name of a shipped spec (dp specs).")
 ]
@@ -65,7 +68,14 @@ def given_folder(text: str) -> Path:
     if not text.strip():
         hint = "give a folder (`--out .` is the current folder), or omit the option"
         raise DualprocError("`--out` is empty", hint=hint)
-    return Path(text)
+    return given_path(text)
+
+
+def given_path(text: str) -> Path:
+    """A place to write to. Raises DualprocError if it is deeper than Python can make folders."""
+    if len((path := Path(text)).parts) > MAX_DEPTH:
+        raise DualprocError(f"expected a path of at most {MAX_DEPTH} folders, got {len(path.parts)}: {text[:60]}...")
+    return path
 
 
 def named_values(texts: Sequence[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from dualproc.types import Question
 from dualproc.wording import number
 
 from .arguments import AsJson, At, Fields, SpecFile, Variant, field_options, named_values, one_place
-from .output import print_table, print_warning
+from .output import print_table, print_warning, say, stdout_for_the_result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,23 +93,24 @@ def ask(
     if spec is None and (variant or fields or at):
         raise DualprocError("--variant, --field and --at need --spec", hint=FORMS)
     questions = [_question(text, candidates, suffix)] if text is not None else []
-    if spec is None:
-        asked: PluginRef | TaskSpec = _judge(judge or DEFAULT_JUDGE, overrides or ())
-    else:
-        from dualproc.resolve import load_spec
+    with stdout_for_the_result(as_json):
+        if spec is None:
+            asked: PluginRef | TaskSpec = _judge(judge or DEFAULT_JUDGE, overrides or ())
+        else:
+            from dualproc.resolve import load_spec
 
-        other = [f"judge={{type: {json.dumps(judge)}}}"] if judge else []
-        asked = load_spec(spec, variant=variant, overrides=[*other, *(overrides or ())]).at(one_place(at or ()))
-        questions = questions or _questions(asked, named_values(fields or ()))
-    files = image_files(places)
-    replies = _replies(asked, files, questions, tokens)
+            other = [f"judge={{type: {json.dumps(judge)}}}"] if judge else []
+            asked = load_spec(spec, variant=variant, overrides=[*other, *(overrides or ())]).at(one_place(at or ()))
+            questions = questions or _questions(asked, named_values(fields or ()))
+        files = image_files(places)
+        replies = _replies(asked, files, questions, tokens)
     _warn_about_other_answers(questions, replies)
     data = _as_data(files, questions, replies)
     if as_json:
-        typer.echo(json.dumps(data, indent=1, ensure_ascii=False))
+        say(json.dumps(data, indent=1, ensure_ascii=False))
         return
     for index, question in enumerate(questions):
-        typer.echo(("\n" if index else "") + question.text)
+        say(("\n" if index else "") + question.text)
         replied = data[index :: len(questions)]
         rows = [(one["image"], one["answer"], *map(number, one["probabilities"].values())) for one in replied]
         print_table(("image", "answer", *(f"P({answer})" for answer in question.candidates)), rows)

@@ -10,7 +10,7 @@ import typer
 from dualproc.wording import MISSING, number, plural
 
 from .arguments import AsJson, At, EveryVariant, File, Overrides, one_place
-from .output import print_table, print_warning
+from .output import print_table, print_warning, say, stdout_for_the_result
 
 if TYPE_CHECKING:
     from dualproc.engine.audit import Answered, Audit
@@ -39,22 +39,24 @@ def audit(
     from dualproc.resolve import read_checked
 
     values = one_place(at or ())
-    specs = [one.require().at(values) for one in read_checked(file, overrides=overrides or (), variant=variant).each()]
-    from .progress import quiet
+    with stdout_for_the_result(as_json):
+        loaded = read_checked(file, overrides=overrides or (), variant=variant)
+        specs = [one.require().at(values) for one in loaded.each()]
+        from .progress import quiet
 
-    quiet()
-    from dualproc.engine.audit import audit_spec
+        quiet()
+        from dualproc.engine.audit import audit_spec
 
-    audits = {spec.label: audit_spec(spec, images=images) for spec in specs}
+        audits = {spec.label: audit_spec(spec, images=images) for spec in specs}
     if as_json:
-        typer.echo(json.dumps({label: _as_data(one) for label, one in audits.items()}, indent=1, ensure_ascii=False))
+        say(json.dumps({label: _as_data(one) for label, one in audits.items()}, indent=1, ensure_ascii=False))
     for label, one in audits.items() if not as_json else ():
-        typer.secho(f"{label}: {plural(images, 'base image')}", bold=True)
+        say(f"{label}: {plural(images, 'base image')}", bold=True)
         headings = ("question", "wanted", "asked", "P(wanted), as in training", "without visual prompt")
         print_table(headings, [_row(answered) for answered in one.answers])
         for finding in one.findings:
             print_warning(finding)
-        typer.echo("" if one.findings else "ok: nothing to point out\n")
+        say("" if one.findings else "ok: nothing to point out\n")
     if any(one.findings for one in audits.values()):
         raise typer.Exit(1)
 

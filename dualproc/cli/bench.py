@@ -10,6 +10,7 @@ import typer
 from dualproc.wording import command, plural
 
 from .arguments import Overrides, given_folder
+from .output import say
 
 DEFAULT_PATHS, DEFAULT_OUT = ("specs",), "runs/bench"
 
@@ -62,7 +63,7 @@ def bench(
     table.show()
     if interrupted:
         done = f"interrupted: {len(table.rows)} of {plural(len(planned), 'variant')} done"
-        typer.secho(f"\n{done}; continue with:\n  {table.command}", fg="yellow", err=True)
+        say(f"\n{done}; continue with:\n  {table.command}", fg="yellow", err=True)
         raise typer.Exit(130)
     if any(row.error for row in table.rows.values()):
         raise typer.Exit(1)

@@ -7,23 +7,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from dualproc.errors import DualprocError, Problem, RunError, SpecError
+from dualproc.errors import DamageError, DualprocError, Problem, RunError, SpecError
 from dualproc.report import bench
-from dualproc.report.gallery import write_gallery
+from dualproc.report.gallery import strip_of, write_gallery
 from dualproc.resolve import read_checked, toy_mix
 from dualproc.run import RunFolder, portable
 from dualproc.run.files import as_run_error
 from dualproc.run.lock import refuse_locked
 from dualproc.spec import locate
 from dualproc.spec.files import SUFFIXES
-from dualproc.wording import plural
+from dualproc.wording import command, plural, printable
 
-from .output import print_warning
+from .output import print_warning, say
 from .processes import Job, TrainingProcess, interrupts, threads_each
 from .progress import BenchBars
 
@@ -97,6 +96,8 @@ def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
     for job in planned:
         try:
             RunFolder.refuse(job.folder, portable(job.spec, job.folder).text, resume=not overwrite, overwrite=overwrite)
+        except DamageError:
+            continue  # only this run fails, when it is resumed
         except RunError as error:
             errors.append(error)
     if errors:
@@ -110,10 +111,9 @@ def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
 def run_jobs(table: Results, at_a_time: int) -> bool:
     """Run all unfinished jobs; True if Ctrl+C, SIGTERM or a closed terminal interrupted them."""
     for job in table.planned:
-        if bench.is_finished(job.folder, job.spec.train.steps):
-            table.add(job)
-    if table.rows:
-        typer.echo(f"already finished: {len(table.rows)} of {plural(len(table.planned), 'variant')}")
+        table.take_earlier(job)
+    if finished := sum(not row.error for row in table.rows.values()):
+        say(f"already finished: {finished} of {plural(len(table.planned), 'variant')}")
     waiting = [job for job in table.planned if job not in table.rows]
     table.write()
     running: list[TrainingProcess] = []
@@ -159,10 +159,21 @@ class Results:
     rows: dict[Job, bench.BenchRow] = field(default_factory=dict)
 
     def add(self, job: Job, error: str | None = None) -> None:
-        """Add the row of a finished run, or of a failed one. Raises RunError if the run's files are damaged."""
+        """Add the row of a finished run, or of a failed one. Raises DamageError if its files are damaged."""
         result = None if error else bench.read_result(job.folder)
         folder = job.folder.relative_to(self.out).as_posix()
-        self.rows[job] = bench.BenchRow(job.spec.name, job.spec.variant, folder, result, error)
+        row = bench.BenchRow(job.spec.name, job.spec.variant, folder, result, error)
+        if result is not None:
+            _require_images(row, job.folder)
+        self.rows[job] = row
+
+    def take_earlier(self, job: Job) -> None:
+        """Add the row of a run that an earlier bench finished, or whose files are damaged."""
+        try:
+            if bench.is_finished(job.folder, job.spec.train.steps):
+                self.add(job)
+        except DamageError as error:
+            self.add(job, str(error))
 
     def take(self, process: TrainingProcess, *, interrupted: bool) -> None:
         """Add the row of a fit that ended: its results, or why it failed. An interrupted fit gets no row."""
@@ -193,16 +204,25 @@ class Results:
     def show(self) -> None:
         """Print the table, the errors, and the paths of the files."""
         rows = self.sorted_rows()
-        typer.echo()
+        say()
         if rows:
             _print_folded(bench.HEADINGS, map(bench.cells, rows))
         for line in bench.footer(rows, planned=len(self.planned), command=self.command):
-            typer.echo(f"\n{line}")
+            say(f"\n{line}")
         for job, row in self.rows.items():
             if row.error:
-                print_warning(f"{job.spec.label} failed: {row.error}\n  full output: {job.log}")
+                log = f"\n  full output: {job.log}" if job.log.exists() else ""
+                print_warning(f"{job.spec.label} failed: {row.error}{log}")
         written = [self.out / name for name in (bench.TABLE_MARKDOWN, bench.TABLE_JSON, bench.GALLERY)]
-        typer.echo("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
+        say("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
+
+
+def _require_images(row: bench.BenchRow, folder: Path) -> None:
+    """Raise DamageError if the images of a finished run cannot be shown."""
+    try:
+        strip_of(row, folder)
+    except DualprocError as error:
+        raise DamageError(error.message, hint=f"evaluate the run again: {command('dp', 'score', folder)}") from error
 
 
 def _print_folded(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -211,7 +231,7 @@ def _print_folded(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Non
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     if not console.is_terminal:
         console.width = console.measure(table, options=console.options.update(width=1000)).maximum
     console.print(table)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from .arguments import given_path
+from .output import say
 
 
 def compare(
@@ -27,5 +29,5 @@ def compare(
     from dualproc.run.folder import EVALUATION
 
     page = render_comparison([RunFolder.open(run, needs=[EVALUATION]) for run in runs])
-    write_atomically(Path(out), page, durable=False)
-    typer.echo(out)
+    write_atomically(given_path(out), page, durable=False)
+    say(out)

@@ -13,7 +13,7 @@ from dualproc.errors import DualprocError
 from dualproc.wording import duration, number, percent, plural
 
 from .arguments import AsJson, File, FirstVariant, Overrides
-from .output import print_progress, print_table, print_warning
+from .output import print_progress, print_table, print_warning, say, stdout_for_the_result
 
 if TYPE_CHECKING:
     from dualproc.plan.dry_run import Memory, Observed, Plan
@@ -61,45 +61,46 @@ def plan(
     """
     from dualproc.resolve import read_checked, toy_mix
 
-    limit = None if memory is None else _bytes(memory)
-    spec = read_checked(file, overrides=overrides or (), variant=variant).each()[0].require()
-    if mixed := toy_mix(spec):
-        print_warning(mixed)
-    from .progress import quiet
+    with stdout_for_the_result(as_json):
+        limit = None if memory is None else _bytes(memory)
+        spec = read_checked(file, overrides=overrides or (), variant=variant).each()[0].require()
+        if mixed := toy_mix(spec):
+            print_warning(mixed)
+        from .progress import quiet
 
-    quiet()
-    import torch
+        quiet()
+        import torch
 
-    from dualproc.plan import switches
-    from dualproc.plan.dry_run import dry_run
-    from dualproc.plan.hardware import COMMON, gpu_named, seconds
+        from dualproc.plan import switches
+        from dualproc.plan.dry_run import dry_run
+        from dualproc.plan.hardware import COMMON, gpu_named, seconds
 
-    card = gpu_named(device) if device else None
-    limit = limit or (card.memory * GB if card else None)
-    gpu = limit is not None or torch.cuda.is_available()
-    print_progress("building the models without weights, and simulating a training step")
-    observed: dict[str, Observed] = {}
-    started = time.perf_counter()
-    found = dry_run(spec, gpu=gpu, known=observed)
-    search = None
-    if limit is not None and found.peak > limit:
-        taken = duration(time.perf_counter() - started)
-        print_progress(f"does not fit; searching for settings that do, most of which take another {taken}")
-        search = switches.search(
-            spec,
-            found,
-            limit,
-            gpu=gpu,
-            card=card or COMMON,
-            known=observed,
-            everything=everything,
-            progress=print_progress,
-        )
-    # The measured speed of this machine's CPU does not apply to a GPU.
-    measures = card or not gpu or torch.cuda.is_available()
-    estimate = seconds(found.operations, card, moved=found.moved) if measures else None
+        card = gpu_named(device) if device else None
+        limit = limit or (card.memory * GB if card else None)
+        gpu = limit is not None or torch.cuda.is_available()
+        print_progress("building the models without weights, and simulating a training step")
+        observed: dict[str, Observed] = {}
+        started = time.perf_counter()
+        found = dry_run(spec, gpu=gpu, known=observed)
+        search = None
+        if limit is not None and found.peak > limit:
+            taken = duration(time.perf_counter() - started)
+            print_progress(f"does not fit; searching for settings that do, most of which take another {taken}")
+            search = switches.search(
+                spec,
+                found,
+                limit,
+                gpu=gpu,
+                card=card or COMMON,
+                known=observed,
+                everything=everything,
+                progress=print_progress,
+            )
+        # The measured speed of this machine's CPU does not apply to a GPU.
+        measures = card or not gpu or torch.cuda.is_available()
+        estimate = seconds(found.operations, card, moved=found.moved) if measures else None
     if as_json:
-        typer.echo(json.dumps(_as_data(spec, found, estimate, limit, search), indent=1))
+        say(json.dumps(_as_data(spec, found, estimate, limit, search), indent=1))
         return
     _print_parts(spec, found)
     basis = f"in the data sheet of {device}" if card else "of matrix products, measured on this machine"
@@ -130,7 +131,7 @@ def _print_parts(spec: TaskSpec, found: Plan) -> None:
     from dualproc.plan.ledger import MAIN
 
     batch = f"{plural(spec.train.batch, 'image')}, {plural(len(spec.questions), 'question')} per training step"
-    typer.secho(f"{spec.label}: {batch}", bold=True)
+    say(f"{spec.label}: {batch}", bold=True)
     rows = [
         (
             part.role, part.name, part.kind, _count(part.parameters), part.precision, _size(part.bytes),
@@ -143,7 +144,7 @@ def _print_parts(spec: TaskSpec, found: Plan) -> None:
     rows.append(("generator", "LoRA", "with optimiser state", *numbers))
     print_table(("role", "part", "class", "parameters", "precision", "memory", "device"), rows)
     for place, memory in found.memory.items():
-        typer.echo()
+        say()
         print_table((place if place == MAIN else f"memory on {place}", ""), _memory_rows(memory))
 
 
@@ -166,29 +167,29 @@ def _print_time(found: Plan, estimate: float | None, basis: str) -> None:
     if found.moved:
         total += f", {_size(found.moved)} copied from main memory"
     if estimate is None:
-        typer.echo(f"{total} (for an estimate of the time, add --device)")
+        say(f"{total} (for an estimate of the time, add --device)")
         return
-    typer.echo(f"{total}, about {number(estimate)} seconds (at {percent(SHARE)} of the speed {basis})")
+    say(f"{total}, about {number(estimate)} seconds (at {percent(SHARE)} of the speed {basis})")
 
 
 def _print_limit(found: Plan, limit: float, search: Search | None) -> None:
-    typer.echo()
+    say()
     if search is None:
-        typer.secho(f"fits into {_size(limit)}: peak {_size(found.peak)}", fg="green")
+        say(f"fits into {_size(limit)}: peak {_size(found.peak)}", fg="green")
         return
-    typer.secho(f"does not fit into {_size(limit)}: peak {_size(found.peak)}. Settings alone:", fg="yellow")
+    say(f"does not fit into {_size(limit)}: peak {_size(found.peak)}. Settings alone:", fg="yellow")
     headings = ("setting", "peak in a training step", "peak while loading", "in the evaluation")
     print_table(headings, [_trial_row(trial) for trial in search.alone])
     for trial in search.alone:
         if trial.problem:
             print_warning(f"not tried: {trial.flags} ({trial.problem})")
     if search.untried:
-        typer.echo(f"not tried: {plural(search.untried, 'setting')} that cost more (--all tries every setting)")
+        say(f"not tried: {plural(search.untried, 'setting')} that cost more (--all tries every setting)")
     if search.together is None or search.together.plan is None:
-        typer.secho("\nfound no combination of these settings that fits", fg="red")
+        say("\nfound no combination of these settings that fits", fg="red")
         return
-    typer.secho(f"\nfits with these settings, peak {_size(search.together.plan.peak)}:", fg="green")
-    typer.echo(f"  {search.together.flags}")
+    say(f"\nfits with these settings, peak {_size(search.together.plan.peak)}:", fg="green")
+    say(f"  {search.together.flags}")
     for note in search.together.plan.notes:
         if note not in found.notes:
             print_warning(note)

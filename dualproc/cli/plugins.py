@@ -13,7 +13,7 @@ from dualproc.errors import PluginError
 from dualproc.protocols import KINDS
 from dualproc.wording import command
 
-from .output import print_table
+from .output import print_table, say
 
 if TYPE_CHECKING:
     from dualproc.registry import LoadedPlugin
@@ -56,15 +56,16 @@ def show(name: Annotated[str, typer.Argument(metavar="KIND/NAME", help="The plug
         raise PluginError(f"expected KIND/NAME, got '{name}'", hint="for example judges/tiny; `dp plugins` lists both")
     loaded = load(kind, bare)
     entry = loaded.entry
-    typer.secho(name, bold=True, nl=False)
-    typer.echo(f"  {entry.distribution} {entry.version or ''}  {entry.target}")
-    typer.echo(loaded.summary)
+    say(name, bold=True, nl=False)
+    say(f"  {entry.distribution} {entry.version or ''}  {entry.target}")
+    say(loaded.summary)
     if loaded.gated:
-        typer.echo(gated_note(loaded.preset["model"]))
+        say(gated_note(loaded.preset["model"]))
     parameters = _parameters(loaded)
-    typer.echo("\nparameters:" if parameters else "\nno parameters")
-    for line in parameters:
-        typer.echo(line)
+    say("\nparameters:" if parameters else "\nno parameters")
+    for parameter, form, about in parameters:
+        say(f"  {parameter}", bold=True, nl=False)
+        say(f"  {form}\n      {about}")
 
 
 @group.command()
@@ -95,11 +96,11 @@ def new(
 
     made = new_package(name, kind or ["scorer"], out=out)
     for file in made.files:
-        typer.echo(f"wrote {file}")
-    typer.secho("\nnext:", bold=True)
+        say(f"wrote {file}")
+    say("\nnext:", bold=True)
     steps = [command("cd", made.folder), "pip install -e '.[dev]'", "pytest"]
     for step in [*steps, *(f"dp plugins show {plugin}" for plugin in made.plugins)]:
-        typer.echo(f"  {step}")
+        say(f"  {step}")
 
 
 def _list(context: typer.Context) -> None:
@@ -128,23 +129,22 @@ def _print_entries(*kinds: str) -> None:
     ]
     print_table(("kind", "name", "distribution", "entry point"), rows)
     for message in dict.fromkeys(message for discovery in found.values() for message in discovery.unreadable):
-        typer.secho(f"skipped: {message}", fg="yellow", err=True)
+        say(f"skipped: {message}", fg="yellow", err=True)
 
 
-def _parameters(loaded: LoadedPlugin) -> list[str]:
-    """Two lines per parameter: name, type and default, then its meaning."""
+def _parameters(loaded: LoadedPlugin) -> list[tuple[str, str, str]]:
+    """Each parameter's name, type and default, and meaning."""
     schema = loaded.cls.Params.model_json_schema()
     required = set(schema.get("required", ()))
-    lines = []
+    rows = []
     for name, field in schema.get("properties", {}).items():
         default = f"default {value_words(field['default'])}" if "default" in field else "optional"
         if name in loaded.preset:
             default = f"this preset: {value_words(loaded.preset[name])}"
         elif name in required:
             default = "required"
-        lines.append(f"  {typer.style(name, bold=True)}  {type_words(field, schema)}  ({default})")
-        lines.append(f"      {field.get('description', '')}")
-    return lines
+        rows.append((name, f"{type_words(field, schema)}  ({default})", str(field.get("description", ""))))
+    return rows
 
 
 def gated_note(model: str) -> str:

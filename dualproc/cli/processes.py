@@ -6,18 +6,21 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from dualproc.kit.files import read
 from dualproc.run import RunFolder
-from dualproc.run.files import as_run_error, make_folder, remove
+from dualproc.run.files import as_run_error, make_folder, open_to_write, read_text, remove
 from dualproc.run.folder import METRICS, WEIGHTS
 from dualproc.spec import TaskSpec
 
-_DP = "import sys; sys.path.remove(''); from dualproc.cli import main; main(error_file=sys.argv.pop(1))"
+_DP = "import sys; sys.path.remove(''); from dualproc.cli.processes import run_job; run_job()"
 """Runs `dp`. `python -m dualproc` would also import modules from the current folder, which may hold third-party files
 named like a library."""
 
@@ -49,8 +52,8 @@ class Job:
         chosen = ["--variant", self.variant] if self.variant else []
         settings = [part for override in self.overrides for part in ("--set", override)]
         return [
-            sys.executable, "-c", _DP, str(self.error_file), "run", self.file, *chosen, *settings, "--out",
-            str(self.folder), "--resume",
+            sys.executable, "-c", _DP, str(self.folder), str(self.error_file),
+            "run", self.file, *chosen, *settings, "--out", str(self.folder), "--resume",
         ]  # fmt: skip
 
 
@@ -60,16 +63,16 @@ class TrainingProcess(subprocess.Popen[bytes]):
     def __init__(self, job: Job, *, threads: int | None) -> None:
         """Start it with at most `threads` threads (None: no limit). Raises RunError if the log cannot be written."""
         self.job = job
-        self._metrics, self._weights = job.folder / METRICS, job.folder / WEIGHTS
+        self._weights = job.folder / WEIGHTS
         self._weights_before = _stamp(self._weights)
         self._asked_to_end = False
         environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         make_folder(job.log.parent)
         remove(job.error_file)
-        with as_run_error("write", job.log), job.log.open("wb") as log:
+        with as_run_error("write", job.log), open_to_write(job.log, "wb") as log:
             super().__init__(
                 job.command(),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
@@ -77,8 +80,8 @@ class TrainingProcess(subprocess.Popen[bytes]):
             )
 
     def steps_done(self) -> int:
-        """Training steps so far: the metrics have one line per step."""
-        return self._metrics.read_bytes().count(b"\n") if self._metrics.exists() else 0
+        """Training steps so far."""
+        return _steps_done(self.job.folder)
 
     def stage(self) -> str:
         """`loading`, `training` or `evaluating`."""
@@ -93,7 +96,7 @@ class TrainingProcess(subprocess.Popen[bytes]):
         call terminates it as soon as the checkpoint contains all steps, because an unfinished run needs no evaluation.
         With `at_once`, it is terminated immediately, and the steps after its last checkpoint are lost.
         """
-        if at_once or RunFolder(self.job.folder).saved_step == self.steps_done():
+        if at_once or _is_saved(self.job.folder):
             self.terminate()
         elif not self._asked_to_end:
             self._asked_to_end = True
@@ -111,9 +114,45 @@ class TrainingProcess(subprocess.Popen[bytes]):
         if code == 130:
             return "interrupted from outside; the next `dp bench` resumes it"
         if code == 2 and self.job.error_file.is_file():
-            return self.job.error_file.read_text(encoding="utf-8").strip()
-        text = self.job.log.read_text(encoding="utf-8", errors="replace")
+            return read_text(self.job.error_file).strip()
+        text = read(self.job.log).decode("utf-8", errors="replace")
         return next((line for line in reversed(text.splitlines()) if line.strip()), f"exit code {code}")
+
+
+def run_job() -> None:
+    """What the subprocess runs: `dp run`, which ends after its training step if its bench is gone.
+
+    Arguments: the run folder, the error file, then those of `dp`. The bench holds the other end of stdin.
+    """
+    from . import main
+
+    bench = os.fdopen(os.dup(0), "rb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # for plugins that ask something
+    threading.Thread(target=_end_after, args=(bench, Path(sys.argv.pop(1))), daemon=True).start()
+    main(error_file=sys.argv.pop(1))
+
+
+def _end_after(bench: BinaryIO, folder: Path) -> None:
+    """Wait until the other end of `bench` is closed, then end this process as `TrainingProcess.end` does."""
+    bench.read()
+    os.kill(os.getpid(), signal.SIGINT)
+    while True:
+        time.sleep(0.2)
+        if _is_saved(folder):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _steps_done(folder: Path) -> int:
+    """Training steps so far: the metrics have one line per step."""
+    try:
+        return read(folder / METRICS).count(b"\n")
+    except OSError:  # not there yet, or not a file: then the fit ends with an error
+        return 0
+
+
+def _is_saved(folder: Path) -> bool:
+    """Whether the newest checkpoint of a run contains all its steps: no more is lost if it ends now."""
+    return RunFolder(folder).saved_step == _steps_done(folder)
 
 
 def threads_each(jobs: int) -> int | None:

@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Sequence
 
-import typer
 from rich import get_console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -18,9 +17,9 @@ from dualproc.errors import DualprocWarning
 from dualproc.report.summary import step_note
 from dualproc.run import RunFolder
 from dualproc.types import StepRecord
-from dualproc.wording import duration
+from dualproc.wording import duration, printable
 
-from .output import print_progress, print_warning
+from .output import print_progress, print_warning, say
 from .processes import Job, TrainingProcess
 
 
@@ -110,7 +109,7 @@ class Bars(Progress):
         self._lines[bar] = (now, done)
         left = f", {duration(task.time_remaining)} left" if task.time_remaining and not ended else ""
         count = f"{done:g} of {task.total:g}" if task.total is not None else f"{done:g}"
-        typer.echo(f"{task.description.strip()}: {count}{left}  {note}".rstrip())
+        say(f"{task.description.strip()}: {count}{left}  {note}".rstrip())
 
     def more(self, bar: TaskID, count: int) -> None:
         """Show that this many more are done."""
@@ -134,7 +133,8 @@ class FitBars(Bars):
 
     def ending(self) -> None:
         """Confirm Ctrl+C."""
-        self.console.print("Training stopped. Saving and evaluating the LoRA; press Ctrl+C again to exit at once.")
+        advice = "press Ctrl+C again to exit at once"
+        self.console.print(f"Finishing this training step, then saving and evaluating the LoRA; {advice}.")
 
     def images(self, done: int, total: int) -> None:
         """Show how many images are done."""
@@ -167,7 +167,7 @@ class BenchBars(Bars):
             self.remove_task(self._running.pop(job))
         if sentence is not None:
             self._done += 1
-            self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
             self._show_all(job, job.spec.train.steps)
 
     def _show_all(self, job: Job, steps: int) -> None:

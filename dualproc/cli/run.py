@@ -1,20 +1,17 @@
-"""`dp run` and `dp generate`: train a generator, and generate images with it."""
+"""`dp run`: train a generator, and evaluate it."""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dualproc.errors import DualprocError
 from dualproc.wording import command, plural
 
 from .arguments import EveryVariant, File, Overrides, given_folder
 from .memory import Fit, gpus, settings_that_fit
-from .output import print_table, print_warning
-from .sliders import generate_at
+from .output import print_table, print_warning, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,6 +62,7 @@ def run(
     dp run line_weight --variant thick --resume --set train.steps=300
     dp run line_weight --variant thin --set train.lora.init=runs/line_weight/thick
     """
+    from dualproc.kit.files import read as read_file
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
     from dualproc.run import RunFolder, portable
@@ -80,7 +78,7 @@ def run(
 
     given = overrides or []
     specs, targets = read(given)
-    text = locate(file).read_text(encoding="utf-8")
+    text = read_file(locate(file)).decode("utf-8")
     if fit is not Fit.auto:  # which may change the specs
         refuse()
     # Variants differ in what they ask, and their models need the same memory.
@@ -90,7 +88,7 @@ def run(
     for spec, folder in zip(specs, targets, strict=True):
         if resume and is_finished(folder, spec.train.steps):
             again = command("dp", "score", folder)
-            typer.echo(f"{spec.label}: already finished, in {folder} (evaluate it again: {again})")
+            say(f"{spec.label}: already finished, in {folder} (evaluate it again: {again})")
         elif _fit_one(spec, text, folder, resume=resume, overwrite=overwrite).outcome.interrupted:
             raise typer.Exit(130)
 
@@ -106,7 +104,9 @@ def _target(spec: TaskSpec, out: str | None, *, several: bool) -> Path:
 def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: bool) -> FitResult:
     from dualproc.report import memory_used
     from dualproc.run import reset_peak_gpu_memory
+    from dualproc.run.files import make_folder
     from dualproc.run.folder import METRICS
+    from dualproc.run.lock import FolderLock
 
     from .loading import loaded_models
     from .progress import FitBars, quiet
@@ -114,97 +114,42 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     quiet()
     reset_peak_gpu_memory()
     if resume and not (out / METRICS).exists():
-        typer.echo(f"{spec.label}: nothing to resume in {out}, starting a new run")
+        say(f"{spec.label}: nothing to resume in {out}, starting a new run")
     judges = " + ".join(ref.type for _, ref in spec.judges)
-    typer.secho(f"{spec.label}: loading {spec.generator.type} (generator) and {judges} (judge)", bold=True)
+    say(f"{spec.label}: loading {spec.generator.type} (generator) and {judges} (judge)", bold=True)
     from dualproc.engine import Engine
     from dualproc.engine.fit import fit
 
+    make_folder(out)
+    lock = FolderLock(out)  # before the models are loaded: another `dp run` would load them for nothing
     try:
         engine = Engine(spec)
         for line in loaded_models(engine):
-            typer.echo(line)
+            say(line)
         with FitBars() as bars:
-            result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars)
+            result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars, lock=lock)
     except KeyboardInterrupt:
         trained = (out / METRICS).exists()
         advice = "continue from the last checkpoint with --resume" if trained else "no training step is done yet"
-        typer.secho(f"\ninterrupted: {advice}", fg="yellow", err=True)
+        say(f"\ninterrupted: {advice}", fg="yellow", err=True)
         raise typer.Exit(130) from None
+    finally:
+        lock.release()
     outcome = result.outcome
     if outcome.stopped:
         advice = " (continue with --resume)" if outcome.interrupted else ""
-        typer.secho(f"{outcome.stopped}; the LoRA so far is saved{advice}", fg="yellow")
+        say(f"{outcome.stopped}; the LoRA so far is saved{advice}", fg="yellow")
     if outcome.skipped:
         print_warning(f"{plural(outcome.skipped, 'training step')} skipped: loss or gradient was not finite")
     if outcome.lora_step != outcome.steps:
-        typer.echo(f"the LoRA is from training step {outcome.lora_step}, where the referee's score was highest")
+        say(f"the LoRA is from training step {outcome.lora_step}, where the referee's score was highest")
     print_evaluation(result.evaluation, result.warnings)
-    typer.echo(f"  memory    peak: {memory_used(outcome) or 'unknown'}")
-    typer.echo(f"  images    {result.run / 'samples' / 'before_after.png'}")
-    typer.echo(f"  report    {result.run / 'report.html'}")
+    say(f"  memory    peak: {memory_used(outcome) or 'unknown'}")
+    say(f"  images    {result.run / 'samples' / 'before_after.png'}")
+    say(f"  report    {result.run / 'report.html'}")
     prompt = result.evaluation.prompts[0].text
-    typer.echo(f"  next      {command('dp', 'generate', result.run, prompt, '--seed', 3, '-n', 4)}\n")
+    say(f"  next      {command('dp', 'generate', result.run, prompt, '--seed', 3, '-n', 4)}\n")
     return result
-
-
-def generate(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run folders, such as runs/line_weight/thick.")],
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The prompt, such as 'a cartoon of an owl'.")],
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**62, help="Seed of the first image; the next ones use SEED+1, ...")
-    ] = 0,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="Number of images.")] = 1,
-    at: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SLIDER=VALUE",
-            help="Value of a slider: --at row=0.42. A range, such as row=0.3..0.6, draws one seed at -n values. "
-            "Repeatable.",
-            show_default="the middle of its range",
-        ),
-    ] = None,
-    strengths: Annotated[
-        list[float] | None,
-        typer.Option(
-            "--strength",
-            help="Strength of the LoRA: 1 is as trained, 0 is the base generator. With several runs, one for all, or "
-            "repeated for each.",
-            show_default="1",
-        ),
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Folder for the images.", show_default="RUN/generated")
-    ] = None,
-) -> None:
-    """Generate images with the LoRAs of one or more runs.
-
-    Writes one PNG file per seed and prints its path. If the spec has sliders, --at chooses their values; with a range,
-    it writes one file per value, and all of them side by side. Several runs need the same generator; their LoRAs add
-    up, with sliders in the middle.
-
-    \b
-    dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 -n 4
-    dp generate runs/line_weight/thick "a cartoon of an owl" --seed 3 --strength 0
-    dp generate runs/line_weight/thick runs/palette/retro "a cartoon of an owl" --strength .7 --strength .5
-    dp generate runs/horizon "a cartoon of a sheep" --at row=0.42
-    dp generate runs/horizon "a cartoon of a sheep" --at row=0.3..0.6 -n 7
-    """
-    if not prompt.strip():
-        raise DualprocError("the prompt is empty", hint='for example "a cartoon of an owl"')
-    if len(runs) > 1:
-        if at:
-            hint = "give a single run, or export the value first: dp export RUN --at ... --out FOLDER"
-            raise DualprocError("`--at` needs a single run; with several runs, sliders are in the middle", hint=hint)
-        from .several import generate_sum
-
-        generate_sum(runs, prompt, strengths or [1.0], seed=seed, count=count, out=out)
-        return
-    run, strength = runs[0], strengths[-1] if strengths else 1.0
-    if not math.isfinite(strength):
-        hint = "1 is as trained, 0 is the base generator"
-        raise DualprocError(f"expected a finite number, got `--strength {strength}`", hint=hint)
-    generate_at(run, prompt, at or (), seed=seed, count=count, strength=strength, out=out)
 
 
 def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:
@@ -213,9 +158,9 @@ def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:
     from dualproc.report.summary import outcome, verdict
 
     images = plural(len(evaluation.seeds), "held-out image")
-    typer.echo(f"\nEvaluation on {images} (prompts and seeds never trained on):")
+    say(f"\nEvaluation on {images} (prompts and seeds never trained on):")
     found = verdict(evaluation)
-    typer.secho(f"{outcome(evaluation)}. {found.sentence}".rstrip(), bold=True, fg=_COLOURS.get(found.level))
+    say(f"{outcome(evaluation)}. {found.sentence}".rstrip(), bold=True, fg=_COLOURS.get(found.level))
     print_table(("", "base", "trained", "note"), summary_rows(evaluation))
     for alarm in alarms(evaluation, notes):
         print_warning(alarm)

@@ -12,8 +12,19 @@ from dualproc.errors import DualprocError, RunError
 from dualproc.kit.image_files import batches, image_files
 from dualproc.wording import number, plural
 
-from .arguments import AsJson, At, Fields, Overrides, SpecFile, Variant, field_options, named_values, one_place
-from .output import print_table, print_warning
+from .arguments import (
+    AsJson,
+    At,
+    Fields,
+    Overrides,
+    SpecFile,
+    Variant,
+    field_options,
+    given_path,
+    named_values,
+    one_place,
+)
+from .output import print_table, print_warning, say, stdout_for_the_result
 from .run import print_evaluation
 
 if TYPE_CHECKING:
@@ -65,27 +76,28 @@ def score(
     from dualproc.report import image_columns
     from dualproc.resolve import load_spec
 
-    loaded = load_spec(spec, overrides=overrides or (), variant=variant).at(one_place(at or ()))
-    prompt = prompt_for(loaded, named_values(fields or ()))
-    task = _without_unanswerable(loaded, prompt)
-    files = image_files(places)
-    from .progress import Bars, quiet
+    with stdout_for_the_result(as_json):
+        loaded = load_spec(spec, overrides=overrides or (), variant=variant).at(one_place(at or ()))
+        prompt = prompt_for(loaded, named_values(fields or ()))
+        task = _without_unanswerable(loaded, prompt)
+        files = image_files(places)
+        from .progress import Bars, quiet
 
-    quiet()
-    from dualproc.engine.evaluate import measure_batches
-    from dualproc.engine.evaluators import Evaluators
+        quiet()
+        from dualproc.engine.evaluate import measure_batches
+        from dualproc.engine.evaluators import Evaluators
 
-    evaluators = Evaluators(task)
-    with Bars(disable=as_json) as bars:
-        bar = bars.add_task("evaluating", total=len(files), note="")
-        images = batches(files, task.evaluation.batch)
-        measured = measure_batches(evaluators, images, prompt, lambda count: bars.more(bar, count))
+        evaluators = Evaluators(task)
+        with Bars(disable=as_json) as bars:
+            bar = bars.add_task("evaluating", total=len(files), note="")
+            images = batches(files, task.evaluation.batch)
+            measured = measure_batches(evaluators, images, prompt, lambda count: bars.more(bar, count))
     if as_json:
-        typer.echo(_as_json(task, files, measured))
+        say(_as_json(task, files, measured))
     else:
         _print_images(task, files, measured)
     if csv is not None:
-        _write_csv(Path(csv), files, image_columns(measured))
+        _write_csv(given_path(csv), files, image_columns(measured))
 
 
 def _score_run(places: Sequence[str], overrides: Sequence[str]) -> None:
@@ -109,7 +121,7 @@ def _score_run(places: Sequence[str], overrides: Sequence[str]) -> None:
     with FitBars() as bars:
         evaluation = finish(engine, folder, bars)
     print_evaluation(evaluation, folder.read_warnings())
-    typer.echo(f"  report    {folder.path / 'report.html'}")
+    say(f"  report    {folder.path / 'report.html'}")
 
 
 def _without_unanswerable(spec: TaskSpec, prompt: Prompt) -> TaskSpec:
@@ -132,12 +144,12 @@ def _without_unanswerable(spec: TaskSpec, prompt: Prompt) -> TaskSpec:
 def _print_images(spec: TaskSpec, files: Sequence[Path], measured: Measurement) -> None:
     from dualproc.report import image_columns, image_rows
 
-    typer.echo(f"\n{plural(len(files), 'image')}, measured with {spec.label}:")
+    say(f"\n{plural(len(files), 'image')}, measured with {spec.label}:")
     print_table(("", "mean", "on target", "note"), image_rows(measured))
     columns = image_columns(measured)
     numbers = zip(*(values for _, values in columns), strict=True)
     rows = [(str(path), *map(number, row)) for path, row in zip(files, numbers, strict=True)]
-    typer.echo()
+    say()
     print_table(("image", *(heading.replace("_", " ") for heading, _ in columns)), rows)
 
 

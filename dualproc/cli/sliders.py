@@ -1,21 +1,15 @@
-"""`dp export`, and the images of `dp generate`: a run's LoRA, at values of its sliders if it has any."""
+"""`dp export`: a run's LoRA at values of its sliders."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from dualproc.errors import DualprocError
 
-from .arguments import At, given_folder, one_place, slider_values
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-AT_A_TIME = 8
-"""Images drawn at a time; fewer if the run's evaluation drew fewer, for which memory was enough."""
+from .arguments import At, given_folder, one_place
+from .output import say
 
 
 def export(
@@ -40,49 +34,4 @@ def export(
     from dualproc.run.folder import WEIGHTS
 
     save(run, values, folder)
-    typer.echo(str(folder / WEIGHTS))
-
-
-def generate_at(
-    run: str, prompt: str, at: Sequence[str], *, seed: int, count: int, strength: float, out: str | None
-) -> None:
-    """`dp generate`: `count` seeds at one value of each slider, or with a range one seed at `count` values and a strip.
-
-    Without `at`, sliders are in the middle.
-    """
-    places = slider_values(at, count)
-    from .progress import quiet
-
-    quiet()
-    import torch
-
-    from dualproc.engine.reload import generate as draw
-    from dualproc.engine.reload import load_generator, open_run
-    from dualproc.engine.sliders import set_sliders
-    from dualproc.report import sheet
-    from dualproc.run.folder import GENERATED
-    from dualproc.run.images import image_names, write_images, write_png
-    from dualproc.spec.sliders import complete
-
-    spec = open_run(run)[1]
-    for values in places:  # before the models are loaded
-        complete(spec.sliders, values)
-    swept = len(places) > 1
-    seeds = [seed] if swept else range(seed, seed + count)
-    generator = load_generator(run)
-    generator.prepare([prompt])
-    folder = Path(run, GENERATED) if out is None else given_folder(out)
-    scale = "" if strength == 1 else f"-strength{strength:g}"  # do not replace the images of strength 1
-    drawn = []
-    for values in places:
-        set_sliders(generator, spec, values, strength=strength)
-        images = draw(generator, prompt, seeds, batch=min(AT_A_TIME, spec.evaluation.batch))
-        chosen = "".join(f"-{name}{value:g}" for name, value in values.items())
-        for path in write_images(folder, images, image_names([prompt] * len(seeds), seeds, ending=chosen + scale)):
-            typer.echo(str(path))
-        drawn.append(images)
-    if swept:
-        captions = [" ".join(f"{name} {value:.3g}" for name, value in values.items()) for values in places]
-        (file,) = image_names([prompt], [seed], ending=f"-strip{scale}")
-        strip = sheet(torch.cat(drawn), captions=captions, columns=len(captions))
-        typer.echo(str(write_png(folder / file, strip)))
+    say(str(folder / WEIGHTS))

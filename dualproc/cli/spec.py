@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from .arguments import EveryVariant, File, Overrides, Variant
-from .output import print_warning
+from .output import print_warning, say, stdout_for_the_result
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ def check(file: File, overrides: Overrides = None, variant: EveryVariant = None)
     chosen = f", variant {loaded.variant}" if loaded.variant else ""
     variants = f", variants {', '.join(loaded.variants)}" if loaded.variants and not chosen else chosen
     names = dict.fromkeys(f"{place.kind}/{place.type}" for place in spec.plugins())
-    typer.echo(f"ok: {spec.name}{variants}; plugins {', '.join(names)}")
+    say(f"ok: {spec.name}{variants}; plugins {', '.join(names)}")
     if mixed := toy_mix(spec):
         print_warning(mixed)
 
@@ -64,7 +64,7 @@ def show(file: File, overrides: Overrides = None, variant: Variant = None) -> No
 
     loaded = read_checked(file, overrides=overrides or (), variant=variant)
     for line in _with_origins(loaded.require(), loaded):
-        typer.echo(line)
+        say(line)
 
 
 def schema() -> None:
@@ -84,10 +84,11 @@ def schema() -> None:
 
     from dualproc.resolve import installed_schema
 
-    document, broken = installed_schema()
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    with stdout_for_the_result():
+        document, broken = installed_schema()
+    say(json.dumps(document, indent=2, ensure_ascii=False))
     for error in broken:
-        typer.secho(f"skipped: {error}", fg="yellow", err=True)
+        say(f"skipped: {error}", fg="yellow", err=True)
 
 
 def _with_origins(spec: TaskSpec, loaded: LoadedSpec) -> Iterable[str]:

@@ -11,7 +11,8 @@ import typer
 from dualproc.errors import DualprocError
 from dualproc.wording import nearest
 
-from .output import print_table
+from .arguments import given_path
+from .output import print_table, say
 
 ENDINGS = (".yaml", ".yml")
 
@@ -53,7 +54,7 @@ def copy(
     shipped = shipped_specs()
     if name not in shipped:
         raise DualprocError(f"no shipped spec is called '{name}'", hint=nearest(name, shipped))
-    target = Path(f"{Path(name).name}.yaml" if file is None else file)
+    target = given_path(f"{Path(name).name}.yaml" if file is None else file)
     if target.suffix not in ENDINGS:
         raise DualprocError(f"expected a file that ends in {' or '.join(ENDINGS)}, got '{target}'")
     files = copies(name, shipped[name], target)
@@ -65,12 +66,12 @@ def copy(
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-            typer.echo(f"wrote {path}")
+            say(f"wrote {path}")
     except OSError as error:
         raise DualprocError(f"cannot write {error.filename}: {error.strerror}", hint=another) from error
-    typer.secho("\nnext:", bold=True)
+    say("\nnext:", bold=True)
     for command in ("spec check", "run"):
-        typer.echo(f"  dp {command} {shlex.quote(str(target))}")
+        say(f"  dp {command} {shlex.quote(str(target))}")
 
 
 def _print_specs() -> None:
@@ -85,8 +86,8 @@ def _print_specs() -> None:
         generator, about = (document.nearest(path)[0].value for path in (("generator", "type"), ("description",)))
         rows.append((name, str(generator), ", ".join(document.mapping("variants")) or "-", str(about)))
     print_table(("spec", "generator", "variants", "description"), rows)
-    typer.echo("\nRun one:           dp run line_weight")
-    typer.echo("Copy, to change:   dp specs copy line_weight")
+    say("\nRun one:           dp run line_weight")
+    say("Copy, to change:   dp specs copy line_weight")
 
 
 def copies(name: str, spec: Path, target: Path) -> dict[Path, bytes]:

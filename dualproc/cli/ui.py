@@ -27,9 +27,9 @@ def ui(
 ) -> None:
     """Write a task, check it, train and compare in the browser.
 
-    Everything that the page does is a spec and a run folder: `dp run` repeats it. A fit runs in a process of its own,
-    and goes on when the page is closed or the server ends. The page has no password: whoever reaches the address can
-    use it. Needs the extra `ui`: pip install 'dualproc[ui]'.
+    Everything that the page does is a spec and a run folder: `dp run` repeats it. A fit continues when the
+    page is closed. When this command ends, the fit ends after its training step, and can be resumed. The page has no
+    password: whoever reaches the address can use it. Needs the extra `ui`: pip install 'dualproc[ui]'.
 
     \b
     dp ui

@@ -13,6 +13,8 @@ from dualproc.spec.template import fill_text, placeholders
 from dualproc.types import Prompt, Question
 from dualproc.wording import nearest
 
+from . import returned
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -44,12 +46,9 @@ def ask(
     with torch.no_grad():
         for images in batches:
             count = len(images)
-            answers = judge.answer_log_likelihoods(images, [list(questions)] * count)
+            answers = returned.answers(judge, images, [list(questions)] * count)
             probabilities, longest = answers.log_likelihoods.exp().tolist(), int(answers.token_counts.max())
-            words = [
-                judge.generate(images, [question.text] * count, max_new_tokens=tokens or longest)
-                for question in questions
-            ]
+            words = [returned.words(judge, images, one.text, most=tokens or longest) for one in questions]
             replies += [
                 [Reply(said[b], tuple(probabilities[b][q])) for q, said in enumerate(words)] for b in range(count)
             ]

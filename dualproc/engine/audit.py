@@ -15,6 +15,7 @@ from dualproc.spec import QuestionSpec, TaskSpec
 from dualproc.types import Prompt
 from dualproc.wording import number
 
+from . import returned
 from .ask import SAYABLE
 from .evaluators import Evaluators
 from .seeds import audit_seeds
@@ -114,7 +115,7 @@ def audit(generator: Generator, evaluators: Evaluators, *, images: int = IMAGES)
     parts = [slice(start, start + size) for start in range(0, images, size)]
     with _hidden(), noting(notes), torch.no_grad():
         generator.prepare(list(dict.fromkeys(texts)))
-        drawn = torch.cat([generator.sample(texts[p], seeds[p], base=True).images.cpu() for p in parts])
+        drawn = torch.cat([returned.sample(generator, texts[p], seeds[p], base=True).images.cpu() for p in parts])
         view = torch.cat([evaluators.judge_view(drawn[p]) for p in parts])
         answers = tuple(_answers(evaluators, drawn, view, prompts, parts))
     return Audit(tuple(prompts), tuple(seeds), drawn, view, answers, tuple(notes))
@@ -149,7 +150,7 @@ def _p_wanted(
     sayable = 0.0
     for part in parts:
         asked = [[question.for_prompt(prompt)] for prompt in prompts[part]]
-        each = judge.answer_log_likelihoods(images[part], asked).log_likelihoods[:, 0].exp()
+        each = returned.answers(judge, images[part], asked).log_likelihoods[:, 0].exp()
         wanted += each[:, question.wanted].tolist()
         sayable = max(sayable, each.sum(1).max().item())
     return wanted, sayable

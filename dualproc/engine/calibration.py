@@ -38,6 +38,7 @@ def merged(parts: Sequence[Part], spec: TaskSpec, places: Sequence[Mapping[str, 
         preserved=in_order([part.preserved for part in measured]),
         hack_meter=sum(part.hack_meter * len(part.judge) for part in measured) / len(places),
         diversity=mean([part.diversity for part in measured]),
+        color_diversity=mean([part.color_diversity for part in measured]),
     )
     found = (_calibration(name, parts, spec, places, whole) for name in spec.sliders)
     return replace(whole, calibration=tuple(one for one in found if one is not None))

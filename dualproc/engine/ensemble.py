@@ -14,6 +14,8 @@ from dualproc.protocols import API_VERSION, Judge
 from dualproc.spec import PluginRef
 from dualproc.types import Answers, Question
 
+from . import returned
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -51,7 +53,7 @@ class Ensemble:
         """
         import torch
 
-        answers = [judge.answer_log_likelihoods(images, questions) for judge in self.judges]
+        answers = [returned.answers(judge, images, questions) for judge in self.judges]
         weighted = [math.log(w) + one.log_likelihoods for w, one in zip(self.weights, answers, strict=True)]
         return Answers(
             log_likelihoods=torch.stack(weighted).logsumexp(0),

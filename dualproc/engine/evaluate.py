@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from dualproc.kit.devices import without_cudnn_attention
-from dualproc.kit.structure import structure
+from dualproc.kit.structure import color_map, structure
 from dualproc.protocols import Judge, Scorer
 from dualproc.spec import QuestionSpec
 from dualproc.types import Evaluation, Measurement, Prompt, Sample, Score, ScoreContext
+from dualproc.wording import printable
 
-from . import calibration, sliders
+from . import calibration, returned, sliders
 from .evaluators import Evaluators
 from .loop import Loop
 from .seeds import audit_seeds, held_out_seeds, monitoring_seed
@@ -114,6 +115,7 @@ def measure_images(
     """What can be measured on images [B, 3, H, W] of any origin: all but the hack meter, which is nan."""
     spec, referee = evaluators.spec, evaluators.referee
     context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
+    texts = [prompt.text for prompt in prompts]
     questions, preserve, size = spec.measured_questions, spec.preserve, spec.evaluation.batch
     judges = {"judge": evaluators.judge, **({"referee": referee} if referee else {})}
     judged, *refereed = _p_wanted(judges, images, prompts, questions, size, evaluators.judge_view)
@@ -126,7 +128,8 @@ def measure_images(
         referee=refereed[0] if refereed else None,
         preserved=preserved,
         hack_meter=float("nan"),
-        diversity=diversity(images, [prompt.text for prompt in prompts]),
+        diversity=diversity(images, texts),
+        color_diversity=color_diversity(images, texts),
     )
 
 
@@ -162,7 +165,7 @@ def hack_meter(loop: Loop, sample: Sample, prompts: Sequence[Prompt], seeds: Seq
     total = 0.0
     for part in _batches(len(seeds), loop.spec.evaluation.batch):
         latents, texts = sample.latents[part], [prompt.text for prompt in prompts[part]]
-        again = loop.generator.denoise(latents, HACK_LEVEL, texts, seeds[part], base=True)
+        again = returned.denoised(loop.generator, latents, HACK_LEVEL, texts, seeds[part])
         total += (latents - again).square().flatten(1).mean(1).sum().item()
     return total / len(seeds)
 
@@ -174,15 +177,31 @@ def diversity(images: Tensor, prompts: Sequence[str]) -> float:
     (`dualproc.kit.structure`): 0 for identical images, about 1 for unrelated layouts. Colours and line weight change it
     little, so a LoRA that changes only these does not lower it.
     """
+    return _mean_of_pairs(structure(images), prompts, lambda same: 1 - same @ same.T)
+
+
+def color_diversity(images: Tensor, prompts: Sequence[str]) -> float:
+    """How much the colours of images [B, 3, H, W] of the same prompt differ; nan if no prompt has two images.
+
+    The mean, over all pairs of images of one prompt, of the distance of the blurred images in CIELAB
+    (`dualproc.kit.structure.color_map`): 0 for identical images. In images with the same colours at other places, it is
+    not 0.
+    """
     import torch
 
-    layouts = structure(images)
-    distances = []
+    return _mean_of_pairs(color_map(images), prompts, lambda same: torch.cdist(same, same))
+
+
+def _mean_of_pairs(vectors: Tensor, prompts: Sequence[str], differences: Callable[[Tensor], Tensor]) -> float:
+    """The mean of `differences` [N, N] of N vectors, over all pairs of images of one prompt; nan without a pair."""
+    import torch
+
+    found = []
     for prompt in dict.fromkeys(prompts):
-        same = layouts[[i for i, other in enumerate(prompts) if other == prompt]]
+        same = vectors[[i for i, other in enumerate(prompts) if other == prompt]]
         first, second = torch.triu_indices(len(same), len(same), offset=1)
-        distances.append(1 - (same @ same.T)[first, second])
-    together = torch.cat(distances)
+        found.append(differences(same)[first, second])
+    together = torch.cat(found)
     return together.mean().item() if len(together) else float("nan")
 
 
@@ -242,7 +261,7 @@ def _sample(
     made = []
     for part in _batches(len(seeds), loop.spec.evaluation.batch):
         texts = [prompt.text for prompt in prompts[part]]
-        sample = loop.generator.sample(texts, seeds[part], base=base)
+        sample = returned.sample(loop.generator, texts, seeds[part], base=base)
         made.append(replace(sample, images=sample.images.cpu()))
         advance(len(texts))
     return Sample(torch.cat([s.images for s in made]), torch.cat([s.latents for s in made]))
@@ -267,17 +286,17 @@ def _p_wanted(
         seen = view(images[part])
         for (role, judge), found in zip(judges.items(), out, strict=True):
             with speaking_as(role):
-                found += judge.answer_log_likelihoods(seen, asked).p_wanted(wanted).tolist()
+                found += returned.answers(judge, seen, asked).p_wanted(wanted).tolist()
     return [tuple(found) for found in out]
 
 
 def _score(name: str, scorer: Scorer, images: Tensor, context: ScoreContext) -> Score:
-    values = tuple(scorer.score(images, context).tolist())
+    values = returned.values(scorer, images, context)
     accepted: tuple[float, float] | None = getattr(scorer, "accepted", None)
     return Score(
         name=name,
-        unit=scorer.unit,
-        better=scorer.better,
+        unit=printable(str(scorer.unit)),
+        better=printable(str(scorer.better)),
         values=values,
         target=getattr(getattr(scorer, "params", None), "target", None),
         accepted=accepted,

@@ -15,12 +15,11 @@ from dualproc.protocols import KINDS
 from dualproc.run import RunFolder
 from dualproc.run.folder import TRACEBACK
 from dualproc.spec import PluginRef
+from dualproc.wording import cause, printable
 
 from .ensemble import Ensemble
 from .loop import Loop
-
-_LENGTH = 400
-"""Characters shown of an exception's text: some libraries raise pages."""
+from .returned import WrongResult
 
 
 @dataclass
@@ -42,11 +41,11 @@ def explained(loop: Loop, run: RunFolder, doing: str, remedy: str) -> Iterator[S
     stage = Stage(doing, remedy)
     try:
         yield stage
-    except DualprocError:
+    except (DualprocError, KeyboardInterrupt):
         raise
-    except Exception as error:  # a third-party plugin may raise anything
+    except BaseException as error:  # a third-party plugin may raise anything, or try to end the process
         with suppress(RunError):  # on a full disk, for example: the message matters more
-            run.write(TRACEBACK, "".join(traceback.format_exception(error)))
+            run.write(TRACEBACK, _traceback(error))
         memory = f"{LESS_MEMORY}; " if is_out_of_memory(error) else ""
         raise DualprocError(
             f"{_what_was_raised(_owner(loop, error), error)}, {stage.doing}",
@@ -54,7 +53,7 @@ def explained(loop: Loop, run: RunFolder, doing: str, remedy: str) -> Iterator[S
         ) from error
 
 
-def plugin_failure(error: Exception) -> DualprocError | None:
+def plugin_failure(error: BaseException) -> DualprocError | None:
     """An exception outside a fit as one message, its traceback in a temporary file.
 
     None if neither a plugin raised it nor memory ran out: then it is a bug in dualproc, and its traceback is useful.
@@ -64,23 +63,28 @@ def plugin_failure(error: Exception) -> DualprocError | None:
     if owner is None and not is_out_of_memory(error):
         return None
     with tempfile.NamedTemporaryFile("w", prefix="dp-", suffix=f"-{TRACEBACK}", delete=False, encoding="utf-8") as file:
-        file.write("".join(traceback.format_exception(error)))
+        file.write(_traceback(error))
     remedy = LESS_MEMORY if is_out_of_memory(error) else "report this to the plugin's author"
     return DualprocError(_what_was_raised(owner, error), hint=f"{remedy} (traceback: {file.name})")
 
 
-def _what_was_raised(owner: registry.Entry | None, error: Exception) -> str:
-    cause = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
-    return f"{f'{owner} raised ' if owner else ''}{cause[:_LENGTH]}"
+def _traceback(error: BaseException) -> str:
+    return printable("".join(traceback.format_exception(error)))
 
 
-def _owner(loop: Loop, error: Exception) -> registry.Entry | None:
+def _what_was_raised(owner: registry.Entry | None, error: BaseException) -> str:
+    if owner is not None and isinstance(error, WrongResult):
+        return f"{owner} {error}"
+    return f"{f'{owner} raised ' if owner else ''}{cause(error)}"
+
+
+def _owner(loop: Loop, error: BaseException) -> registry.Entry | None:
     """The plugin that raised an exception: the innermost one with a method in the traceback."""
     known = {id(plugin): (kind, ref.type) for kind, ref, plugin in _plugins(loop)}
     return next((registry.find(*known[id(one)]) for one in _selves(error) if id(one) in known), None)
 
 
-def _selves(error: Exception) -> Iterator[Any]:
+def _selves(error: BaseException) -> Iterator[Any]:
     """The first argument of every function in the traceback, innermost first; for a method, its object."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         yield frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))

@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -27,6 +27,7 @@ from dualproc.report import (
 )
 from dualproc.run import Outcome, RunFolder, peak_gpu_memory, peak_memory, portable
 from dualproc.run.folder import RESOLVED, default_folder
+from dualproc.run.lock import FolderLock
 from dualproc.spec import TaskSpec
 from dualproc.types import Evaluation, StepRecord
 from dualproc.wording import command, duration, number, plural
@@ -52,7 +53,7 @@ class Progress(Protocol):
         """A training step is done, out of `total`."""
 
     def ending(self) -> None:
-        """Ctrl+C or SIGTERM was received: no further training step follows."""
+        """Ctrl+C or SIGTERM was received: no training step follows this one. The signal's handler calls it at once."""
 
     def images(self, done: int, total: int) -> None:
         """`done` of `total` held-out images are generated."""
@@ -106,8 +107,9 @@ def fit(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    lock: FolderLock | None = None,
 ) -> FitResult:
-    """Train, evaluate and write the run folder.
+    """Train, evaluate and write the run folder, of which the caller may already hold the `lock`.
 
     Ctrl+C or SIGTERM ends the training after the current step; the LoRA is still saved and evaluated.
 
@@ -126,6 +128,7 @@ def fit(
             files=resolved.files,
             resume=resume,
             overwrite=overwrite,
+            lock=lock,
         ) as run,
         noting(loop.warnings),
     ):
@@ -242,7 +245,7 @@ def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, progress: Progre
             (tensors, state), (more_tensors, more_state) = loop.state(), monitoring.state()
             run.save_checkpoint(loop.done, tensors | more_tensors, state | more_state)
 
-    with _interruptible() as interrupted, explained(loop, run, *_stage(loop, run)) as stage:
+    with _interruptible(progress) as interrupted, explained(loop, run, *_stage(loop, run)) as stage:
         try:
             for record in loop.steps() if not monitoring.over else ():
                 record = monitoring.measured(record)
@@ -250,8 +253,6 @@ def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, progress: Progre
                 if progress is not None:
                     progress.step(record, train.steps)
                 last = monitoring.over or interrupted()
-                if interrupted() and progress is not None:
-                    progress.ending()
                 first = loop.done == before_first_check and not run.saved_step
                 if last or first or loop.done == train.steps or loop.done % train.checkpoint_every == 0:
                     save()
@@ -324,8 +325,8 @@ class _Monitoring:
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl+C or SIGTERM only sets a flag; the second one ends the process as usual."""
+def _interruptible(progress: Progress | None) -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl+C or SIGTERM sets a flag and is confirmed; the second one ends the process as usual."""
     pressed = False
     before: dict[signal.Signals, Any] = {}
 
@@ -337,6 +338,9 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
         nonlocal pressed
         pressed = True
         restore()
+        if progress is not None:
+            with suppress(RuntimeError):  # the signal arrived while something else was printed
+                progress.ending()
 
     try:
         for number in _ENDING:

@@ -18,7 +18,7 @@ from dualproc.spec import TaskSpec
 from dualproc.spec.paths import lora_file
 from dualproc.types import Prompt, Question, StepRecord
 
-from . import lora, lora_files, sliders
+from . import lora, lora_files, returned, sliders
 from .evaluators import Evaluators, Live, live
 from .seeds import training_seed
 from .warned import noting
@@ -120,14 +120,14 @@ class Loop:
         seeds = [training_seed(rng) for _ in prompts]
         texts = [prompt.text for prompt in prompts]
 
-        sample = self.generator.sample(texts, seeds, grad=True)
-        answers = self.judge.answer_log_likelihoods(task.judge_view(sample.images, rng), task.questions(prompts))
-        reward = task.reward(answers, task.wanted)
+        sample = returned.sample(self.generator, texts, seeds, grad=True)
+        answers = returned.answers(self.judge, task.judge_view(sample.images, rng), task.questions(prompts))
+        reward = returned.reward(task.reward, answers, task.wanted)
         _require_gradient(images=sample.images, answers=answers.log_likelihoods, reward=reward)
         penalty = torch.zeros_like(reward)
         for weight, anchor in task.anchors:
             noise = torch.Generator().manual_seed(training_seed(rng))
-            penalty = penalty + weight * anchor.penalty(sample, self.generator, texts, seeds, noise)
+            penalty = penalty + weight * returned.penalty(anchor, sample, self.generator, texts, seeds, noise)
         loss = penalty.mean() - reward.mean()
 
         self.optimiser.zero_grad(set_to_none=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dualproc.errors import DualprocError, RunError
 from dualproc.run.folder import SLIDERS
+from dualproc.run.lora_file import read_lora
 from dualproc.spec import Lora, Slider
 
 if TYPE_CHECKING:
@@ -137,12 +138,11 @@ def load_export(module: nn.Module, spec: Lora, file: Path, *, strength: float = 
     Raises RunError if the file is damaged, or is not a LoRA of this module.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     scale = spec.strength * spec.alpha / spec.rank
     try:
-        saved = {name.partition(".")[2]: value for name, value in load_file(file).items()}  # without "transformer."
-    except (OSError, SafetensorError) as error:
+        saved = {name.partition(".")[2]: value for name, value in read_lora(file)[0].items()}  # without "transformer."
+    except (OSError, ValueError, SafetensorError) as error:
         raise RunError(
             f"{file} is damaged: {error}", hint="copy it again, or continue the run from its checkpoint with `--resume`"
         ) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dualproc.errors import RunError
+from dualproc.run.lora_file import read_lora
 from dualproc.spec import Lora
 from dualproc.wording import listed
 
@@ -34,12 +36,11 @@ class Layer(NamedTuple):
 
 def read(file: Path) -> dict[str, Layer]:
     """The layers of a LoRA in diffusers' or PEFT's format, by name. Raises RunError if the file is anything else."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(file, "pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
-            configuration = json.loads((opened.metadata() or {}).get(_CONFIGURATION, "{}"))
+        tensors, metadata = read_lora(file)
+        configuration = json.loads(metadata.get(_CONFIGURATION, "{}"))
     except (OSError, ValueError, SafetensorError) as error:
         hint = "name a run's folder, or a complete file"
         raise RunError(f"cannot read the LoRA {file}: {error}", hint=hint) from error
@@ -97,32 +98,46 @@ def start_from(module: nn.Module, spec: Lora, file: Path) -> None:
             second[:, :rank] = layer.second / scale
 
 
-def attach_sum(module: nn.Module, files: Sequence[tuple[Path, float]]) -> None:
-    """Put the sum of several LoRAs on a module, each times its strength (1 as trained): one LoRA of all their ranks.
+class LoraSum:
+    """The sum of several LoRAs on a module, each at its own weight: one LoRA of all their ranks.
 
-    Raises RunError if one of them is not a LoRA of this module.
+    sum_i w_i B_i A_i = [w_1 B_1, w_2 B_2, ...] [A_1; A_2; ...]
     """
-    import torch
 
-    read_all = [(file, read(file), strength) for file, strength in files]
-    ranks = [max(layer.first.shape[0] for layer in layers.values()) for _, layers, _ in read_all]
-    targets = tuple(dict.fromkeys(name for _, layers, _ in read_all for name in layers))
-    spec = Lora.model_construct(rank=sum(ranks), alpha=float(sum(ranks)), strength=1.0, targets=targets)
-    lora.attach(module, spec, targets, seed=0)
-    own = _attached(module)
-    with torch.no_grad():
-        for first, second in own.values():
-            first.zero_()
-            second.zero_()
-        start = 0
-        for (file, layers, strength), rank in zip(read_all, ranks, strict=True):
-            for name, layer in layers.items():
-                if name not in own or own[name][0].shape[1] != layer.first.shape[1]:
-                    raise RunError(f"{file} is not a LoRA of this generator: it has other layers, such as {name}")
-                mine = slice(start, start + layer.first.shape[0])
-                own[name][0][mine] = layer.first
-                own[name][1][:, mine] = layer.second * strength
-            start += rank
+    def __init__(self, module: nn.Module, files: Sequence[Path]) -> None:
+        """Attach the LoRAs in `files`, all of them at weight 0.
+
+        Raises RunError if one of them is not a LoRA of this module.
+        """
+        import torch
+
+        loras = [read(file) for file in files]
+        self.ranks = [max(layer.first.shape[0] for layer in layers.values()) for layers in loras]
+        rank, targets = sum(self.ranks), tuple(dict.fromkeys(name for layers in loras for name in layers))
+        spec = Lora.model_construct(rank=rank, alpha=float(rank), strength=1.0, targets=targets)
+        lora.attach(module, spec, targets, seed=0)
+        self.own = _attached(module)
+        self.seconds = {name: torch.zeros_like(second) for name, (_, second) in self.own.items()}
+        with torch.no_grad():
+            for first, second in self.own.values():
+                first.zero_()
+                second.zero_()
+            for file, layers, start in zip(files, loras, itertools.accumulate(self.ranks, initial=0), strict=False):
+                for name, layer in layers.items():
+                    if name not in self.own or self.own[name][0].shape[1] != layer.first.shape[1]:
+                        raise RunError(f"{file} is not a LoRA of this generator: it has other layers, such as {name}")
+                    mine = slice(start, start + layer.first.shape[0])
+                    self.own[name][0][mine] = layer.first
+                    self.seconds[name][:, mine] = layer.second
+
+    def set(self, weights: Sequence[float]) -> None:
+        """Set the weight of each LoRA, in the order of the files; 1 is as trained, 0 is without it."""
+        import torch
+
+        each = [weight for weight, rank in zip(weights, self.ranks, strict=True) for _ in range(rank)]
+        with torch.no_grad():
+            for name, (_, second) in self.own.items():
+                second.copy_(self.seconds[name] * torch.tensor(each, device=second.device))
 
 
 def _attached(module: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

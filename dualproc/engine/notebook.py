@@ -41,7 +41,7 @@ class NotebookProgress:
 
     def ending(self) -> None:
         """Confirm that the kernel was interrupted."""
-        self._shown.update(self._html("Training stopped. Saving and evaluating the LoRA."))
+        self._shown.update(self._html("Finishing this training step, then saving and evaluating the LoRA."))
 
     def images(self, done: int, total: int) -> None:
         """Show how many images are done."""

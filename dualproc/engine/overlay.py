@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 CANVAS = 512
 """Layers are drawn at least this large (pixels), then downscaled, so that widths below a pixel are exact."""
+MAX_PIXELS = 2**24
+"""An enlarged canvas has at most this many: an image of one row would otherwise take gigabytes."""
 
 
 def draw_canvas(layers: Sequence[VisualPrompt], width: int, height: int) -> Image:
@@ -25,7 +28,8 @@ def draw_canvas(layers: Sequence[VisualPrompt], width: int, height: int) -> Imag
     """
     from PIL import Image
 
-    times = max(1, -(-CANVAS // min(width, height)))
+    largest = math.isqrt(MAX_PIXELS // (width * height))
+    times = max(1, min(-(-CANVAS // min(width, height)), largest))
     canvas = Image.new("RGBA", (times * width, times * height))
     for layer in layers:
         layer.draw(canvas)

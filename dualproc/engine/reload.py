@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from dualproc.run.lora_file import write_lora
 from dualproc.run.resolved import differing_keys
 from dualproc.spec.sliders import complete
 
-from . import lora, lora_files
+from . import lora, lora_files, returned
 from .engine import Engine
 from .sliders import set_sliders
 
@@ -52,21 +52,50 @@ def load_engine(path: str | PathLike[str], *, overrides: Sequence[str] = ()) -> 
     return run, engine
 
 
-def load_sum(paths: Sequence[str | PathLike[str]], strengths: Sequence[float]) -> Generator:
-    """The generator of several runs with all their LoRAs at once, each at its own strength (1 as trained).
+def slider_values(specs: Sequence[TaskSpec], values: Mapping[str, float]) -> list[dict[str, float]]:
+    """The values of each spec's sliders: those in `values` that it has, and its others in the middle.
 
-    Sliders are in the middle, where only the centre counts. Raises RunError if the runs have different generators.
+    Raises DualprocError if a value is outside its slider's range, or if no spec has a slider of that name.
     """
-    opened_runs = [open_run(path) for path in paths]
-    run, spec = opened_runs[0]
-    for other, its_spec in opened_runs[1:]:
-        if keys := _differing_generators(spec, its_spec):
-            message = f"{other.path} has another generator than {run.path}; different: {', '.join(keys)}"
+    sliders = {name: slider for spec in specs for name, slider in spec.sliders.items()}
+    unknown = {name: value for name, value in values.items() if name not in sliders}
+    complete(sliders, unknown)
+    return [
+        complete(spec.sliders, {name: value for name, value in values.items() if name in spec.sliders})
+        for spec in specs
+    ]
+
+
+SetLora = Callable[[Mapping[str, float], Sequence[float]], None]
+"""Sets the LoRAs of runs to values of their sliders, and each to a strength (1 as trained, 0 the base)."""
+
+
+def load_several(paths: Sequence[str | PathLike[str]]) -> tuple[Generator, SetLora]:
+    """The generator of one or several runs, with all their LoRAs at once, and how to set these.
+
+    At first, the strengths are 1 and all sliders in the middle. Raises RunError if the runs have different generators.
+    """
+    runs, specs = zip(*map(open_run, paths), strict=True)
+    for run, spec in zip(runs[1:], specs[1:], strict=True):
+        if keys := _differing_generators(specs[0], spec):
+            message = f"{run.path} has another generator than {runs[0].path}; different: {', '.join(keys)}"
             raise RunError(message, hint="only LoRAs of the same generator can be used together")
-    generator: Generator = resolve.build("generators", spec.generator)
-    files = [one.path / WEIGHTS for one, _ in opened_runs]
-    lora_files.attach_sum(generator.adapter_module, list(zip(files, strengths, strict=True)))
-    return generator
+    if len(runs) == 1:
+        generator = load_generator(paths[0])
+        return generator, lambda values, strengths: set_sliders(generator, specs[0], values, strength=strengths[0])
+    generator = resolve.build("generators", specs[0].generator)
+    names = [lora.adapters(spec.sliders) for spec in specs]
+    files = [run.path / lora.folder(name) / WEIGHTS for run, its in zip(runs, names, strict=True) for name in its]
+    both = lora_files.LoraSum(generator.adapter_module, files)
+
+    def set_lora(values: Mapping[str, float], strengths: Sequence[float]) -> None:
+        weights = []
+        for spec, place, strength in zip(specs, slider_values(specs, values), strengths, strict=True):
+            weights += [strength * weight for weight in lora.weights_at(spec.sliders, place).values()]
+        both.set(weights)
+
+    set_lora({}, [1.0] * len(runs))
+    return generator, set_lora
 
 
 def _differing_generators(one: TaskSpec, other: TaskSpec) -> list[str]:
@@ -91,7 +120,7 @@ def generate(generator: Generator, prompt: str, seeds: Sequence[int], *, batch: 
 
     parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
     with torch.no_grad():
-        return torch.cat([generator.sample([prompt] * len(part), part).images for part in parts])
+        return torch.cat([returned.sample(generator, [prompt] * len(part), part).images for part in parts])
 
 
 def export(path: str | PathLike[str], values: Mapping[str, float], folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dualproc.errors import DualprocWarning
+from dualproc.wording import printable
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -19,7 +20,8 @@ def noting(notes: list[str]) -> AbstractContextManager[None]:
     """Within, add the text of every DualprocWarning to `notes`, each once; it is shown as usual."""
 
     def note(text: str) -> str:
-        portable = text.replace(f"{_PACKAGE}{os.sep}", "dualproc/")  # a report names no folder of this machine
+        # A report names no folder of this machine.
+        portable = printable(text).replace(f"{_PACKAGE}{os.sep}", "dualproc/")
         if portable not in notes:
             notes.append(portable)
         return text

@@ -8,9 +8,11 @@
 | `colors` | CIELAB, CIEDE2000, the dominant colours of an image, shades by name |
 | `devices` | the parameter type of a device, and which device it names |
 | `eight_bits` | frozen 8-bit layers of bitsandbytes |
+| `files` | read files that anybody may have written |
 | `hub` | why a model of the hub cannot be loaded, and what to do |
 | `image_files` | image files as tensors |
 | `ink` | outlines, as what is dark and narrow |
+| `model_files` | check the files of a model before libraries read them |
 | `model_params` | parameters of a plugin that loads a generator or judge |
 | `offload` | frozen weights in main memory, on the device while they are used |
 | `patching` | change attributes of other libraries for a while |

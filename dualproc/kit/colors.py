@@ -86,10 +86,16 @@ def distances(found: Array, colors: Sequence[str], *, lightness: float = 1.0) ->
 
     Differences in lightness are divided by `lightness` (the kL of CIEDE2000).
     """
+    nearest: Array = distances_to_each(found, colors, lightness=lightness).min(axis=1)
+    return nearest
+
+
+def distances_to_each(found: Array, colors: Sequence[str], *, lightness: float = 1.0) -> Array:
+    """[N, K]: CIEDE2000 distance from each of `found` [N, 3] (CIELAB) to each of K `colors`. See `distances`."""
     from skimage.color import deltaE_ciede2000
 
-    nearest: Array = deltaE_ciede2000(found[:, None], to_lab(colors)[None], kL=lightness).min(axis=1)
-    return nearest
+    apart: Array = deltaE_ciede2000(found[:, None], to_lab(colors)[None], kL=lightness)
+    return apart
 
 
 def lab_and_ink(images: Tensor) -> tuple[Array, npt.NDArray[np.bool_]]:

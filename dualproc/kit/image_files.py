@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING
 
 from dualproc.errors import DualprocError
 
+from . import files
+
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+"""The image formats that are read, as Pillow calls them."""
 
 
 def image_files(places: Sequence[str | PathLike[str]]) -> list[Path]:
@@ -23,20 +28,33 @@ def image_files(places: Sequence[str | PathLike[str]]) -> list[Path]:
 
     Raises DualprocError if a file or folder does not exist, a folder has no images, or a file is not an image.
     """
-    files = [file for place in places for file in _files(Path(place))]
-    for file in files:
+    found = [file for place in places for file in _files(Path(place))]
+    for file in found:
         with _opened(file):
             pass
-    return files
+    return found
+
+
+def load_image(file: Path) -> Image:
+    """An image file's first frame, rotated as its EXIF says, in 8-bit RGB, or RGBA if it has transparent parts.
+
+    Raises DualprocError if the file is not an image of one of the `FORMATS`, is damaged, or is not a regular file.
+    """
+    from PIL import ImageOps
+
+    with _opened(file) as image:
+        upright = _eight_bits(ImageOps.exif_transpose(image))
+        return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
 
 
 def read_image(file: Path) -> Tensor:
-    """[3, H, W], float, in [0, 1]: rotated as its EXIF says, transparent parts over white, at its own size.
+    """[3, H, W], float, in [0, 1]: `load_image`, transparent parts over white, at its own size."""
+    from PIL import Image
 
-    Raises DualprocError if the file is not an image or is damaged.
-    """
-    with _opened(file) as image:
-        return to_tensor(_rgb(image))
+    image = load_image(file)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return to_tensor(image)
 
 
 def to_tensor(image: Image) -> Tensor:
@@ -47,21 +65,20 @@ def to_tensor(image: Image) -> Tensor:
     return pixels.float() / 255
 
 
-def batches(files: Iterable[Path], size: int) -> Iterator[Tensor]:
+def batches(images: Iterable[Path], size: int) -> Iterator[Tensor]:
     """The images of files, in order, as batches [B, 3, H, W] of at most `size` neighbours of the same size."""
     import torch
 
-    for _, alike in groupby(map(read_image, files), key=lambda image: image.shape):
+    for _, alike in groupby(map(read_image, images), key=lambda image: image.shape):
         while batch := list(islice(alike, size)):
             yield torch.stack(batch)
 
 
 def is_image_name(name: str | PathLike[str]) -> bool:
-    """Whether a file name has the extension of an image format that can be read."""
+    """Whether a file name has the extension of one of the `FORMATS`."""
     from PIL import Image
 
-    kind = Image.registered_extensions().get(Path(name).suffix.lower(), "")
-    return kind in Image.OPEN and Image.MIME.get(kind, "").startswith("image/")
+    return Image.registered_extensions().get(Path(name).suffix.lower()) in FORMATS
 
 
 def _files(place: Path) -> list[Path]:
@@ -82,26 +99,25 @@ def _opened(file: Path) -> Iterator[Image]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(file) as image:
+        # Pillow goes by the content, and would start Ghostscript for PostScript in a file called `.png`.
+        with files.opened(file) as content, Image.open(content, formats=FORMATS) as image:
             yield image
+    except DualprocError:
+        raise
     except Exception as error:  # Pillow's readers raise anything on a damaged file
-        reason = "not an image of a known format" if isinstance(error, UnidentifiedImageError) else error
+        known = f"not an image of a known format ({', '.join(FORMATS)})"
+        reason = known if isinstance(error, UnidentifiedImageError) else getattr(error, "strerror", None) or error
         raise DualprocError(f"{file} cannot be read as an image: {reason}") from error
 
 
-def _rgb(image: Image) -> Image:
-    """The first frame, upright, in 8-bit RGB."""
+def _eight_bits(image: Image) -> Image:
+    """Grey of 16 bits with 8; Pillow's own `convert` would clip all but the darkest values."""
     import numpy as np
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16 bits; Pillow's own `convert` would clip all but the darkest values
-        grey = (np.asarray(upright).astype(np.float64) / 257).round().clip(0, 255)
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if upright.mode == "F":
+    if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range")
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    shown = upright.convert("RGBA")
-    white = Image.new("RGBA", shown.size, "white")
-    return Image.alpha_composite(white, shown).convert("RGB")
+    if not image.mode.startswith("I"):
+        return image
+    grey = (np.asarray(image).astype(np.float64) / 257).round().clip(0, 255)
+    return Image.fromarray(grey.astype(np.uint8))

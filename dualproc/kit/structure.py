@@ -1,4 +1,4 @@
-"""Edge maps that hardly depend on colour: how similar the layouts of two images are."""
+"""How similar two images are: in layout, by edge maps that hardly depend on colour; and in colour."""
 
 from __future__ import annotations
 
@@ -61,3 +61,17 @@ def structure(images: Tensor) -> Tensor:
     flat = flat - flat.mean(1, keepdim=True)
     floor = torch.full_like(flat[:, :1], FEATURELESS * flat.shape[1] ** 0.5)
     return F.normalize(torch.cat([flat, floor], dim=1), dim=1)
+
+
+def color_map(images: Tensor) -> Tensor:
+    """[B, N]: one vector per image [B, 3, H, W] in [0, 1]; the distance of two is how different the colours are.
+
+    The distance is the root mean square, over the pixels of the blurred images, of the distance in CIELAB.
+    """
+    import torch
+    from skimage.color import rgb2lab
+
+    soft = blurred(downscaled(images.detach().float().cpu().clamp(0, 1), ROWS), BLUR)
+    lab = torch.from_numpy(rgb2lab(soft.permute(0, 2, 3, 1).double().numpy()))
+    found: Tensor = lab.flatten(1) / (lab.shape[1] * lab.shape[2]) ** 0.5
+    return found

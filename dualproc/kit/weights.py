@@ -16,6 +16,7 @@ from dualproc.errors import DualprocError, DualprocWarning, PluginError
 from dualproc.wording import listed
 
 from .hub import hub_reason
+from .model_files import checked_config, require_regular_files
 from .patching import replaced
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ def safe_loading(what: str, model: str, kind: str, source: Mapping[str, Any] | N
     Raises:
         PluginError: anything was raised within, or weights are missing; says why, and what to do.
     """
-    from diffusers import ModelMixin
-    from transformers import PreTrainedModel, dynamic_module_utils
+    from diffusers import ConfigMixin, ModelMixin
+    from transformers import PreTrainedConfig, PreTrainedModel, dynamic_module_utils
 
     # Otherwise transformers asks a service of the hub to convert the weights of a model that has no safetensors.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
@@ -54,7 +55,11 @@ def safe_loading(what: str, model: str, kind: str, source: Mapping[str, Any] | N
         for library in (PreTrainedModel, ModelMixin):
             complete = partial(_load_complete, vars(library)["from_pretrained"].__func__, what, model)
             stack.enter_context(replaced(library, "from_pretrained", classmethod(complete)))
+        for configuration in (PreTrainedConfig, ConfigMixin):
+            read = vars(configuration)["_dict_from_json_file"].__func__
+            stack.enter_context(replaced(configuration, "_dict_from_json_file", checked_config(read, what, model)))
         try:
+            require_regular_files(what, model)
             yield
         except DualprocError:
             raise

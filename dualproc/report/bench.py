@@ -11,11 +11,13 @@ from pathlib import Path
 from dualproc.errors import RunError
 from dualproc.run.files import make_folder, write_atomically
 from dualproc.run.folder import RESOLVED, RunFolder
+from dualproc.run.lora_file import is_whole
 from dualproc.run.records import Outcome, to_json
 from dualproc.run.resolved import task
 from dualproc.types import Evaluation
 from dualproc.wording import MISSING, NOT_MEASURED, number, percent, plural, times
 
+from . import markdown
 from .numeric import mean, ratio, unmeasured
 from .summary import kept, share_on_target, title
 
@@ -118,7 +120,7 @@ TARGETS: Mapping[str, Callable[[Result], bool]] = {
 
 
 def is_finished(folder: Path, steps: int = 0) -> bool:
-    """Whether the run in `folder` is complete and evaluated, and was planned with at least `steps` training steps.
+    """Whether the run in `folder` has its whole LoRA and is evaluated, and was planned with at least `steps` steps.
 
     Raises RunError if its files are damaged.
     """
@@ -128,7 +130,7 @@ def is_finished(folder: Path, steps: int = 0) -> bool:
     outcome = run.read_outcome()
     if outcome is None or outcome.interrupted or run.read_evaluation() is None:
         return False
-    return task(run.resolved).steps >= steps
+    return task(run.resolved).steps >= steps and all(map(is_whole, run.loras))
 
 
 def read_result(folder: Path) -> Result:
@@ -234,9 +236,11 @@ def _without_a_value(rows: Sequence[BenchRow]) -> list[str]:
 
 def render_markdown(rows: Sequence[BenchRow], *, planned: int, command: str) -> str:
     """The table with its footer and legend."""
-    table = [HEADINGS, ["---"] * len(HEADINGS), *map(cells, rows)]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in table]
-    return "\n".join(lines) + "\n\n" + "\n\n".join([*footer(rows, planned=planned, command=command), LEGEND]) + "\n"
+    below = map(markdown.text, footer(rows, planned=planned, command=command)[:-1])
+    return (
+        "\n\n".join([markdown.table(HEADINGS, map(cells, rows)), *below, f"Made by {markdown.code(command)}.", LEGEND])
+        + "\n"
+    )
 
 
 def write_table(out: Path, rows: Sequence[BenchRow], *, planned: int, command: str) -> None:

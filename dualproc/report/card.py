@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from dualproc.run.resolved import task
 from dualproc.types import Evaluation, Recipe
 from dualproc.wording import command, duration, plural
 
+from . import markdown
 from .base_model import base_name, hub_id, is_folder
 from .base_model import shipped as _shipped
 from .summary import alarms, headline, judge_against_measurement, memory_used, summary_rows
@@ -45,17 +45,17 @@ def render_card(run: RunFolder, recipe: Recipe) -> str:
     prompt = evaluation.prompts[0].text if evaluation is not None and evaluation.prompts else known.name
     sections = [
         _front_matter(recipe),
-        f"# {_cell(known.name or run.path.name)}",
-        f"A LoRA for `{base_name(recipe.model)}`, trained with dualproc by the answers of a vision-language model to a "
-        "question about its images.",
-        _cell(known.description),
-        *(f"> {_cell(text)} **{_cell(answer)}**" for text, answer in known.questions),
+        f"# {markdown.text(known.name or run.path.name)}",
+        f"A LoRA for {markdown.code(base_name(recipe.model))}, trained with dualproc by the answers of a "
+        "vision-language model to a question about its images.",
+        markdown.text(known.description),
+        *(f"> {markdown.text(text)} **{markdown.text(answer)}**" for text, answer in known.questions),
         *_results(evaluation),
         f"![Base and trained images, one above the other]({SAMPLES}/{GRID})" if (run.samples / GRID).exists() else "",
         _usage(_without_local_path(recipe), prompt),
         _sliders(recipe, run.resolved, prompt),
         _training(run),
-        f"## The spec\n\n{_fenced(run.resolved_text, 'yaml')}",
+        f"## The spec\n\n{markdown.block(run.resolved_text, 'yaml')}",
         f"## Limits\n\n{_LIMITS}",
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -81,14 +81,13 @@ def _license(recipe: Recipe, model: str | None) -> Mapping[str, Any]:
 def _results(evaluation: Evaluation | None) -> list[str]:
     if evaluation is None:
         return ["**Not evaluated yet**: the run is not finished, so the effect of this LoRA is unknown."]
-    table = [("measured", "base", "trained", ""), ["---"] * 4, *summary_rows(evaluation)]
-    lines = [f"| {' | '.join(map(_cell, row))} |" for row in table]
-    remarks = [f"> **Look closely.** {_cell(note)}" for note in alarms(evaluation)]
+    table = markdown.table(("measured", "base", "trained", ""), summary_rows(evaluation))
+    remarks = [f"> **Look closely.** {markdown.text(note)}" for note in alarms(evaluation)]
     sentence, alarming = judge_against_measurement(evaluation)
     if not alarming:
-        remarks.append(_cell(sentence))
+        remarks.append(markdown.text(sentence))
     about = f"{len(evaluation.seeds)} held-out images; base and trained use the same prompts and seeds."
-    return ["## What it does", f"{_cell(headline(evaluation))}.", "\n".join(lines), about, *remarks]
+    return ["## What it does", f"{markdown.text(headline(evaluation))}.", table, about, *remarks]
 
 
 def _training(run: RunFolder) -> str:
@@ -98,7 +97,7 @@ def _training(run: RunFolder) -> str:
         return ""
     took = f"{plural(outcome.steps, 'training step')} in {duration(outcome.seconds)}"
     used = memory_used(outcome)
-    parts = [took + (f" on {_cell(str(gpu))}" if gpu else ""), f"peak memory: {used}" if used else ""]
+    parts = [took + (f" on {markdown.text(str(gpu))}" if gpu else ""), f"peak memory: {used}" if used else ""]
     return f"## What training took\n\n{'; '.join(filter(None, parts))}."
 
 
@@ -111,8 +110,8 @@ def _without_local_path(recipe: Recipe) -> Recipe:
 
 def _usage(recipe: Recipe, prompt: str) -> str:
     if recipe.library != "diffusers":
-        usage = _fenced(command("dp", "generate", "path/to/this/folder", prompt), "sh")
-        return f"## Use it\n\n{usage}\n\nNeeds dualproc with the plugin {_cell(recipe.library)}."
+        usage = markdown.block(command("dp", "generate", "path/to/this/folder", prompt), "sh")
+        return f"## Use it\n\n{usage}\n\nNeeds dualproc with the plugin {markdown.text(recipe.library)}."
     inside, part = _shipped(recipe.model), f"pipe.{recipe.peft_module}"
     model = f'str(files("dualproc") / {_quoted(inside)})' if inside else _quoted(recipe.model)
     source = "".join(f", {name}={_quoted(value)}" for name, value in recipe.source.items())
@@ -129,7 +128,7 @@ def _usage(recipe: Recipe, prompt: str) -> str:
         else 'pipe.load_lora_weights("path/to/this/folder")  # at weight 1.0: the trained strength is folded in',
         f"image = pipe(prompt={_quoted(prompt)}{settings}).images[0]",
     ]
-    code = _fenced("\n".join(filter(None, lines)), "python")
+    code = markdown.block("\n".join(filter(None, lines)), "python")
     needed = "; only the model files come from dualproc" if inside else ", without dualproc"
     return f"## Use it\n\n{code}\n\nPlain diffusers{needed}.\n\n{_comfyui(recipe.comfyui)}"
 
@@ -185,23 +184,11 @@ def _sliders(recipe: Recipe, spec: Mapping[str, Any], prompt: str) -> str:
     generate = command("dp", "generate", folder, prompt, *chosen)
     export = command("dp", "export", folder, *chosen, "--out", "one-value")
     about = "The code above loads only the centre, the LoRA of the middle. Load all of them, and set their weights:"
-    code = [about, _fenced("\n".join(lines), "python")] if recipe.library == "diffusers" else []
+    code = [about, markdown.block("\n".join(lines), "python")] if recipe.library == "diffusers" else []
     exported = "With dualproc; `dp export` saves one value as one ordinary LoRA, for every tool:"
-    return "\n\n".join(["## Sliders", *code, exported, _fenced(f"{generate}\n{export}", "sh")])
-
-
-def _fenced(text: str, language: str) -> str:
-    """A code block whose fence is longer than any in the text."""
-    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+    return "\n\n".join(["## Sliders", *code, exported, markdown.block(f"{generate}\n{export}", "sh")])
 
 
 def _quoted(text: str) -> str:
     """A Python string."""
     return json.dumps(text, ensure_ascii=False)
-
-
-def _cell(text: str) -> str:
-    """Text in one line, escaped for Markdown and HTML."""
-    return re.sub(r"([\\`*|\[\]<])", r"\\\1", " ".join(text.split()))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageOps
 
+from dualproc.kit.image_files import load_image
 from dualproc.run import RunFolder
-from dualproc.run.files import as_run_error, write_atomically
+from dualproc.run.files import write_atomically
 from dualproc.run.images import BASE, JUDGE_VIEW, TRAINED, png
 
 from .bench import BenchRow, on_target_change
@@ -26,9 +27,9 @@ _NAME = 176
 def write_gallery(path: Path, out: Path, rows: Sequence[BenchRow]) -> Path | None:
     """Write the gallery of the runs in the bench's folder `out`, and return its path; None if no run has images.
 
-    Raises RunError if a run's files are damaged, or the gallery cannot be written.
+    Raises DualprocError if a run's files are damaged, or the gallery cannot be written.
     """
-    strips = [strip for row in rows if row.result and (strip := _strip(row, out / row.folder)) is not None]
+    strips = [strip for row in rows if row.result and (strip := strip_of(row, out / row.folder)) is not None]
     if not strips:
         return None
     canvas = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), "white")
@@ -40,10 +41,10 @@ def write_gallery(path: Path, out: Path, rows: Sequence[BenchRow]) -> Path | Non
     return path
 
 
-def _strip(row: BenchRow, folder: Path) -> Image.Image | None:
+def strip_of(row: BenchRow, folder: Path) -> Image.Image | None:
     """Base above trained images of a run, beside its name and the first image as the judge sees it.
 
-    None if the images were deleted.
+    None if the images were deleted. Raises DualprocError if the run's files are damaged.
     """
     run = RunFolder.open(folder)
     evaluation = run.read_evaluation()
@@ -67,8 +68,7 @@ def _strip(row: BenchRow, folder: Path) -> Image.Image | None:
 
 
 def _open(path: Path) -> Image.Image:
-    with as_run_error("read", path), Image.open(path) as image:
-        shown = image.convert("RGB")
+    shown = load_image(path).convert("RGB")
     if shown.height <= HEIGHT:
         return ImageOps.scale(shown, HEIGHT // shown.height, Image.Resampling.NEAREST)
     return ImageOps.scale(shown, HEIGHT / shown.height, Image.Resampling.LANCZOS)

@@ -11,6 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader
 
+from dualproc.kit.image_files import load_image
 from dualproc.run import RunFolder
 from dualproc.run.folder import REPORT, SAMPLES, WEIGHTS
 from dualproc.run.images import BASE, GRID, JUDGE_VIEW, STRIP, TRAINED, png, preview_files
@@ -196,7 +197,7 @@ def _sliders(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
         sliders.append(
             {
                 "name": name,
-                "strip": _encoded(file.read_bytes()) if file.exists() else "",
+                "strip": _encoded(png(load_image(file))) if file.exists() else "",
                 "about": f"{first}, seed {evaluation.seeds[0]}: the first held-out prompt and seed.",
                 "charts": [chart] if chart is not None else [],
                 "points": [_cells(point) for point in (one.points if one is not None else ())],
@@ -218,9 +219,9 @@ def _encoded(content: bytes) -> str:
 def _data_url(path: Path, *, height: int = THUMBNAIL) -> str:
     from PIL import Image
 
-    with Image.open(path) as image:
-        image.thumbnail((image.width, height), Image.Resampling.LANCZOS)
-        return _encoded(png(image))
+    image = load_image(path)
+    image.thumbnail((image.width, height), Image.Resampling.LANCZOS)
+    return _encoded(png(image))
 
 
 def _results(evaluation: Evaluation, preserve: str) -> dict[str, Any]:

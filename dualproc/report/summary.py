@@ -76,7 +76,10 @@ def summary_rows(evaluation: Evaluation) -> list[Row]:
     for label, left, right in (
         (HACK_METER, base.hack_meter, trained.hack_meter),
         ("diversity", base.diversity, trained.diversity),
+        ("colour diversity", base.color_diversity, trained.color_diversity),
     ):
+        if label.startswith("colour") and math.isnan(left) and math.isnan(right):
+            continue  # a run of an earlier version
         change = ratio(right, left)
         note = f"{times(change)} the base's" if math.isfinite(change) else ""
         rows.append(Row(label, number(left), number(right), note))

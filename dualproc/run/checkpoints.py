@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dualproc.errors import RunError
+from dualproc.errors import DamageError, RunError
+from dualproc.kit.files import MAX_TENSORS, read
 
 from .files import ASIDE, as_run_error, remove, sync, write_plainly
 
@@ -42,7 +44,8 @@ def save_checkpoint(folder: Path, step: int, tensors: Mapping[str, Tensor], stat
     aside, final = folder / f"{ASIDE}new-{_PREFIX}{step}", folder / f"{_PREFIX}{step}"
     # Copies, because safetensors refuses tensors that share memory.
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-    contents = {_TENSORS: save(copies), _STATE: json.dumps(state).encode()}
+    content = save(copies)
+    contents = {_TENSORS: content, _STATE: json.dumps({"sha256": _sum(content, state), "state": state}).encode()}
     remove(aside)
     try:
         with as_run_error("write", final):
@@ -75,12 +78,22 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
         return None
     path = folder / f"{_PREFIX}{found[-1]}"
     try:
-        tensors = load((path / _TENSORS).read_bytes())
-        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError, SafetensorError) as error:
+        content = read(path / _TENSORS, most=MAX_TENSORS)
+        state = json.loads(read(path / _STATE))
+        if "sha256" in state:  # not in those of earlier versions
+            known, state = state["sha256"], state["state"]
+            if known != _sum(content, state):
+                raise ValueError("it has changed since it was written (its checksum differs)")
+        tensors = load(content)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         instead = f"continue from {_PREFIX}{found[-2]}" if len(found) > 1 else "start from the beginning"
-        raise RunError(f"{path} is damaged: {error}", hint=f"delete that folder to {instead}") from error
+        raise DamageError(f"{path} is damaged: {error}", hint=f"delete that folder to {instead}") from error
     return Checkpoint(found[-1], tensors, state)
+
+
+def _sum(tensors: bytes, state: Mapping[str, Any]) -> str:
+    """The SHA-256 of a checkpoint: a flipped bit would continue the fit from other weights."""
+    return hashlib.sha256(tensors + json.dumps(state).encode()).hexdigest()
 
 
 def steps(folder: Path) -> list[int]:

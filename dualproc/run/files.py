@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, Literal
 
-from dualproc.errors import RunError
+from dualproc.errors import DamageError, RunError
+from dualproc.kit.files import read
 
 ASIDE = ".aside-"
 """Prefix of files and folders that are being written or deleted; a crash may leave some behind."""
@@ -39,7 +42,7 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
     With `durable`, the file is on the disk when this returns; without, writing is faster, but a power cut may lose it.
     Raises RunError if it cannot be written; the old content then stays.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     temporary = path.with_name(f"{ASIDE}{os.getpid()}-{path.name}")
     with as_run_error("write", path):
         try:
@@ -53,9 +56,38 @@ def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) 
             sync(path.parent)
 
 
+def open_to_write(path: Path, mode: Literal["wb", "ab"]) -> BinaryIO:
+    """A regular file, open for writing. Raises OSError if it cannot be opened, is a link, or is anything else."""
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+    file = open(path, mode, opener=opener)  # noqa: SIM115 (the caller closes it)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return file
+
+
+def is_plain_file(path: Path) -> bool:
+    """Whether a regular file has this name, and not a link to one."""
+    with suppress(OSError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise RunError if a folder inside `folder` is a link: what is written into a run must stay in it."""
+    for place, names, _ in os.walk(folder):
+        for path in (Path(place, name) for name in names):
+            if path.is_symlink():
+                hint = "replace it by a folder, or delete it"
+                raise RunError(f"{path} is a link; folders inside a run are never followed", hint=hint)
+
+
 def write_plainly(path: Path, data: bytes, *, durable: bool = True) -> None:
     """Write a file under a temporary name. Raises OSError if that is not possible."""
-    with path.open("wb") as file:
+    with open_to_write(path, "wb") as file:
         file.write(data)
         if durable:
             file.flush()
@@ -102,9 +134,10 @@ def sweep(folder: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The content of a text file; RunError if it cannot be read."""
+    """The content of a text file; DamageError if it cannot be read, is not a regular file, or is too large."""
     try:
-        with as_run_error("read", path):
-            return path.read_text(encoding="utf-8")
+        return read(path).decode("utf-8")
+    except OSError as error:
+        raise DamageError(f"cannot read {path}: {error.strerror or error}", hint=_READING) from error
     except UnicodeDecodeError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
+        raise DamageError(f"{path} is damaged: {error}") from error

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dualproc.errors import RunError
+from dualproc.errors import DamageError, RunError
 from dualproc.spec import paths
 from dualproc.types import Evaluation, StepRecord
-from dualproc.wording import command
+from dualproc.wording import command, listed
 
 from .checkpoints import Checkpoint, latest_checkpoint, save_checkpoint, steps
 from .environment import Environment, environment
-from .files import as_run_error, make_folder, read_text, remove, sweep, sync, write_atomically
+from .files import (
+    ASIDE,
+    as_run_error,
+    make_folder,
+    open_to_write,
+    read_text,
+    refuse_links,
+    remove,
+    sweep,
+    sync,
+    write_atomically,
+)
+from .images import BASE, JUDGE_VIEW, TRAINED
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
 from .lora_file import write_lora
-from .records import Outcome, from_json, to_json
-from .resolved import differing_keys, plain
+from .records import Outcome, T, from_json, sealed, to_json
+from .resolved import STEPS, differing_keys, plain, slider_loras
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +67,12 @@ _OURS = (
 )  # fmt: skip
 """In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
 
+_WRITTEN = re.compile(
+    rf"({CHECKPOINTS}/checkpoint-\d+|{SLIDERS}/[^/]+)/[^/]+\.(safetensors|json)|{SAMPLES}/({BASE}|{TRAINED}|{JUDGE_VIEW})/[^/]+\.png"
+    rf"|({SAMPLES}|{GENERATED})/[^/]+\.png|{INPUTS}/[^/]+|(.*/)?{re.escape(ASIDE)}.*"
+)
+"""Files that a run or `dp generate` writes into the subfolders of a run."""
+
 
 def default_folder(name: str, variant: str | None) -> Path:
     """The default run folder: `runs/<name>`, or `runs/<name>/<variant>`."""
@@ -79,6 +98,7 @@ class RunFolder:
         env: Mapping[str, str | int | None] | None = None,
         resume: bool = False,
         overwrite: bool = False,
+        lock: FolderLock | None = None,
     ) -> RunFolder:
         """Start a run in `path`, or continue the run that is there.
 
@@ -86,15 +106,16 @@ class RunFolder:
         `environment()` unless given. `resume` continues a run of the same spec, of which `MAY_CHANGE` says what may
         differ; `train.steps` may be raised. Metrics of steps after its last checkpoint are dropped, because these steps
         are repeated. If there is no run, a new one starts.
-        `overwrite` deletes an earlier run's files, and no others.
+        `overwrite` deletes an earlier run's files, and no others. `lock` is the folder's, if the caller holds it.
 
         Raises RunError if the folder cannot be used: it is not writable, is a file, has files of the same names that
         are not a run's, has a run (without `resume` or `overwrite`) or a run of another spec, or is locked.
         """
         folder = Path(path)
-        cls.refuse(folder, resolved_text, resume=resume, overwrite=overwrite)
-        make_folder(folder)
-        run = cls(folder, lock=FolderLock(folder))
+        if lock is None:
+            cls.refuse(folder, resolved_text, resume=resume, overwrite=overwrite)
+            make_folder(folder)
+        run = cls(folder, lock=lock or FolderLock(folder))
         try:
             run._refuse_run(resolved_text, resume=resume, overwrite=overwrite)  # started between `refuse` and the lock
             run._make_room(resume=resume, overwrite=overwrite)
@@ -124,6 +145,7 @@ class RunFolder:
             _refuse_foreign(folder)
             _refuse_unwritable(folder)
             refuse_locked(folder)
+            refuse_links(folder)
             cls(folder)._refuse_run(resolved_text, resume=resume, overwrite=overwrite)
 
     @classmethod
@@ -152,6 +174,7 @@ class RunFolder:
         folder = Path(path)
         if (folder / RESOLVED).exists():
             with cls(folder, lock=FolderLock(folder)) as run:
+                _refuse_other_files(folder)
                 run._make_room(resume=False, overwrite=True)
 
     def close(self) -> None:
@@ -181,8 +204,8 @@ class RunFolder:
     def log(self, record: StepRecord) -> None:
         """Append one training step to the metrics."""
         path = self.path / METRICS
-        with as_run_error("write", path), path.open("a", encoding="utf-8") as file:
-            file.write(to_json(record) + "\n")
+        with as_run_error("write", path), open_to_write(path, "ab") as file:
+            file.write(f"{sealed(record)}\n".encode())
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
         """Write a checkpoint: tensors by name, and a JSON-able `state`. The newest two are kept."""
@@ -200,7 +223,7 @@ class RunFolder:
 
     def write_evaluation(self, evaluation: Evaluation) -> None:
         """Write the measurements on the held-out images."""
-        self.write(EVALUATION, to_json(evaluation, indent=1) + "\n")
+        self.write(EVALUATION, sealed(evaluation, indent=1) + "\n")
 
     def add_warnings(self, texts: Sequence[str]) -> None:
         """Add warnings to those of the run so far; each is kept once."""
@@ -210,12 +233,17 @@ class RunFolder:
 
     def write_outcome(self, outcome: Outcome) -> None:
         """Write the outcome; a run without it counts as unfinished."""
-        self.write(OUTCOME, to_json(outcome, indent=1) + "\n")
+        self.write(OUTCOME, sealed(outcome, indent=1) + "\n")
 
     def write(self, name: str, content: str | bytes) -> Path:
         """Write one file of the run atomically, and return its path."""
         write_atomically(self.path / name, content)
         return self.path / name
+
+    def generated(self) -> Path:
+        """The folder for the images of `dp generate`. Raises RunError if it would lead out of the run."""
+        refuse_links(self.path)
+        return self.path / GENERATED
 
     # --- what is read back ------------------------------------------------------------------------------------
 
@@ -232,8 +260,7 @@ class RunFolder:
     @property
     def environment(self) -> Environment:
         """Versions and machine; empty if not recorded. Runs of earlier versions have fewer facts."""
-        path = self.path / ENVIRONMENT
-        return from_json(Environment, read_text(path), source=path) if path.exists() else {}
+        return self._read(ENVIRONMENT, Environment, "delete it: only the report shows it") or {}
 
     def metrics(self) -> list[StepRecord]:
         """Every training step so far. Ignores a last line cut short by a crash; RunError if another line is damaged."""
@@ -241,25 +268,37 @@ class RunFolder:
         if not path.exists():
             return []
         lines = read_text(path).split("\n")[:-1]  # what follows the last line break is empty or cut short
-        return [from_json(StepRecord, line, source=f"{path}:{number}") for number, line in enumerate(lines, 1)]
+        hint = "start the run again with `overwrite=True`"
+        return [
+            from_json(StepRecord, line, source=f"{path}:{number}", hint=hint) for number, line in enumerate(lines, 1)
+        ]
 
     def read_evaluation(self) -> Evaluation | None:
         """The measurements on the held-out images; None before the fit is done."""
-        path = self.path / EVALUATION
-        if not path.exists():
-            return None
-        hint = f"evaluate the run again: {command('dp', 'score', self.path)}"
-        return from_json(Evaluation, read_text(path), source=path, hint=hint)
+        return self._read(EVALUATION, Evaluation, f"evaluate the run again: {command('dp', 'score', self.path)}")
 
     def read_warnings(self) -> list[str]:
         """What the user was warned of when the run was trained and evaluated; empty if there was nothing."""
-        path = self.path / WARNINGS
-        return from_json(list[str], read_text(path), source=path) if path.exists() else []
+        return self._read(WARNINGS, list[str], "delete it: only the report shows it") or []
 
     def read_outcome(self) -> Outcome | None:
         """The outcome; None before the fit has ended."""
-        path = self.path / OUTCOME
-        return from_json(Outcome, read_text(path), source=path) if path.exists() else None
+        return self._read(OUTCOME, Outcome, "delete it, then continue the run with `resume=True`")
+
+    def _read(self, name: str, kind: type[T], hint: str) -> T | None:
+        """A file of the run that `to_json` or `sealed` wrote; None if there is none."""
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return from_json(kind, read_text(path), source=path)
+        except RunError as error:
+            raise DamageError(error.message, hint=hint) from error
+
+    @property
+    def loras(self) -> list[Path]:
+        """The files of the run's LoRA, whether they exist or not: the centre's, and those of its sliders."""
+        return [self.path / WEIGHTS, *(self.path / SLIDERS / one / WEIGHTS for one in slider_loras(self.resolved))]
 
     def latest_checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint: (step, tensors, state); None if there is none. RunError if it is damaged."""
@@ -273,9 +312,12 @@ class RunFolder:
     def refuse_changes(self, resolved_text: str, hint: str, *, training: bool = False) -> None:
         """Raise RunError if this spec differs from the run's own in more than `MAY_CHANGE` allows.
 
-        If the `training` goes on, `train.steps` may be raised, too.
+        If the `training` continues, `train.steps` may be raised, too, unless `train.lr_decay` is set.
         """
-        if keys := differing_keys(self.resolved, plain(resolved_text, "the resolved spec"), training=training):
+        spec = plain(resolved_text, "the resolved spec")
+        if keys := differing_keys(self.resolved, spec, training=training):
+            if training and keys == [STEPS]:
+                hint = f"train.steps may only be raised, and only if train.lr_decay is 0: {hint}"
             raise RunError(f"{self.path} has a run of another spec; different: {', '.join(keys)}", hint=hint)
 
     # --- starting ---------------------------------------------------------------------------------------------
@@ -293,10 +335,13 @@ class RunFolder:
                 remove(self.path / name)
             last = self.saved_step
             kept = [record for record in self.metrics() if record.step <= last]  # later steps are repeated
-            self.write(METRICS, "".join(to_json(record) + "\n" for record in kept))
+            self.write(METRICS, "".join(sealed(record) + "\n" for record in kept))
 
     def _refuse_run(self, resolved_text: str, *, resume: bool, overwrite: bool) -> None:
-        if not (self.path / RESOLVED).exists() or overwrite:
+        if not (self.path / RESOLVED).exists():
+            return
+        if overwrite:
+            _refuse_other_files(self.path)
             return
         if not resume:
             hint = "continue it (`resume=True`), replace it (`overwrite=True`), or choose another folder (`out`)"
@@ -317,6 +362,16 @@ def _refuse_foreign(folder: Path) -> None:
     if taken and RESOLVED not in taken:
         message = f"{folder} is not a run, but has files that a run would overwrite: {', '.join(taken)}"
         raise RunError(message, hint="choose another folder with `out`")
+
+
+def _refuse_other_files(folder: Path) -> None:
+    """Refuse to delete a run's subfolders if they have files that no run writes there, such as those of another run."""
+    inside = [folder / name for name in _OURS if (folder / name).is_dir()]
+    files = [Path(place, name) for one in inside for place, _, names in os.walk(one) for name in names]
+    known = (file.relative_to(folder).as_posix() for file in files)
+    if others := sorted(name for name in known if not _WRITTEN.fullmatch(name)):
+        message = f"{folder} has files that its run did not write, and that would be deleted with it: {listed(others)}"
+        raise RunError(message, hint="move them to another folder first, or choose another folder with `out`")
 
 
 def _refuse_unwritable(folder: Path) -> None:

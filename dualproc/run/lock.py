@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from dualproc.errors import RunError
 
-from .files import as_run_error, read_text, write_atomically
+from .files import as_run_error, is_plain_file, read_text, refuse_links, write_atomically
 
 LOCK = ".lock"
 HOLDER = ".lock-holder"
@@ -26,6 +26,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
+        refuse_links(folder)
         self._holder = folder / HOLDER
         self._lock = FileLock(folder / LOCK, thread_local=False)
         with as_run_error("lock", folder):
@@ -43,7 +44,7 @@ class FolderLock:
 
 def refuse_locked(folder: Path) -> None:
     """Raise the RunError of `FolderLock` if another process holds the folder; a folder never locked is not touched."""
-    if (folder / LOCK).is_file() and os.access(folder / LOCK, os.W_OK):
+    if is_plain_file(folder / LOCK) and os.access(folder / LOCK, os.W_OK):
         lock = FileLock(folder / LOCK, thread_local=False)
         with suppress(OSError):  # not lockable: writing to the folder will raise the error
             _acquire(lock, folder)
@@ -51,10 +52,13 @@ def refuse_locked(folder: Path) -> None:
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:
+    path = folder / LOCK
+    if os.path.lexists(path) and not is_plain_file(path):
+        raise RunError(f"{path} is not a regular file", hint="delete it")
     try:
         with suppress(NotImplementedError):  # a network disk without locks
             lock.acquire(blocking=False)
     except Timeout:
-        holder = f" ({read_text(folder / HOLDER)})" if (folder / HOLDER).is_file() else ""
+        holder = f" ({read_text(folder / HOLDER)})" if is_plain_file(folder / HOLDER) else ""
         hint = "wait until it is done, or choose another folder with `out`"
         raise RunError(f"{folder} is in use by another run{holder}", hint=hint) from None

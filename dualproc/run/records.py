@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +12,12 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json as pydantic_json
 
-from dualproc.errors import RunError
+from dualproc.errors import DamageError
 
 T = TypeVar("T")
+
+_SUM = "sha256"
+_SEAL = re.compile(rf',\s*"{_SUM}":\s*"([^"]*)"\s*}}\s*$')
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,28 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
     return pydantic_json(value, indent=indent, inf_nan_mode="null").decode()
 
 
-def from_json(kind: type[T], text: str, *, source: Path | str, hint: str | None = None) -> T:
-    """A dataclass `kind` from what `to_json` wrote. Unknown keys are left out, a null number becomes nan.
+def sealed(value: Any, *, indent: int | None = None) -> str:
+    """`to_json` of a dataclass, with a last key that has the checksum of the text before it."""
+    text = to_json(value, indent=indent).removesuffix("}").rstrip()
+    separator = "," if indent is None else f",\n{' ' * indent}"
+    return f'{text}{separator}"{_SUM}":"{_sum(text)}"}}'
 
-    Raises RunError, naming `source` and with the hint, if the text is not JSON or does not fit.
+
+def from_json(kind: type[T], text: str, *, source: Path | str, hint: str | None = None) -> T:
+    """A dataclass `kind` from what `to_json` or `sealed` wrote. Unknown keys are left out, a null number becomes nan.
+
+    Raises RunError, naming `source` and with the hint, if the text is not JSON, does not fit, or is not as `sealed`
+    wrote it.
     """
+    if (seal := _SEAL.search(text)) and seal[1] != _sum(text[: seal.start()]):
+        raise DamageError(f"{source} is damaged: it has changed since it was written (its checksum differs)", hint=hint)
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         cause = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
-        raise RunError(f"{source} is damaged, or from another version of dualproc: {cause}", hint=hint) from error
+        raise DamageError(f"{source} is damaged, or from another version of dualproc: {cause}", hint=hint) from error
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

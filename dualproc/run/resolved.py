@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dualproc.errors import RunError
+from dualproc.errors import DamageError
 from dualproc.spec.reading import read_text
 from dualproc.spec.template import fill_text
 
@@ -40,7 +40,7 @@ def plain(resolved_text: str, source: Path | str) -> dict[str, Any]:
     """The spec as mappings, lists and scalars. Raises RunError, naming `source`, if it cannot be read."""
     tree, problems = read_text(resolved_text, str(source))
     if tree is None or problems:
-        raise RunError(f"{source} is damaged: {problems[0]}")
+        raise DamageError(f"{source} is damaged: {problems[0]}")
     content: dict[str, Any] = tree.plain()
     return content
 
@@ -61,10 +61,18 @@ def task(spec: Mapping[str, Any]) -> Task:
     )
 
 
+def slider_loras(spec: Mapping[str, Any]) -> list[str]:
+    """The names of the sliders' LoRAs, from what `plain` returned: one for each slider and power of its value."""
+    degrees = {name: _mapping(one).get("degree", 1) for name, one in _mapping(spec.get("sliders")).items()}
+    known = {name: degree for name, degree in degrees.items() if degree in (1, 2)}
+    return [f"{name}-{power}" if power > 1 else name for name, most in known.items() for power in range(1, most + 1)]
+
+
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], *, training: bool = False) -> list[str]:
     """Dotted keys whose values differ between the specs of two runs, in alphabetical order; without `MAY_CHANGE`.
 
-    If the `training` goes on with `new`, also without `train.steps` where it was raised.
+    If the `training` continues with `new`, also without `train.steps` where it was raised. With `train.lr_decay`, the
+    learning rate of the steps so far depends on the number of steps, so it cannot be raised.
     """
     before, after = dict(_leaves(old)), dict(_leaves(new))
     differ = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}

@@ -10,6 +10,9 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 WORD = r"^[A-Za-z_][A-Za-z0-9_]*$"
 NOT_BLANK = r"\S"
 
+RUN_FOLDERS = ("checkpoints", "generated", "inputs", "samples", "sliders")
+"""Subfolders of a run: a variant of such a name would lie in the run of a spec of the same name without variants."""
+
 Name = Annotated[str, Field(pattern=NAME, max_length=100)]
 """Letters, digits, `_` and `-`, at most 100 characters: safe as a folder name."""
 Word = Annotated[str, Field(pattern=WORD, max_length=100)]

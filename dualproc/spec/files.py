@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dualproc.errors import DualprocError, Problem, SpecError
+from dualproc.kit.files import opened
 from dualproc.wording import nearest
 
 from .document import Node, problem_at
@@ -16,6 +17,8 @@ from .reading import read_text
 from .shipped import hint_for_missing
 
 MAX_BYTES = 1_000_000
+MAX_CHAIN = 16
+"""Files in a chain of `extends`."""
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -34,6 +37,8 @@ def read_chain(path: Path, text: str | None = None) -> tuple[Node | None, list[P
     chain = [path]
     while document is not None and (link := document.child("extends")) is not None:
         try:
+            if len(chain) > MAX_CHAIN:
+                raise DualprocError(f"more than {MAX_CHAIN} files extend each other", hint="merge some of them")
             chain.append(_parent_path(link, chain))
             parent, more = _read(chain[-1])
         except DualprocError as error:
@@ -100,7 +105,7 @@ def _read_bytes(path: Path) -> bytes:
             raise DualprocError("no such file", hint=_other_specs(path))
         if path.suffix.lower() not in SUFFIXES or not path.is_file():
             raise DualprocError(f"expected a regular file that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
-        with path.open("rb") as file:
+        with opened(path, most=2**63) as file:  # larger ones get the message below
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise DualprocError(f"the file cannot be read: {getattr(error, 'strerror', None) or error}") from error

@@ -8,7 +8,7 @@ from dataclasses import replace
 from dualproc.errors import DualprocError, Problem
 from dualproc.wording import plural
 
-from .document import KeyPath, Node, Place, dotted, from_data
+from .document import MAX_DEPTH, KeyPath, Node, Place, dotted, from_data
 from .mistakes import show
 from .reading import read_text, scalar
 
@@ -36,7 +36,10 @@ def override(document: Node, texts: Sequence[str]) -> tuple[Node, list[Problem]]
     for text in texts:
         name, equals, written = text.partition("=")
         path: KeyPath = tuple(name.strip().split("."))
-        place = Place(f"{SET}{dotted(path)}", text=text)
+        place = Place(f"{SET}{dotted(path)[:200]}", text=text)
+        if len(path) > MAX_DEPTH:
+            problems.append(place.problem(f"values are nested at most {MAX_DEPTH} levels deep, got {len(path)} names"))
+            continue
         if not equals or "" in path:
             problems.append(place.problem(f"expected KEY=VALUE, got `{text}`", hint="for example train.steps=50"))
             continue

@@ -25,7 +25,7 @@ from dualproc.wording import nearest
 from . import refs
 from .crosschecks import cross_problems, unfilled
 from .document import KeyPath, Scalar, from_data
-from .fields import Count, Name, NotNegative, Positive, Share, Shift, SpecModel, Text, Word
+from .fields import RUN_FOLDERS, Count, Name, NotNegative, Positive, Share, Shift, SpecModel, Text, Word
 from .messages import for_report, problems_from
 from .mistakes import MAX_PROBLEMS, Mistake, plain_data, raise_mistakes, show
 from .prompts import Prompts, QuestionSpec, variant_names
@@ -399,6 +399,9 @@ class TaskSpec(SpecModel):
         sliders = _slider_names(info)
         mistakes = []
         for variant, values in variants.items():
+            if variant.lower() in RUN_FOLDERS:
+                message, hint = f"`{variant}` is the name of a folder in every run", "choose another name"
+                mistakes.append(Mistake((variant,), message, hint))
             for name in sorted(names - set(values)):
                 message, hint = f"the variant has no value for `{name}`", "all variants must set the same names"
                 mistakes.append(Mistake((variant,), message, hint))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dualproc import resolve
+from dualproc.engine import returned
 from dualproc.engine.audit import Audit, audit
 from dualproc.engine.evaluators import Evaluators
 from dualproc.engine.reload import generate, load_generator, open_run
@@ -59,11 +60,11 @@ class Models:
         with self._lock, torch.no_grad():
             generator, evaluators = self._loaded(spec)
             generator.prepare([prompt.text])
-            image = generator.sample([prompt.text], [audit_seeds(1)[0] + seed], base=True).images
+            image = returned.sample(generator, [prompt.text], [audit_seeds(1)[0] + seed], base=True).images
             seen = evaluators.judge_view(image)
             questions = evaluators.spec.questions
             asked = [question.for_prompt(prompt) for question in questions]
-            each = evaluators.judge.answer_log_likelihoods(seen, [asked]).log_likelihoods[0].exp()
+            each = returned.answers(evaluators.judge, seen, [asked]).log_likelihoods[0].exp()
             rows = [
                 (question.text, question.candidates[question.wanted], each[index, question.wanted].item())
                 for index, question in enumerate(asked)

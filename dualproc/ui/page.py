@@ -573,7 +573,7 @@ def serve(runs: Path, *, host: str, port: int | None, browser: bool, block: bool
         )  # fmt: skip
     except OSError as error:
         raise DualprocError(f"cannot serve at {host}:{port}: {error}", hint="choose another --port") from error
-    print(f"dp ui: {address}  (runs in {runs}; Ctrl+C ends the page, and leaves a fit running)", flush=True)
+    print(f"dp ui: {address}  (runs in {runs}; Ctrl+C ends the page, and a fit after its training step)", flush=True)
     if block:
         app.block_thread()
     return app, address

@@ -42,7 +42,10 @@ class Fit:
 
 
 class Queue:
-    """The fits of one runs folder. They outlive the page, and the server: each is a `dp run` of its own."""
+    """The fits of one runs folder, each a `dp run` of its own.
+
+    They outlive the page. When the server ends, the running fit ends after its training step, with a checkpoint.
+    """
 
     def __init__(self, runs: Path, before_start: Callable[[], None] = lambda: None) -> None:
         """`before_start` is called before a fit is started, to release memory."""
@@ -113,7 +116,7 @@ class Queue:
         threading.Thread(target=loop, daemon=True).start()
 
     def in_use(self) -> Path | None:
-        """A run of the folder that another process is writing, such as a fit of an earlier server; None if none is."""
+        """A run of the folder that another process is writing; None if none is."""
         return next((folder for folder in find_runs(self.runs) if is_locked(folder)), None)
 
     def status(self, folder: Path) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import BaseModel, Field, model_validator
 from typing_extensions import Self
 
-from dualproc.errors import PluginError
+from dualproc.errors import DualprocError, PluginError
 from dualproc.kit.canvas import Box, Place, Size, box_pixels
+from dualproc.kit.image_files import load_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -62,13 +63,10 @@ class ImageLayer:
 
 
 def _read(file: Path) -> Image.Image:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGBA")
-    except FileNotFoundError as error:
+    if not file.exists():
         hint = "paths are relative to the spec file, or to the current folder for a spec built in Python"
-        raise PluginError(f"no such file: {file}", hint=hint) from error
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise PluginError(f"{file} cannot be read as an image: {error}", hint="use a PNG or JPEG file") from error
+        raise PluginError(f"no such file: {file}", hint=hint)
+    try:
+        return load_image(file).convert("RGBA")
+    except DualprocError as error:
+        raise PluginError(error.message, hint="use a PNG or JPEG file") from error

@@ -1,12 +1,15 @@
 """One plugin of every kind, so small that a training step takes milliseconds; they can fail on demand.
 
 The environment variable SMALL_FAULT, `KIND CALL MESSAGE`, makes a plugin fail: from its CALL-th call on (counted from 1
-in each process), the plugin of this kind raises ValueError(MESSAGE). With the message `nan`, it returns nan instead.
+in each process), the plugin of this kind raises ValueError(MESSAGE). With the message `nan`, it returns nan instead;
+with `print`, it prints; with `exit`, it ends the process; with `mute`, it raises an exception without a text; with
+`shape`, it returns a tensor of a wrong shape.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import zlib
 from collections import Counter
 
@@ -28,9 +31,26 @@ def fault(kind):
     calls[kind] += 1
     if failing != kind or calls[kind] < int(call):
         return 1.0
+    if message == "print":
+        print("noise", flush=True)
+        os.system("echo noise")
+        return 1.0
+    if message == "exit":
+        sys.exit(0)
+    if message == "mute":
+        raise Mute
+    if message == "shape":
+        return torch.ones(1, 1, 1, 1, 1)
     if message != "nan":
         raise ValueError(message)
     return float("nan")
+
+
+class Mute(BaseException):
+    """Has no text."""
+
+    def __str__(self):
+        raise RuntimeError
 
 
 class Small:
@@ -65,8 +85,8 @@ class SmallGenerator(Small):
         noise = [zlib.crc32(f"{prompt} {seed}".encode()) for prompt, seed in zip(prompts, seeds, strict=True)]
         given = torch.stack([torch.randn(4, generator=torch.Generator().manual_seed(one)) for one in noise])
         with torch.set_grad_enabled(grad):
-            latents = self._run(given, base) * fault("generator")
-            return Sample(latents.sigmoid().unflatten(1, (3, SIDE, SIDE)), latents)
+            latents, factor = self._run(given, base), fault("generator")
+            return Sample(latents.sigmoid().unflatten(1, (3, SIDE, SIDE)) * factor, latents * factor)
 
     def denoise(self, latents, noise_level, prompts, seeds, *, base=True):
         with torch.no_grad():
@@ -97,9 +117,10 @@ class SmallJudge(Small):
         counts_as: str = "judge"
 
     def answer_log_likelihoods(self, images, questions):
-        red = 8 * (images[:, self.params.channel].mean((1, 2)) - 0.5) * fault(self.params.counts_as)
+        red = 8 * (images[:, self.params.channel].mean((1, 2)) - 0.5)
         answers = torch.stack([torch.nn.functional.logsigmoid(red), torch.nn.functional.logsigmoid(-red)], -1)
-        return Answers(answers[:, None].expand(-1, len(questions[0]), -1), torch.ones(len(questions[0]), 2))
+        asked = answers[:, None].expand(-1, len(questions[0]), -1) * fault(self.params.counts_as)
+        return Answers(asked, torch.ones(len(questions[0]), 2))
 
     def generate(self, images, questions, *, max_new_tokens=32):
         return ["Yes"] * len(questions)
@@ -140,3 +161,6 @@ class SmallScorer(Small):
 
     def score(self, images, context):
         return images[:, 0].mean((1, 2)) * fault("scorer")
+
+
+fault("import")

@@ -1,0 +1,658 @@
+"""Hostile plugins, specs, runs and files, by kind: one message, exit code 2, nothing lost. See SECURITY.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from bench_examples import finished, outcome
+from conftest import FAKE_PLUGINS
+from found_images import dp
+from markdown_it import MarkdownIt
+from run_examples import SPEC, evaluation, record
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from test_survival import SMALL, break_plugin
+
+import dualproc
+from dualproc import Engine, load_spec, wording
+from dualproc.__main__ import main as dualproc_main
+from dualproc.cli import _options, main
+from dualproc.cli.output import with_options
+from dualproc.cli.processes import Job, TrainingProcess
+from dualproc.engine.fit import _interruptible
+from dualproc.engine.overlay import draw_canvas
+from dualproc.errors import DualprocError, PluginError, RunError, SpecError
+from dualproc.kit.image_files import read_image, to_tensor
+from dualproc.report import markdown
+from dualproc.report.bench import is_finished
+from dualproc.resolve import build
+from dualproc.run import RunFolder, portable
+from dualproc.run.folder import _OURS, METRICS, RESOLVED, WEIGHTS
+from dualproc.run.lock import LOCK, FolderLock, refuse_locked
+from dualproc.run.lora_file import read_lora, write_lora
+from dualproc.spec import PluginRef
+from dualproc.spec.fields import RUN_FOLDERS
+from dualproc.types import StepRecord
+from dualproc.wording import cause, printable
+
+PACKAGE = Path(dualproc.__file__).parent
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def small(install: Callable[..., None], tmp_path: Path) -> Path:
+    """A spec of plugins whose training step takes milliseconds; they are installed for one test."""
+    install("small")
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL)
+    return file
+
+
+def refused(capsys: Capture, *arguments: str | Path) -> str:
+    """The message of `dp`, which must end with exit code 2 and one error."""
+    code, _, err = dp(capsys, *arguments)
+    assert (code, err.count("error:"), "Traceback" in err) == (2, 1, False), err
+    return err
+
+
+# --- plugins that do not behave
+
+
+KINDS = ("generator", "judge", "referee", "reward", "visual_prompt", "anchor", "scorer", "save_lora")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault", "said"),
+    [
+        *((kind, "exit", "raised SystemExit: 0") for kind in KINDS),
+        ("generator", "mute", "raised Mute: (its text cannot be shown)"),
+        ("scorer", "mute", "raised Mute: (its text cannot be shown)"),
+    ],
+)
+def test_a_plugin_that_ends_the_process_is_named(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, fault: str, said: str
+) -> None:
+    engine = Engine(load_spec(small, overrides=["train.steps=1"]))
+    break_plugin(monkeypatch, f"{kind} 1 {fault}")
+    with pytest.raises(DualprocError) as raised:
+        engine.fit(tmp_path / "run")
+    owner = {"referee": "judge", "save_lora": "generator"}.get(kind, kind.replace("_", " "))
+    assert re.match(rf"{owner} 'small.* \(acme-small 1\.0, entry point .*\) {re.escape(said)}, ", str(raised.value))
+
+
+@pytest.mark.parametrize("fault", ["exit", "mute"])
+def test_a_plugin_that_ends_the_process_outside_a_fit_is_an_error(
+    capsys: Capture, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    break_plugin(monkeypatch, f"scorer 1 {fault}")
+    assert "scorer 'small' (acme-small 1.0" in refused(capsys, "score", tmp_path / "a.png", "--spec", small)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("generator", r"generator 'small' .* returned images of the shape \[.*\], expected \[1, 3, any, any\]"),
+        ("judge", r"judge 'small' .* returned log-likelihoods of the shape \[.*\], expected \[1, 1, 2\]"),
+        ("referee", r"judge 'small-referee' .* returned log-likelihoods of the shape \[.*\], expected \[1, 1, 2\]"),
+        ("reward", r"reward 'small' .* returned rewards of the shape \[.*\], expected \[1\]"),
+        ("anchor", r"anchor 'small' .* returned penalties of the shape \[.*\], expected \[1\]"),
+        ("scorer", r"scorer 'small' .* returned values of the shape \[.*\], expected \[1\]"),
+    ],
+)
+def test_a_result_of_a_wrong_shape_names_plugin_and_shape(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, said: str
+) -> None:
+    engine = Engine(load_spec(small, overrides=["train.steps=1"]))
+    break_plugin(monkeypatch, f"{kind} 1 shape")
+    with pytest.raises(DualprocError, match=f"^{said}"):
+        engine.fit(tmp_path / "run")
+
+
+# --- text of any origin
+
+
+def test_text_of_any_origin_is_printed_without_control_characters() -> None:
+    assert printable("a\tb\nc é 🦉\u200d") == "a\tb\nc é 🦉\u200d"
+    assert printable("\x1b]0;pwn\a\r\x7f\x9b\ud800\u2028") == r"\u001b]0;pwn\u0007\u000d\u007f\u009b\ud800\u2028"
+    error = DualprocError("bad \x1b[31m", hint="\x07")
+    assert str(error) == "bad \\u001b[31m\n  \\u0007"
+    assert cause(ValueError("x" * 1_000_000)) == f"ValueError: {'x' * 388}..."
+
+
+def test_everything_printed_passes_through_one_function() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        if file != PACKAGE / "cli" / "output.py" and PACKAGE / "scaffold" not in file.parents:
+            assert not re.search(r"typer\.s?echo\(|(?<![\w.])print\(", file.read_text(encoding="utf-8")), file
+
+
+ESCAPE = r"\e]0;pwn\a"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('"Is it red?"', f'"{ESCAPE}{{x}}"'),
+        ("name: small", f'"{ESCAPE}": 1\nname: small'),
+        ("reward: {type: small}", f'reward: {{type: "{ESCAPE}"}}'),
+        ("[a cat, a dog]", f'["{ESCAPE}", "{ESCAPE}"]'),
+        ("{type: small}]}", f'{{type: image, path: "{ESCAPE}"}}]}}'),
+        ("judge: {type: small}", f'judge: {{type: transformers, model: "./{ESCAPE}"}}'),
+        ("judge: {type: small}", f'judge: {{type: small, "{ESCAPE}": 1}}'),
+        ("name: small", f'variants: {{"{ESCAPE}": {{}}}}\nname: small'),
+    ],
+)  # fmt: skip
+def test_a_spec_cannot_send_escapes_to_the_terminal(
+    capsys: Capture, small: Path, tmp_path: Path, change: tuple[str, str]
+) -> None:
+    small.write_text(SMALL.replace(*change, 1))
+    for command in (["spec", "check"], ["spec", "show"], ["run", "--set", "train.steps=1", "--out", tmp_path / "run"]):
+        _, out, err = dp(capsys, *command, small)
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", out + err), out + err
+
+
+# --- run folders
+
+
+def stored(path: Path, spec: str = SPEC) -> Path:
+    """A run without models: a spec, metrics, a checkpoint."""
+    with RunFolder.create(path, spec_text=spec, resolved_text=spec) as run:
+        run.log(record(1))
+        run.save_checkpoint(1, {"a": torch.ones(8)}, {"done": 1})
+    return path
+
+
+@pytest.mark.parametrize("inside", ["samples", "checkpoints", "generated", "inputs", "sliders", "sliders/thick",
+                                    "samples/base", "checkpoints/checkpoint-1"])  # fmt: skip
+def test_overwriting_a_run_never_deletes_another(tmp_path: Path, inside: str) -> None:
+    other = stored(stored(tmp_path / "run") / inside)
+    before = {file: file.read_bytes() for file in other.rglob("*") if file.is_file()}
+    with pytest.raises(RunError, match=r"has files that its run did not write, and that would be deleted with it: "):
+        RunFolder.create(tmp_path / "run", spec_text=SPEC, resolved_text=SPEC, overwrite=True)
+    with pytest.raises(RunError, match="did not write"):
+        RunFolder.delete(tmp_path / "run")
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_file_of_the_user_in_a_run_is_not_deleted(tmp_path: Path) -> None:
+    (stored(tmp_path / "run") / "samples" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"did not write, and that would be deleted with it: samples/notes\.txt"):
+        RunFolder.delete(tmp_path / "run")
+
+
+def test_folders_of_a_run_are_no_names_of_variants(small: Path) -> None:
+    assert {name for name in _OURS if "." not in name} == set(RUN_FOLDERS)
+    for name in (*RUN_FOLDERS, "Samples"):
+        small.write_text(f"variants: {{{name}: {{x: 1}}}}\n{SMALL}")
+        with pytest.raises(SpecError, match=f"variants.{name}: `{name}` is the name of a folder in every run"):
+            load_spec(small)
+
+
+def test_one_flipped_bit_of_what_a_run_reads_back_is_noticed(tmp_path: Path) -> None:
+    """Every file that a run reads back, flipped at 20 places each, is refused or read as it was."""
+    run = RunFolder(stored(tmp_path / "run"))
+    run.write_evaluation(evaluation())
+    run.write_outcome(outcome())
+    write_lora(run.path, lambda folder: save_file({"a.b": torch.ones(8)}, folder / WEIGHTS), {"title": "owl"})
+    readers: dict[str, Callable[[], object]] = {
+        "checkpoints/checkpoint-1/tensors.safetensors": run.latest_checkpoint,
+        "checkpoints/checkpoint-1/state.json": run.latest_checkpoint,
+        "metrics.jsonl": run.metrics,
+        "evaluation.json": run.read_evaluation,
+        "outcome.json": run.read_outcome,
+        WEIGHTS: lambda: read_lora(run.path / WEIGHTS)[0],
+    }
+    rng, noticed = random.Random(0), 0
+    for name, read in readers.items():
+        file, before = run.path / name, repr(read())
+        content = file.read_bytes()
+        for _ in range(20):
+            flipped = bytearray(content)
+            flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+            file.write_bytes(flipped)
+            try:
+                assert repr(read()) == before, name
+            except (RunError, ValueError, SafetensorError):
+                noticed += 1
+        file.write_bytes(content)
+    assert noticed > 100
+
+
+def test_a_run_is_finished_only_with_its_whole_lora(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    content = (run / WEIGHTS).read_bytes()
+    assert is_finished(run)
+    (run / WEIGHTS).write_bytes(content[:-1])
+    assert not is_finished(run)
+    (run / WEIGHTS).unlink()
+    assert not is_finished(run)
+    sliders = finished(tmp_path / "sliders")
+    (sliders / RESOLVED).write_text(f"{SPEC}sliders: {{row: {{from: 0, to: 1, degree: 2}}}}\n")
+    for name in ("row", "row-2"):
+        assert not is_finished(sliders)
+        write_lora(sliders / "sliders" / name, lambda folder: save_file({"a": torch.ones(1)}, folder / WEIGHTS))
+    assert is_finished(sliders)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("evaluation.json", b"{"),
+        ("outcome.json", b"\xff"),
+        ("outcome.json", None),
+        ("env.json", b"[]"),
+        ("env.json", None),
+        ("samples/base/000-a-cartoon-of-an-owl-seed1.png", b"\x89PNG\r\n\x1a\n"),
+        ("samples/base/000-a-cartoon-of-an-owl-seed1.png", None),
+    ],
+)
+def test_a_damaged_run_is_a_row_of_the_bench_and_the_others_go_on(
+    capsys: Capture, small: Path, tmp_path: Path, name: str, damage: bytes | None
+) -> None:
+    """`damage` is what the file contains instead; None is a named pipe, which nobody writes to."""
+    small.write_text(f"{SMALL}variants: {{one: {{x: 1}}, two: {{x: 2}}}}\n")
+    for variant in ("one", "two"):
+        run = finished(tmp_path / "out" / "small" / variant)
+        spec = load_spec(small, variant=variant)
+        (run / RESOLVED).write_text(portable(spec, run).text)
+    broken = tmp_path / "out" / "small" / "one" / name
+    assert broken.exists()
+    broken.unlink()
+    if damage is None:
+        os.mkfifo(broken)
+    else:
+        broken.write_bytes(damage)
+    code, out, err = dp(capsys, "bench", small, "--out", tmp_path / "out")
+    assert code == 1, err
+    assert "already finished: 1 of 2 variants" in out
+    assert f"warning: small/one failed: {broken}" in err or f"cannot read {broken}" in err
+    assert f"dp score {broken.parents[0]}" in err or "delete it" in err or "samples" in name
+
+
+# --- images
+
+
+@pytest.mark.parametrize("content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n", b"P6 1 1 255\nabc",
+                                     b"#define a_width 8\n#define a_height 8\nstatic char a_bits[] = {0};", None],
+)  # fmt: skip
+def test_only_listed_image_formats_in_regular_files_are_read(
+    capsys: Capture, small: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    """None is a named pipe, which nobody writes to."""
+    file = tmp_path / "images" / "a.png"
+    file.parent.mkdir()
+    if content is None:
+        os.mkfifo(file)
+    else:
+        file.write_bytes(content)
+    reason = "not a regular file" if content is None else "not an image of a known format"
+    for place in (file, file.parent):
+        for command in (["ask", place, "Is it red?", "--judge", "small"], ["score", place, "--spec", small]):
+            assert f"{file} cannot be read as an image: " in (err := refused(capsys, *command))
+            assert reason in err
+    with pytest.raises(PluginError, match=reason):
+        build("visual_prompts", PluginRef.model_validate({"type": "image", "path": str(file)}))
+
+
+def test_a_layer_reads_an_image_as_dp_ask_does(tmp_path: Path) -> None:
+    """Rotated as its EXIF says, and grey of 16 bits not clipped."""
+    import numpy as np
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotated by 90 degrees
+    pixels = np.zeros((4, 8), np.uint16)
+    pixels[:, 4:] = 32896
+    Image.fromarray(pixels).save(tmp_path / "deep.png", exif=exif)
+    canvas = Image.new("RGBA", (4, 8))
+    build("visual_prompts", PluginRef.model_validate({"type": "image", "path": str(tmp_path / "deep.png")})).draw(
+        canvas
+    )
+    assert np.asarray(canvas)[:, :, 0].tolist() == [[0] * 4] * 4 + [[128] * 4] * 4
+    assert torch.equal(read_image(tmp_path / "deep.png"), to_tensor(canvas.convert("RGB")))
+
+
+def test_only_one_place_opens_images() -> None:
+    for file in PACKAGE.rglob("*.py"):
+        text = file.read_text(encoding="utf-8")
+        assert ("Image.open(" in text) == (file == PACKAGE / "kit" / "image_files.py"), file
+
+
+# --- links and special files in a run
+
+
+@pytest.mark.parametrize("name", ["samples", "checkpoints", "inputs", "sliders", "generated", "samples/base"])
+def test_folders_of_a_run_that_are_links_are_never_written(
+    capsys: Capture, small: Path, tmp_path: Path, name: str
+) -> None:
+    run, elsewhere = finished(tmp_path / "run"), tmp_path / "elsewhere"
+    (run / RESOLVED).write_text(portable(load_spec(small), run).text)
+    if (run / name).exists():
+        (run / name).rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+    (run / name).symlink_to(elsewhere)
+    before = sorted(elsewhere.rglob("*"))
+    with pytest.raises(RunError, match=f"{name} is a link"), RunFolder(run).writing():
+        pass
+    with pytest.raises(RunError, match=f"{name} is a link"):
+        RunFolder(run).generated()
+    (run / "outcome.json").unlink()
+    for option in ("--resume", "--overwrite"):
+        assert f"{run / name} is a link" in refused(capsys, "run", small, "--out", run, option)
+    assert sorted(elsewhere.rglob("*")) == before
+
+
+@pytest.mark.parametrize("special", [Path.symlink_to, lambda path, _: os.mkfifo(path)])
+def test_files_of_a_run_are_written_through_no_link_and_no_pipe(
+    tmp_path: Path, special: Callable[[Path, Path], None]
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    run = stored(tmp_path / "run")
+    for name, write in {
+        LOCK: lambda: FolderLock(run),
+        METRICS: lambda: RunFolder(run).log(record(2)),
+        "../run.log": lambda: TrainingProcess(Job("a", None, (), load_spec("horizon", variant="high"), run), threads=1),
+    }.items():
+        (run / name).unlink(missing_ok=True)
+        special(run / name, precious)
+        with pytest.raises(RunError):
+            write()
+        (run / name).unlink()
+        assert precious.read_text() == "mine"
+    for name in (RESOLVED, "evaluation.json"):  # replaced, whatever they are
+        (run / name).unlink(missing_ok=True)
+        special(run / name, precious)
+        RunFolder(run).write(name, "{}")
+        assert (run / name).read_text() == "{}"
+    assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", [RESOLVED, METRICS, "evaluation.json", "outcome.json", "env.json", "warnings.json",
+                                  "checkpoints/checkpoint-1/state.json", WEIGHTS,
+                                  "checkpoints/checkpoint-1/tensors.safetensors"])  # fmt: skip
+def test_what_is_read_of_a_run_is_a_regular_file(tmp_path: Path, name: str) -> None:
+    run = RunFolder(stored(tmp_path / "run"))
+    (run.path / name).unlink(missing_ok=True)
+    os.mkfifo(run.path / name)
+    readers: list[Callable[[], object]] = [
+        lambda: run.resolved, run.metrics, run.read_evaluation, run.read_outcome, lambda: run.environment,
+        run.read_warnings, run.latest_checkpoint, lambda: read_lora(run.path / WEIGHTS),
+    ]  # fmt: skip
+    refusals = 0
+    for read in readers:
+        try:
+            read()
+        except (RunError, OSError) as error:
+            refusals += "not a regular file" in str(error)
+    assert refusals == 1
+
+
+# --- models
+
+
+def edited(folder: Path, source: str, file: str, **changes: object) -> Path:
+    """A copy of a shipped model with changes in one of its configurations."""
+    copy = Path(shutil.copytree(PACKAGE / "weights" / source, folder / source))
+    config = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps({**config, **changes}))
+    return copy
+
+
+MODELS = {
+    "kernel": ("judge", "config.json", {"attn_implementation": "evil/attention"}, "kernels from a repository are code"),
+    "kernel of a part": ("judge", "config.json", {"_attn_implementation": {"vision_config": "evil/a@main:f"}},
+                         "kernels from a repository are code"),
+    "kernel of experts": ("judge", "config.json", {"experts_implementation": "evil/a"}, "kernels from a repository"),
+    "layers": ("judge", "config.json", {"text_config": {"num_hidden_layers": 10**6}}, "asks for 1,000,000 layers"),
+    "blocks": ("generator", "transformer/config.json", {"num_layers": 10**6}, "asks for 1,000,000 layers"),
+    "list": ("generator", "vae/config.json", {"block_out_channels": [8] * 5000}, "asks for 5,000 layers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", MODELS)
+def test_a_configuration_cannot_ask_for_code_or_endless_models(tmp_path: Path, attack: str) -> None:
+    source, file, changes, reason = MODELS[attack]
+    folder = edited(tmp_path, source, file, **changes)
+    plugin = {"judge": ("judges", "transformers"), "generator": ("generators", "diffusers")}[source]
+    with pytest.raises(PluginError, match=f"cannot load the {source} .*{reason}"):
+        build(plugin[0], PluginRef.model_validate({"type": plugin[1], "model": str(folder)}))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "processor_config.json"])
+def test_a_model_with_a_named_pipe_is_refused(tmp_path: Path, name: str) -> None:
+    folder = edited(tmp_path, "judge", "config.json")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(PluginError, match=f"{name} is not a regular file"):
+        build("judges", PluginRef.model_validate({"type": "transformers", "model": str(folder)}))
+
+
+# --- Markdown
+
+
+@pytest.mark.parametrize("attack", [
+    "<script>alert(1)</script>", "`<img src=x onerror=alert(1)>`", "\\<b>", "a\n\n# heading", "# heading", "- item",
+    "1. item", "> quote", "[x](javascript:alert(1))", "![x](y)", "a | b", "&lt;b>", "***b***", "_b_", "~~b~~", "===",
+])  # fmt: skip
+def test_text_stays_text_in_markdown(attack: str) -> None:
+    """Shown as it is by a Markdown parser that allows HTML, and without `<` for parsers that know no `\\<`."""
+    shown = markdown.text(attack)
+    assert "<" not in shown
+    assert "\n" not in shown
+    tokens = (
+        MarkdownIt()
+        .enable("table")
+        .enable("strikethrough")
+        .parse(f"> {shown}\n\n| a | b |\n| - | - |\n| {shown} | x |\n")
+    )
+    kinds = {token.type for token in tokens} | {child.type for token in tokens for child in token.children or ()}
+    assert kinds <= {
+        "blockquote_open", "blockquote_close", "paragraph_open", "paragraph_close", "inline", "text", "table_open",
+        "table_close", "thead_open", "thead_close", "tbody_open", "tbody_close", "tr_open", "tr_close", "th_open",
+        "th_close", "td_open", "td_close", "text_special",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["`<img src=x onerror=alert(1)>", "a``b", "`"])
+def test_code_stays_code_in_markdown(model: str) -> None:
+    (paragraph,) = (token for token in MarkdownIt().parse(markdown.code(model)) if token.type == "inline")
+    (span,) = paragraph.children or ()
+    assert (span.type, span.content) == ("code_inline", model)
+
+
+# --- names and folders that the system refuses
+
+LONG, DEEP = "x" * 300, "d/" * 1000
+COMMANDS = [
+    ["ask", f"{LONG}.png", "A cat?"], ["ask", "a\0.png", "A cat?"], ["score", LONG],
+    ["score", f"{LONG}.png", "--spec", "SPEC"],
+    ["generate", LONG, "a cat"], ["export", LONG, "--at", "row=1", "--out", "x"], ["compare", LONG, LONG],
+    ["bench", LONG],
+    ["bench", "SPEC", "--out", LONG], ["bench", "SPEC", "--out", DEEP], ["run", "SPEC", "--out", LONG],
+    ["run", "SPEC", "--out", DEEP], ["run", "SPEC", "--out", "a\0b"], ["run", LONG], ["plan", LONG],
+    ["specs", "copy", "horizon", f"{DEEP}a.yaml"], ["spec", "check", "SPEC", "--set", f"{'a.' * 5000}a=1"],
+    ["spec", "check", f"{LONG}.yaml"], ["run", "SPEC", "--out", "gone/x"], ["bench", "."],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command)[:30])
+def test_what_the_system_refuses_is_one_message(
+    capsys: Capture, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    """Also in a current folder that was deleted, for the last command."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    if command[-1] in ("gone/x", "."):
+        (tmp_path / "here").rmdir()
+    assert len(refused(capsys, *(str(small) if word == "SPEC" else word for word in command))) < 10_000
+
+
+# --- cost
+
+
+def test_the_canvas_of_a_thin_image_is_bounded() -> None:
+    assert draw_canvas([], 64, 64).size == (512, 512)
+    for size in ((100_000, 1), (1, 4000), (5000, 5000)):
+        width, height = draw_canvas([], *size).size
+        assert width * height <= max(2**24, size[0] * size[1])
+
+
+@pytest.mark.usefixtures("small")
+def test_a_chain_of_extends_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "0.yaml").write_text(SMALL)
+    for number in range(1, 100):
+        (tmp_path / f"{number}.yaml").write_text(f"extends: {number - 1}.yaml\n")
+    assert load_spec(tmp_path / "15.yaml").name == "small"
+    with pytest.raises(SpecError, match="extends: more than 16 files extend each other"):
+        load_spec(tmp_path / "99.yaml")
+
+
+def test_a_spec_that_is_a_named_pipe_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.yaml")
+    with pytest.raises(SpecError, match="regular file"):
+        load_spec(tmp_path / "a.yaml")
+
+
+# --- what the command line prints
+
+
+@pytest.mark.parametrize("command", [["schema"], ["ask", "IMAGE", "Is it red?", "--judge", "small", "--json"],
+                                     ["score", "IMAGE", "--spec", "SPEC", "--json"]],
+)  # fmt: skip
+def test_plugins_that_print_do_not_spoil_json(
+    capfd: Capture, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setenv("SMALL_FAULT", f"{'import' if command == ['schema'] else 'judge'} 1 print")
+    places = {"IMAGE": tmp_path / "a.png", "SPEC": small}
+    code, out, err = dp(capfd, *(places.get(word, word) for word in command))
+    assert code == 0, err
+    assert json.loads(out)
+    assert "noise\nnoise\n" in err
+
+
+class Confirmed:
+    """A progress that notes that Ctrl+C was confirmed."""
+
+    told = 0
+
+    def step(self, record: StepRecord, total: int) -> None: ...
+
+    def images(self, done: int, total: int) -> None: ...
+
+    def ending(self) -> None:
+        self.told += 1
+
+
+def test_ctrl_c_is_confirmed_at_once_and_not_when_the_step_ends() -> None:
+    progress = Confirmed()
+    with _interruptible(progress) as interrupted:
+        assert not interrupted()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert (interrupted(), progress.told) == (True, 1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_while_the_command_line_is_imported_prints_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "dualproc.cli", Interrupted())
+    with pytest.raises(SystemExit) as ended:
+        dualproc_main()
+    assert ended.value.code == 130
+
+
+def test_hints_name_only_options_that_the_command_has() -> None:
+    full = RunError("cannot write a", hint="free some space on that disk, then continue with `resume=True`")
+    closed = RunError("cannot write a", hint="choose a folder that you may write to with `out`")
+    assert with_options(full, _options(["run", "a"])).endswith("then continue with `--resume`")
+    assert with_options(closed, _options(["generate", "a"])).endswith("with `--out`")
+    assert with_options(full, _options(["generate", "a"])) == "cannot write a\n  free some space on that disk"
+    assert with_options(closed, _options(["score", "a"])) == "cannot write a"
+    assert with_options(closed, _options(["plugins", "new", "a"])).endswith("with `--out`")
+
+
+def test_a_bad_parameter_of_a_plugin_is_no_reason_to_install_it_again() -> None:
+    with pytest.raises(PluginError) as raised:
+        build("judges", PluginRef.model_validate({"type": "tiny", "template": "{{ not closed"}))
+    assert "install" not in str(raised.value)
+
+
+# --- processes
+
+
+def test_a_process_ends_when_the_other_end_of_its_stdin_is_closed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time, dualproc.cli; from dualproc.cli.processes import run_job\n"
+        "dualproc.cli.main = lambda **_: (print('started', flush=True), time.sleep(60)); run_job()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(tmp_path / "error")]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout.readline() == b"started\n"
+    process.stdin.close()
+    assert process.wait(timeout=30) != 0
+    process.stdout.close()
+
+
+def test_the_folder_is_locked_before_models_are_loaded(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class LockedError(Exception):
+        pass
+
+    def attach(*_: object, **__: object) -> None:
+        with pytest.raises(RunError, match="in use by another run"):
+            refuse_locked(tmp_path / "run")
+        raise LockedError
+
+    monkeypatch.setattr("dualproc.engine.lora.attach", attach)
+    with pytest.raises(LockedError):
+        main(["run", str(small), "--out", str(tmp_path / "run")])
+    refuse_locked(tmp_path / "run")
+
+
+@pytest.mark.nightly
+def test_a_fit_whose_bench_is_gone_ends_after_its_step(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system closes the other end of its stdin when the bench ends, also by SIGKILL."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(PACKAGE.parent), str(FAKE_PLUGINS / "small")]))
+    job = Job(str(small), None, ("train.steps=100000", "train.watch.every=1000"), load_spec(small), tmp_path / "run")
+    process = TrainingProcess(job, threads=1)
+    assert process.stdin is not None
+    try:
+        deadline = time.monotonic() + 60
+        while not process.steps_done() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.stdin.close()
+        assert process.wait(timeout=60) in (-signal.SIGTERM, 130), job.log.read_text()
+    finally:
+        process.kill()
+    assert 0 < RunFolder(job.folder).saved_step == process.steps_done()
+
+
+def test_commands_are_quoted_for_a_shell() -> None:
+    assert wording.command("dp", "generate", "my run", "an owl$(touch a)") == "dp generate 'my run' 'an owl$(touch a)'"
