@@ -60,11 +60,12 @@ CSS = """
 .html-container { padding: 0 !important; }
 .grid-wrap.fixed-height { min-height: 0 !important; }
 @media (max-width: 640px) {
-  .gradio-container .row { flex-wrap: wrap; }
-  .gradio-container .row > .column { flex: 1 1 100% !important; min-width: 100% !important; }
-  .gradio-container .row > button { flex: 1 1 40%; }
-  .virtual-table-viewport table { min-width: 520px; }
-  .gradio-container main.contain { padding: 0; }
+  main.contain { padding: 0; }
+  .row { flex-wrap: wrap; }
+  .row > .column { flex: 1 1 100% !important; min-width: 100% !important; }
+  .row > button { flex: 1 1 40%; }
+  .row > .form { flex: 1 1 100%; }
+  .table-wrap :is(th, td, span, div) { font-size: 11px !important; }
   .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
   .caption-label { max-width: 100% !important; white-space: normal !important; font-size: 11px !important; }
 }
@@ -163,14 +164,15 @@ class Page:
         runs = [f"run: {runs_of.label(path, self.runs)}" for path in find_runs(self.runs)]
         return ["an empty task", *(f"shipped: {name}" for name in shipped_specs()), *runs]
 
-    def checked(self, text: str, variant: str | None) -> tuple[Any, ...]:
-        """Message, variants, command and base prompts for a text."""
+    def checked(self, text: str, variant: str | None, kept: Any = None) -> tuple[Any, ...]:
+        """Message, variants, command and base prompts for a text; without a variant, that of `kept`, or the first."""
         found = task.check(text, self.runs)
         good = found.loaded is not None
         if not good:
             return message(found.message, False), gr.skip(), "", gr.skip()
         variants = found.variants
-        chosen = variant if variant in variants else (variants[0] if variants else None)
+        before = kept[1] if isinstance(kept, list) and len(kept) == 2 else None
+        chosen = next((one for one in (variant, before, *variants) if one in variants), None)
         prompts = [prompt.text for prompt in found.chosen(chosen).require().prompts.train_prompts()][:50]
         return (
             message(found.message, True),
@@ -209,11 +211,9 @@ class Page:
         found = self.models.audit(self.spec(text, variant), int(images))
         rows = [
             [
-                one.question.template,
-                one.question.candidates[one.question.wanted],
+                f"{one.question.template} {one.question.candidates[one.question.wanted]}",
                 one.role,
-                number(one.mean),
-                f"{number(min(one.seen))} to {number(max(one.seen))}",
+                f"{number(one.mean)} ({number(min(one.seen))} to {number(max(one.seen))})",
                 MISSING if one.plain_mean is None else number(one.plain_mean),
             ]
             for one in found.answers
@@ -343,7 +343,7 @@ def build(page: Page) -> Any:
             with gr.Tab("Task", id="task"):
                 with gr.Row():
                     start = gr.Dropdown(page.starts(), value=None, label="Start from", scale=3)
-                    variant = gr.Dropdown([], label="Variant", visible=False, scale=1)
+                    variant = gr.Dropdown([], value=None, label="Variant", visible=False, scale=1)
                 with gr.Row():
                     with gr.Column(min_width=320):
                         name = gr.Textbox(label="Name")
@@ -415,9 +415,9 @@ def build(page: Page) -> Any:
                     ask = gr.Button("Ask", variant="primary", min_width=100)
                 findings = gr.HTML(apply_default_css=False)
                 table = gr.Dataframe(
-                    headers=["question", "wanted", "asked", "P(wanted)", "range", "without visual prompt"],
-                    label="Answers", wrap=True, interactive=False,
-                    column_widths=["36%", "10%", "11%", "11%", "17%", "15%"],
+                    headers=["question and wanted answer", "asked", "P(wanted)", "without visual prompt"],
+                    label="Answers: mean P(wanted answer), and its range over the images", wrap=True,
+                    interactive=False, column_widths=["46%", "15%", "22%", "17%"],
                 )  # fmt: skip
                 seen = gr.Gallery(
                     label="What the judge sees, and P(wanted answer) to the first question", columns=4, buttons=[],
@@ -465,12 +465,12 @@ def build(page: Page) -> Any:
         latest: dict[str, Any] = {"trigger_mode": "always_last"}
 
         # Task: the text is the only state; a field changes it, and every change is checked.
-        on(text.change, page.checked, [text, variant], [state, variant, command, base_prompt], **latest)
+        on(text.change, page.checked, [text, variant, kept], [state, variant, command, base_prompt], **latest)
         for event in (text.change, variant.change):
             on(event, lambda *task: list(task), [text, variant], [kept], **latest)
         on(text.input, page.fields, [text], form, **latest)
         on(start.input, page.started, [start], [text, *form])
-        on(variant.input, page.checked, [text, variant], [state, variant, command, base_prompt])
+        on(variant.input, page.checked, [text, variant, kept], [state, variant, command, base_prompt])
         edits: list[tuple[str, Any, Callable[..., Any]]] = [
             ("name", name, functools.partial(_set, "name", str)),
             ("template", template, functools.partial(_set, "prompts.template", str)),

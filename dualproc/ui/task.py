@@ -92,7 +92,7 @@ def shipped_text(name: str, runs: Path) -> str:
     shipped = shipped_specs()
     if name not in shipped:
         raise DualprocError(f"no shipped spec is called '{name}'")
-    target = runs / SPECS / DRAFT
+    target = runs / SPECS / f"{Path(name).name}.yaml"  # not written, but named in the comments of the copy
     files = copies(name, shipped[name], target)
     text = files.pop(target).decode("utf-8")
     for path, data in files.items():
