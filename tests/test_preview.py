@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,12 @@ def test_resume_may_change_previews(run: RunFolder) -> None:
     changed = changed.model_copy(update={"train": changed.train.model_copy(update={"steps": 6})})
     Engine(changed).fit(run.path, resume=True)
     assert [step for step, _ in preview_files(run.samples)] == [2, 4, 6]
+
+
+def test_run_with_previews_can_be_deleted(run: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "copy")
+    RunFolder.delete(tmp_path / "copy")
+    assert not (tmp_path / "copy" / "samples").exists()
 
 
 def test_default_prompts_are_the_first_training_prompts() -> None:

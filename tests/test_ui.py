@@ -105,6 +105,12 @@ def test_form_edits_the_text_and_the_text_the_form(tmp_path: Path) -> None:
     assert task.form(task.with_preview(text, 0)).preview == 0  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("kind", list(task.LAYERS))
+def test_every_new_layer_is_valid(kind: str, tmp_path: Path) -> None:
+    text = task.with_layers(task.EMPTY, [[kind, task.LAYERS[kind]]], "solid", 0.5)
+    assert task.check(text, tmp_path).message.startswith("ok: ")
+
+
 def test_questions_keep_the_keys_that_the_form_does_not_show() -> None:
     text = task.EMPTY.replace('blue?", answer: Yes', 'blue?", answer: Yes, suffix: "Say it."')
     changed = task.with_questions(text, [["Is this {subject}?", "Yes"], ["Is the sky blue?", "No"]])

@@ -33,14 +33,6 @@ from .runs import find_runs
 
 CACHE = ".ui"
 """The subfolder of the runs folder for images that the page shows."""
-LAYERS = {
-    "line": "from: [0, 0.5], to: [1, 0.5], width: 0.02, color: red",
-    "box": "box: [0.1, 0.1, 0.5, 0.5], color: red",
-    "points": "points: [{at: [0.3, 0.7], label: A}, {at: [0.7, 0.3], label: B}]",
-    "swatches": "colors: [red, green, blue]",
-    "text": "text: A, at: [0.5, 0.5]",
-}
-"""What a new layer of each type starts with."""
 TICK = 2.0
 """Seconds between two updates of the page Train."""
 HELD_IMAGES = 4
@@ -385,7 +377,7 @@ def build(page: Page) -> Any:
                         column_widths=["25%", "75%"],
                     )  # fmt: skip
                     with gr.Row():
-                        kind = gr.Dropdown(list(LAYERS), value="line", label="New layer", min_width=120)
+                        kind = gr.Dropdown(list(task.LAYERS), value="line", label="New layer", min_width=120)
                         add = gr.Button("Add on top", min_width=100)
                         drop = gr.Button("Remove the top", min_width=100)
                     with gr.Row():
@@ -599,4 +591,4 @@ def _set_plugin(key: str, text: str, name: str) -> str:
 
 
 def _added_layer(rows: Sequence[Sequence[Any]], kind: str) -> list[list[Any]]:
-    return [*(list(row) for row in rows if any(row)), [kind, LAYERS[kind]]]
+    return [*(list(row) for row in rows if any(row)), [kind, task.LAYERS[kind]]]

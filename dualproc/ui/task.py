@@ -23,6 +23,14 @@ SPECS = "specs"
 """The subfolder of the runs folder that has the specs written in the page."""
 DRAFT = "draft.yaml"
 """The name that messages give to the text in the page; such a file is not written."""
+LAYERS = {
+    "line": "from: [0, 0.5], to: [1, 0.5], width: 0.02, color: red",
+    "box": "box: [0.1, 0.1, 0.5, 0.5], color: red",
+    "points": "points: [{at: [0.3, 0.7], label: A}, {at: [0.7, 0.3], label: B}]",
+    "swatches": "colors: [red, green, blue]",
+    "text": "text: A, at: [0.5, 0.5]",
+}
+"""What a new layer of each type starts with."""
 EMPTY = """\
 schema_version: 1
 name: my_task
