@@ -120,6 +120,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     from dualproc.engine import Engine
     from dualproc.engine.fit import fit
 
+    new = not out.exists()
     make_folder(out)
     lock = FolderLock(out)  # before the models are loaded: another `dp run` would load them for nothing
     try:
@@ -134,7 +135,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
         say(f"\ninterrupted: {advice}", fg="yellow", err=True)
         raise typer.Exit(130) from None
     finally:
-        lock.release()
+        lock.release(undo=new)
     outcome = result.outcome
     if outcome.stopped:
         advice = " (continue with --resume)" if outcome.interrupted else ""

@@ -144,7 +144,8 @@ def load_export(module: nn.Module, spec: Lora, file: Path, *, strength: float = 
         saved = {name.partition(".")[2]: value for name, value in read_lora(file)[0].items()}  # without "transformer."
     except (OSError, ValueError, SafetensorError) as error:
         raise RunError(
-            f"{file} is damaged: {error}", hint="copy it again, or continue the run from its checkpoint with `--resume`"
+            f"{file} is damaged: {error}",
+            hint="copy it again, or write it again from the run's checkpoint with `dp run ... --resume`",
         ) from error
     tensors = {}
     for name, own in _of(module, adapter).items():

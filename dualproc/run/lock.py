@@ -35,10 +35,17 @@ class FolderLock:
             holder = f"process {os.getpid()}, since {time.strftime('%Y-%m-%d %H:%M:%S')}"
             write_atomically(self._holder, holder, durable=False)
 
-    def release(self) -> None:
-        """Let others write. The lock file stays: deleting it would let two writers lock two files."""
+    def release(self, *, undo: bool = False) -> None:
+        """Let others write. The lock file stays: deleting it would let two writers lock two files.
+
+        With `undo`, a folder that has nothing else is removed: the caller made it, and wrote nothing.
+        """
+        folder = self._holder.parent
         with suppress(OSError):
             self._holder.unlink(missing_ok=True)
+            if undo and [file.name for file in folder.iterdir()] == [LOCK]:
+                (folder / LOCK).unlink()
+                folder.rmdir()
         self._lock.release()
 
 
