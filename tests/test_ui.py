@@ -197,6 +197,14 @@ def test_only_listed_runs_can_be_read_or_deleted(name: str, trained: Path) -> No
             use(name, trained)  # type: ignore[operator]
 
 
+def test_runs_in_hidden_folders_are_not_listed_but_the_runs_folder_may_be_in_one(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache" / "runs"
+    for name in ("a", ".aside-b"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "spec.resolved.yaml").write_text("name: a")
+    assert runs_of.find_runs(folder) == [folder / "a"]
+
+
 def test_run_behind_a_link_is_not_listed(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(trained / "horizon")
     assert runs_of.find_runs(tmp_path) == []

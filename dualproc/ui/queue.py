@@ -116,8 +116,9 @@ class Queue:
         threading.Thread(target=loop, daemon=True).start()
 
     def in_use(self) -> Path | None:
-        """A run of the folder that another process is writing; None if none is."""
-        return next((folder for folder in find_runs(self.runs) if is_locked(folder)), None)
+        """A run of the folder that is being written, by the fit of this queue or another process; None if none is."""
+        ours = next((fit.job.folder for fit in self.fits if fit.process is not None and not fit.over), None)
+        return ours or next((folder for folder in find_runs(self.runs) if is_locked(folder)), None)
 
     def status(self, folder: Path) -> str:
         """One line about a run folder: its fit in this queue, or what the folder itself says."""

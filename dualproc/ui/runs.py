@@ -16,7 +16,8 @@ from dualproc.spec.sliders import Slider
 
 def find_runs(folder: Path) -> list[Path]:
     """All runs in a folder and its subfolders, in alphabetical order; links are not followed."""
-    found = (file.parent for file in folder.rglob(RESOLVED) if not any(part.startswith(".") for part in file.parts[1:]))
+    files = folder.rglob(RESOLVED)
+    found = (file.parent for file in files if not any(part[0] == "." for part in file.relative_to(folder).parts))
     return sorted(path for path in found if inside(path, folder))
 
 
