@@ -370,7 +370,7 @@ def test_served_page_gives_no_file_away(trained: Path) -> None:
 
 @pytest.mark.skipif(not HAS_GRADIO, reason="Gradio is not installed")
 def test_functions_behind_the_page(trained: Path) -> None:
-    from dualproc.ui.page import Page
+    from dualproc.ui.actions import Page
 
     page = Page(trained)
     assert "run: horizon/low" in page.starts()

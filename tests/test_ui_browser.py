@@ -93,7 +93,7 @@ def test_from_an_empty_task_to_a_lora_in_diffusers(page: Any, address: str, runs
     expect(text).to_contain_text("eval: [an owl]")
     expect(text).to_contain_text("evaluation: {seeds: 1}")
     page.get_by_role("button", name="Save", exact=True).click()
-    expect(page.locator(".dp-message").first).to_contain_text("saved: ")
+    expect(page.get_by_text("saved at ")).to_be_visible()
     assert "evaluation: {seeds: 1}" in (runs / "specs" / "sky.yaml").read_text()
 
     # Visual prompt: a line appears in the text and in what the judge sees.
