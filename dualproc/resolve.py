@@ -41,13 +41,18 @@ def load_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), va
 
 
 def read_checked(
-    path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None
+    path: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    variant: str | None = None,
+    text: str | None = None,
 ) -> LoadedSpec:
     """Like `load_spec`, but also returns the origin of every value, and without a chosen variant checks all of them.
 
+    `text` replaces the content of the file, see `dualproc.spec.read_spec`.
     Raises SpecError if the spec has mistakes; it lists each with its place.
     """
-    loaded = read_spec(path, overrides=overrides, variant=variant)
+    loaded = read_spec(path, overrides=overrides, variant=variant, text=text)
     load = functools.cache(registry.load)
     problems = list(loaded.problems)
     for one in loaded.each():

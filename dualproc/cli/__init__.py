@@ -16,7 +16,7 @@ from dualproc import __version__
 from dualproc.errors import DualprocError
 from dualproc.wording import cause
 
-from . import ask, bench, compare, generate, plan, plugins, push, run, score, sliders, spec, specs, sweep
+from . import ask, audit, bench, compare, generate, plan, plugins, push, run, score, sliders, spec, specs, sweep, ui
 from .output import print_error, say, with_options
 
 
@@ -39,6 +39,7 @@ def _root(
     dp specs                                       list the shipped specs; each runs by its name
     dp specs copy line_weight                      write line_weight.yaml, to change it
     dp spec check line_weight.yaml                 check a spec for mistakes
+    dp audit line_weight                           check its questions on images of the base generator
     dp plan line_weight                            estimate memory and time, without loading weights
     dp run line_weight                             train and evaluate; results go to runs/line_weight/
     dp generate runs/line_weight/thick "a cartoon of an owl"
@@ -46,6 +47,7 @@ def _root(
     Other commands:
 
     \b
+    dp ui                                          do all of this in the browser
     dp bench specs/                                run every variant of every spec and print one table
     dp sweep horizon --grid train.lr=5e-5,1e-4     run every setting, and show which is best
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
@@ -76,8 +78,8 @@ class _Root(TyperGroup):
 app = typer.Typer(name="dp", cls=_Root, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 app.callback()(_root)
 for _command in (
-    run.run, generate.generate, sliders.export, plan.plan, score.score, ask.ask, bench.bench, sweep.sweep,
-    compare.compare, push.push, spec.schema,
+    run.run, generate.generate, sliders.export, plan.plan, score.score, ask.ask, audit.audit, bench.bench, sweep.sweep,
+    compare.compare, push.push, ui.ui, spec.schema,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")

@@ -26,8 +26,6 @@ FORMS = """\
 dp ask cat.png "Is this a drawing of a cat?"
   dp ask cat.png --spec horizon --variant high --field subject="an owl\""""
 DEFAULT_JUDGE = "tiny"
-SAYABLE = 0.01
-"""Warn if the judge gives all candidates together less than this probability on every image."""
 BATCH = 8
 """Images in a batch, at most; they have the same size."""
 
@@ -192,6 +190,8 @@ def _replies(
 
 def _warn_about_other_answers(questions: Sequence[Question], replies: Sequence[Sequence[Reply]]) -> None:
     """Warn about questions that the judge answers with other words: then the candidates' probabilities mean little."""
+    from dualproc.engine.ask import SAYABLE
+
     for index, question in enumerate(questions):
         highest = max(sum(row[index].probabilities) for row in replies)
         if highest < SAYABLE:

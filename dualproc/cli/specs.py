@@ -57,7 +57,7 @@ def copy(
     target = given_path(f"{Path(name).name}.yaml" if file is None else file)
     if target.suffix not in ENDINGS:
         raise DualprocError(f"expected a file that ends in {' or '.join(ENDINGS)}, got '{target}'")
-    files = _copies(name, shipped[name], target)
+    files = copies(name, shipped[name], target)
     another = f"write it elsewhere: dp specs copy {name} FILE"
     try:
         for path, data in files.items():
@@ -90,7 +90,7 @@ def _print_specs() -> None:
     say("Copy, to change:   dp specs copy line_weight")
 
 
-def _copies(name: str, spec: Path, target: Path) -> dict[Path, bytes]:
+def copies(name: str, spec: Path, target: Path) -> dict[Path, bytes]:
     """The contents of the files to write: the spec, and the files that it extends or uses, at their places next to it.
 
     The command in the comment of the spec names its copy.
@@ -102,5 +102,5 @@ def _copies(name: str, spec: Path, target: Path) -> dict[Path, bytes]:
     used = {file for one in loaded.each() for file in named_files(one.require())}
     others = sorted({Path(file) for file in extended | used} - {spec})
     text = spec.read_text(encoding="utf-8").replace(f"specs/{name}.yaml", target.as_posix())
-    copies = {target.parent / other.relative_to(spec.parent): other.read_bytes() for other in others}
-    return {target: text.encode("utf-8"), **copies}
+    more = {target.parent / other.relative_to(spec.parent): other.read_bytes() for other in others}
+    return {target: text.encode("utf-8"), **more}

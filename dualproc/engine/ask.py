@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+SAYABLE = 0.01
+"""Below this probability of all candidates together, a judge answers with other words."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """A judge's answer to one question about one image."""

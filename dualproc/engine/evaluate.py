@@ -18,7 +18,7 @@ from dualproc.wording import printable
 from . import calibration, returned, sliders
 from .evaluators import Evaluators
 from .loop import Loop
-from .seeds import held_out_seeds, monitoring_seed
+from .seeds import audit_seeds, held_out_seeds, monitoring_seed
 from .warned import speaking_as
 
 if TYPE_CHECKING:
@@ -229,6 +229,22 @@ def monitor(loop: Loop) -> tuple[float | None, float]:
                 judges = {"referee": referee}
                 scores += _p_wanted(judges, sample.images, some, questions, size, task.judge_view)[0]
     return (sum(scores) / count if referee is not None else None), hacked
+
+
+@without_cudnn_attention()
+def preview(loop: Loop) -> tuple[Tensor, Tensor]:
+    """Base and trained images [B, 3, H, W] of the spec's preview prompts, one each; sliders are in the middle.
+
+    Like `monitor`, it takes no random number that training uses.
+    """
+    import torch
+
+    prompts = [Prompt(text) for text in loop.spec.preview_prompts()]
+    seeds = audit_seeds(len(prompts))
+    with torch.no_grad():
+        task = loop.at({})
+        base, trained = (_sample(task, prompts, seeds, base=off).images for off in (True, False))
+    return base, trained
 
 
 def _sample(

@@ -20,6 +20,7 @@ from dualproc.report import (
     lora_facts,
     result_html,
     write_card,
+    write_preview,
     write_report,
     write_samples,
     write_strips,
@@ -34,7 +35,7 @@ from dualproc.types import Evaluation, StepRecord
 from dualproc.wording import command, duration, number, plural
 
 from . import lora, sliders
-from .evaluate import evaluate, held_out, monitor
+from .evaluate import evaluate, held_out, monitor, preview
 from .failures import explained
 from .loop import Loop
 from .sliders import set_sliders
@@ -305,6 +306,8 @@ def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, trackers: Tracke
                     first = loop.done == before_first_check and not run.saved_step
                     if last or first or loop.done == train.steps or loop.done % train.checkpoint_every == 0:
                         save()
+                    if train.preview is not None and loop.done % train.preview.every == 0:
+                        write_preview(run.samples, loop.done, *preview(loop), loop.spec.preview_prompts())
                 stage.doing, stage.remedy = _stage(loop, run)
                 if last:
                     break

@@ -70,7 +70,8 @@ class Loop:
         self.generator: Generator = build("generators", spec.generator)
         self.prompts = spec.prompts.train_prompts()
         # Before the judges are loaded: the generator then releases its text encoders, and both need not fit together.
-        self.generator.prepare([prompt.text for prompt in self.prompts + spec.prompts.eval_prompts()])
+        used = [prompt.text for prompt in self.prompts + spec.prompts.eval_prompts()]
+        self.generator.prepare([*used, *(text for text in spec.preview_prompts() if text not in used)])
         self._build = build
         self.built: dict[str, Live] = {"rewards": [], "anchors": []}
         """The live plugins by kind, besides those of `evaluators`."""

@@ -2,9 +2,9 @@
 
 from .card import render_card, write_card
 from .grids import before_after_grid, sheet
-from .html import render_report, result_html, write_report
+from .html import charts_css, render_curves, render_report, result_html, write_report
 from .lora_header import lora_facts
-from .samples import write_samples, write_strips
+from .samples import write_preview, write_samples, write_strips
 from .summary import (
     Row,
     Verdict,
@@ -20,7 +20,8 @@ from .summary import (
 )
 
 __all__ = [
-    "Row", "Verdict", "alarms", "before_after_grid", "headline", "image_columns", "image_rows", "lora_facts",
-    "memory_used", "outcome", "render_card", "render_report", "result_html", "sheet", "step_note", "summary_rows",
-    "verdict", "write_card", "write_report", "write_samples", "write_strips",
+    "Row", "Verdict", "alarms", "before_after_grid", "charts_css", "headline", "image_columns", "image_rows",
+    "lora_facts", "memory_used", "outcome", "render_card", "render_curves", "render_report", "result_html", "sheet",
+    "step_note", "summary_rows", "verdict", "write_card", "write_preview", "write_report", "write_samples",
+    "write_strips",
 ]  # fmt: skip

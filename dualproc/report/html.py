@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader
 from dualproc.kit.image_files import load_image
 from dualproc.run import RunFolder
 from dualproc.run.folder import REPORT, SAMPLES, WEIGHTS
-from dualproc.run.images import BASE, GRID, JUDGE_VIEW, STRIP, TRAINED, png
+from dualproc.run.images import BASE, GRID, JUDGE_VIEW, STRIP, TRAINED, png, preview_files
 from dualproc.run.resolved import Task, task
 from dualproc.types import CalibrationPoint, Evaluation, StepRecord
 from dualproc.wording import NOT_MEASURED, duration, number, percent, plural
@@ -29,6 +29,8 @@ CARDS = 12
 """How many held-out images the report shows."""
 THUMBNAIL = 192
 """Images higher than this (pixels) are downscaled, so that the file stays small."""
+PREVIEWS = 6
+"""How many previews the report shows, evenly over the steps; the last one is among them."""
 NOTEBOOK_IMAGE = 640
 """The same for the base and trained images that a notebook shows."""
 _UNFINISHED = (
@@ -59,6 +61,7 @@ def render_report(run: RunFolder) -> str:
         "environment": _environment(run),
         "lora": json.dumps(run.path.name, ensure_ascii=False) if (run.path / WEIGHTS).exists() else "",
         **_curves(records, evaluation),
+        "previews": _previews(run),
     }
     if evaluation is not None:
         values |= _header(evaluation, progress, notes) | _results(evaluation, known.preserve) | _cards(run, evaluation)
@@ -72,6 +75,16 @@ def _environment(run: RunFolder) -> list[tuple[str, str | int]]:
     outcome = run.read_outcome()
     used = summary.memory_used(outcome) if outcome is not None else ""
     return [*facts, ("peak memory", used)] if used else facts
+
+
+def render_curves(run: RunFolder) -> str:
+    """The curves of a run so far, as SVG figures for a page that has `charts_css`; empty before the first step."""
+    return _filled("charts.html.jinja", {"width": WIDTH, "charts": _curves(run.metrics(), None)["curves"]})
+
+
+def charts_css() -> str:
+    """The style sheet of charts; their colours are the variables of `templates/report.css`."""
+    return (Path(__file__).parent / "templates" / "charts.css").read_text(encoding="utf-8")
 
 
 def page(values: Mapping[str, Any]) -> str:
@@ -163,6 +176,13 @@ def _cards(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:
     total = len(evaluation.seeds)
     note = "" if len(cards) == total else f"{len(cards)} of {total} images; the samples folder has all."
     return {"cards": cards, "cards_note": note if cards else "The run has no images."}
+
+
+def _previews(run: RunFolder) -> list[dict[str, Any]]:
+    """Some previews of the training, each with its step."""
+    files = preview_files(run.samples)
+    shown = sorted({round((index + 1) * len(files) / PREVIEWS) - 1 for index in range(PREVIEWS)} - {-1})
+    return [{"step": files[i][0], "image": _data_url(files[i][1], height=NOTEBOOK_IMAGE)} for i in shown]
 
 
 def _sliders(run: RunFolder, evaluation: Evaluation) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from dualproc.run.images import (
     STRIP,
     TRAINED,
     image_names,
+    preview_path,
     spread_out,
     write_images,
     write_png,
@@ -55,6 +56,11 @@ def write_strips(samples: Path, strips: Mapping[str, Tensor], captions: Mapping[
     """Write each slider's images ([N, 3, H, W]) side by side, under their captions."""
     for name, images in strips.items():
         write_png(samples / STRIP.format(name), sheet(images, captions=captions[name], columns=len(images)))
+
+
+def write_preview(samples: Path, step: int, base: Tensor, trained: Tensor, prompts: Sequence[str]) -> Path:
+    """Write the preview after a training step: base above trained ([B, 3, H, W] each); returns its path."""
+    return write_png(preview_path(samples, step), before_after_grid(base, trained, captions=prompts, columns=4))
 
 
 def sample_files(samples: Path, evaluation: Evaluation, most: int) -> dict[int, dict[str, Path]]:

@@ -29,7 +29,7 @@ from .files import (
     sync,
     write_atomically,
 )
-from .images import BASE, JUDGE_VIEW, TRAINED
+from .images import BASE, JUDGE_VIEW, PREVIEW, TRAINED
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
 from .lora_file import write_lora
@@ -70,7 +70,8 @@ _OURS = (
 """In the order in which they are deleted: a run that lost only some of them has no checkpoint and starts again."""
 
 _WRITTEN = re.compile(
-    rf"({CHECKPOINTS}/checkpoint-\d+|{SLIDERS}/[^/]+)/[^/]+\.(safetensors|json)|{SAMPLES}/({BASE}|{TRAINED}|{JUDGE_VIEW})/[^/]+\.png"
+    rf"({CHECKPOINTS}/checkpoint-\d+|{SLIDERS}/[^/]+)/[^/]+\.(safetensors|json)"
+    rf"|{SAMPLES}/({BASE}|{TRAINED}|{JUDGE_VIEW}|{PREVIEW})/[^/]+\.png"
     rf"|({SAMPLES}|{GENERATED})/[^/]+\.png|{INPUTS}/[^/]+|(.*/)?{re.escape(ASIDE)}.*"
 )
 """Files that a run or `dp generate` writes into the subfolders of a run."""

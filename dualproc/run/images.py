@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BASE, TRAINED, JUDGE_VIEW = "base", "trained", "judge_view"
 """Subfolders of `samples/`."""
+PREVIEW = "preview"
+"""The subfolder of `samples/` with the previews during training."""
 GRID = "before_after.png"
 STRIP = "strip_{}.png"
 """For each slider, by its name: images at values from end to end."""
@@ -27,6 +29,17 @@ def image_names(prompts: Sequence[str], seeds: Sequence[int], *, ending: str = "
         f"{index:03d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:60].rstrip('-')}-seed{seed}{ending}.png"
         for index, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))
     ]
+
+
+def preview_path(samples: Path, step: int) -> Path:
+    """The file of the preview after a training step."""
+    return samples / PREVIEW / f"step-{step:05d}.png"
+
+
+def preview_files(samples: Path) -> list[tuple[int, Path]]:
+    """The previews of a run, each with its training step, in order."""
+    files = sorted((samples / PREVIEW).glob("step-*.png"))
+    return [(int(file.stem.removeprefix("step-")), file) for file in files]
 
 
 def write_images(folder: Path, images: Tensor, names: Sequence[str]) -> list[Path]:

@@ -13,7 +13,8 @@ from dualproc.spec.reading import read_text
 from dualproc.spec.template import fill_text
 
 MAY_CHANGE = re.compile(
-    r"evaluation\..+|train\.(watch\..+|checkpoint_every|accumulate|trackers)|(generator|judge|referee)\.(checkpointing|device|offload)"
+    r"evaluation\..+|train\.(watch\..+|preview(\..+)?|checkpoint_every|accumulate|trackers)"
+    r"|(generator|judge|referee)\.(checkpointing|device|offload)"
 )
 """Keys of a spec that may change during a run: they select what is measured, and what fits into memory."""
 LR_DECAY = "train.lr_decay"

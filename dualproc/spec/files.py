@@ -22,14 +22,15 @@ MAX_CHAIN = 16
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
-def read_chain(path: Path) -> tuple[Node | None, list[Problem]]:
+def read_chain(path: Path, text: str | None = None) -> tuple[Node | None, list[Problem]]:
     """The document of a file, merged over the files that it extends, and the problems of all of them.
 
-    The document is None if one of the files cannot be read. Raises SpecError if the file itself is missing, not a
-    regular file, too large or not readable.
+    With `text`, the file itself is not read, and need not exist: this is its content. The document is None if one of
+    the files cannot be read. Raises SpecError if the file itself is missing, not a regular file, too large or not
+    readable.
     """
     try:
-        document, problems = _read(path)
+        document, problems = _read(path) if text is None else _parsed(path, text)
     except DualprocError as error:
         hint = error.hint if os.path.exists(path) else hint_for_missing(path) or error.hint
         raise SpecError([Problem(error.message, source=str(path), hint=hint)]) from error
@@ -86,6 +87,13 @@ def _read(path: Path) -> tuple[Node | None, list[Problem]]:
         line = data[: error.start].count(b"\n") + 1
         message = f"the file is not UTF-8 text (byte {data[error.start]:#04x})"
         return None, [Problem(message, source=str(path), line=line, hint="save it as UTF-8")]
+    return read_text(text, str(path), is_json=path.suffix.lower() == ".json")
+
+
+def _parsed(path: Path, text: str) -> tuple[Node | None, list[Problem]]:
+    """The tree of a file's text, and its problems. Raises DualprocError if the text is too large."""
+    if len(text.encode("utf-8", "replace")) > MAX_BYTES:
+        raise DualprocError(f"the spec is larger than {MAX_BYTES // 1000} kB", hint="a spec contains only text")
     return read_text(text, str(path), is_json=path.suffix.lower() == ".json")
 
 

@@ -76,15 +76,22 @@ class LoadedSpec:
         return {dotted(path): str(node.place) for path, node in self.document.walk() if node.place.source}
 
 
-def read_spec(path: str | os.PathLike[str], *, overrides: Sequence[str] = (), variant: str | None = None) -> LoadedSpec:
+def read_spec(
+    path: str | os.PathLike[str],
+    *,
+    overrides: Sequence[str] = (),
+    variant: str | None = None,
+    text: str | None = None,
+) -> LoadedSpec:
     """Read and check a spec: a file (`.yaml`, `.yml`, `.json`), or the name of a shipped spec, such as `line_weight`.
 
     Precedence, from low to high: defaults, the file named by `extends`, the file itself, `overrides` (`a.b=c`) from
-    left to right. The variant's values are filled in last. Mistakes in the contents are returned in `problems`. Raises
+    left to right. The variant's values are filled in last. `text` replaces the content of the file, which then need not
+    exist (its folder is where relative paths start). Mistakes in the contents are returned in `problems`. Raises
     SpecError if the file is missing, not a regular file, larger than 1 MB, or not readable.
     """
     file = locate(path)
-    document, problems = read_chain(file)
+    document, problems = read_chain(file, text)
     if document is None:
         shown = for_report(problems)
         return LoadedSpec(None, shown, None, (), Node({}, Place(str(file))), None, shown)

@@ -34,6 +34,8 @@ from .template import find_placeholders
 
 MAX_VARIANTS = 100
 MAX_SLIDERS = 8
+PREVIEWED = 4
+"""Training prompts that previews show by default."""
 
 
 class Jitter(SpecModel):
@@ -108,6 +110,17 @@ class Watch(SpecModel):
     )
 
 
+class Preview(SpecModel):
+    """Previews during training: base and trained images of a few prompts, written into the run."""
+
+    every: Count = Field(default=20, description="Training steps from one preview to the next.")
+    prompts: Annotated[tuple[Text, ...], Field(min_length=1, max_length=16)] | None = Field(
+        default=None,
+        description="Prompts of the previews, 1 to 16, complete and without placeholders. Held-out prompts are "
+        "refused. Default: the first 4 training prompts.",
+    )
+
+
 class Stop(SpecModel):
     """Early stopping by the referee. The saved LoRA is the one of its best check, even if all steps are done."""
 
@@ -148,6 +161,11 @@ class Train(SpecModel):
     )
     lora: Lora = Field(default=Lora(), description="Size, scale and layers of the LoRA.")
     watch: Watch = Field(default=Watch(), description="Monitoring during training.")
+    preview: Preview | None = Field(
+        default=None,
+        description="Images of base and trained generator every few steps, in the run's `samples/preview`; none by "
+        "default. They do not change the LoRA.",
+    )
     stop: Stop | None = Field(default=None, description="Early stopping by the referee; none by default.")
     checkpoint_every: Count = Field(
         default=25,
@@ -418,6 +436,28 @@ class TaskSpec(SpecModel):
         if variants is not None and variant is not None and variant not in variants:
             raise_mistakes([Mistake((), f"unknown variant `{variant}`", nearest(variant, list(variants)))], variant)
         return variant
+
+    @field_validator("train")
+    @classmethod
+    def _check_preview(cls, train: Train, info: ValidationInfo) -> Train:
+        prompts = info.data.get("prompts")
+        asked = train.preview.prompts or () if train.preview is not None and prompts else ()
+        held_out = {prompt.text for prompt in prompts.eval_prompts()} if asked and prompts else set()
+        message, hint = "this prompt is held out: it must not be seen during training", "use another prompt"
+        mistakes = [
+            Mistake(("preview", "prompts", index), message, hint)
+            for index, text in enumerate(asked)
+            if text in held_out
+        ]
+        raise_mistakes(mistakes, train)
+        return train
+
+    def preview_prompts(self) -> tuple[str, ...]:
+        """The prompts of the previews during training; empty without `train.preview`."""
+        if self.train.preview is None:
+            return ()
+        first = self.prompts.train_prompts()[:PREVIEWED]
+        return self.train.preview.prompts or tuple(dict.fromkeys(prompt.text for prompt in first))
 
     @field_validator("train")
     @classmethod

@@ -13,7 +13,7 @@ _OLD_LINE_BREAKS = "\x85\u2028\u2029"
 """Line breaks of YAML 1.1: PyYAML writes them unescaped by default, and then reads them as a space."""
 
 
-class _Dumper(yaml.SafeDumper):
+class Dumper(yaml.SafeDumper):
     """Block style, lists of numbers on one line, no anchors; quotes strings that YAML 1.1 or 1.2 could misread."""
 
     def ignore_aliases(self, data: Any) -> bool:
@@ -29,9 +29,9 @@ class _Dumper(yaml.SafeDumper):
         return self.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=numbers)
 
 
-_Dumper.add_representer(str, _Dumper._text)
-_Dumper.add_representer(list, _Dumper._list)
-_Dumper.add_representer(tuple, _Dumper._list)
+Dumper.add_representer(str, Dumper._text)
+Dumper.add_representer(list, Dumper._list)
+Dumper.add_representer(tuple, Dumper._list)
 
 
 def to_yaml(spec: TaskSpec) -> str:
@@ -39,4 +39,4 @@ def to_yaml(spec: TaskSpec) -> str:
 
     If a variant is chosen, all variants are kept, and `variant` names the chosen one.
     """
-    return yaml.dump(spec.model_dump(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31)
+    return yaml.dump(spec.model_dump(), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=2**31)

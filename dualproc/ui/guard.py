@@ -1,0 +1,54 @@
+"""What a request to the page may not do, whatever Gradio would allow."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from .runs import inside
+
+Message = MutableMapping[str, Any]
+App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
+REFUSED = (
+    "/upload", "/proxy=", "/component_server", "/process_recording", "/deep_link", "/run-history", "/vibe-",
+    "/undo-vibe", "/dev/", "/profiling", "/monitoring",
+)  # fmt: skip
+"""Parts of Gradio's routes that the page does not use: they write files, or fetch other addresses."""
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+class Guard:
+    """ASGI middleware: serves files of one folder only, links resolved, and accepts no upload.
+
+    With `local`, also refuses requests for other hosts than this machine: a page of another site could otherwise reach
+    the server through a name that resolves to 127.0.0.1.
+    """
+
+    def __init__(self, app: App, *, folder: Path, local: bool) -> None:
+        self.app, self.folder, self.local = app, folder, local
+
+    async def __call__(
+        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        if scope["type"] == "http" and (reason := self.refusal(scope)):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": reason.encode()})
+            return
+        await self.app(scope, receive, send)
+
+    def refusal(self, scope: Message) -> str:
+        """Why a request is refused; empty if it is not."""
+        path = str(scope["path"])
+        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
+        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
+        if self.local and name not in LOCAL:
+            return "this page is served to this machine only"
+        if any(part in path for part in REFUSED):
+            return "the page does not use this address"
+        for marker in ("/file=", "/file/"):
+            _, found, file = path.partition(marker)
+            if found and not inside(Path(unquote(file)), self.folder):
+                return "only files of the runs folder are served"
+        return ""

@@ -1,0 +1,89 @@
+"""The page Runs: the runs of one folder, and nothing outside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dualproc.errors import RunError
+from dualproc.report import headline, render_report
+from dualproc.report.compare import render_comparison
+from dualproc.run import RunFolder
+from dualproc.run.folder import RESOLVED, SAMPLES, WEIGHTS
+from dualproc.run.images import GRID
+from dualproc.run.resolved import task
+from dualproc.spec.sliders import Slider
+
+
+def find_runs(folder: Path) -> list[Path]:
+    """All runs in a folder and its subfolders, in alphabetical order; links are not followed."""
+    files = folder.rglob(RESOLVED)
+    found = (file.parent for file in files if not any(part[0] == "." for part in file.relative_to(folder).parts))
+    return sorted(path for path in found if inside(path, folder))
+
+
+def inside(path: Path, folder: Path) -> bool:
+    """Whether a path, with all links resolved, is in a folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, ValueError, RuntimeError):  # a null character; a loop of links
+        return False
+
+
+def run_at(name: str, folder: Path) -> RunFolder:
+    """The run of a name such as `horizon/low`. Raises RunError if the runs folder has no such run."""
+    known = {label(path, folder): path for path in find_runs(folder)}
+    if name not in known:
+        raise RunError(f"no run is called '{name}' in {folder}")
+    return RunFolder(known[name])
+
+
+def label(path: Path, folder: Path) -> str:
+    """The name of a run: its folder, relative to the runs folder."""
+    return path.relative_to(folder).as_posix()
+
+
+def table(folder: Path) -> list[list[str]]:
+    """Name, training steps and result of every run; a run that cannot be read says why."""
+    rows = []
+    for path in find_runs(folder):
+        try:
+            run = RunFolder(path)
+            evaluation, steps = run.read_evaluation(), len(run.metrics())
+            result = "not evaluated yet" if evaluation is None else headline(evaluation)
+            rows.append([label(path, folder), f"{steps} of {task(run.resolved).steps}", result])
+        except RunError as error:
+            rows.append([label(path, folder), "", error.message])
+    return rows
+
+
+def gallery(folder: Path) -> list[tuple[Path, str]]:
+    """The grid of base and trained images of every run that has one, with its name."""
+    grids = [(path / SAMPLES / GRID, label(path, folder)) for path in find_runs(folder)]
+    return [(file, name) for file, name in grids if file.is_file() and inside(file, folder)]
+
+
+def finished(folder: Path) -> list[str]:
+    """The names of the runs that have a LoRA."""
+    return [label(path, folder) for path in find_runs(folder) if (path / WEIGHTS).is_file()]
+
+
+def report(names: list[str], folder: Path) -> str:
+    """The report of one run, or the comparison of several, as an HTML page.
+
+    Raises RunError if there is no run, or one of several has no evaluation.
+    """
+    runs = [run_at(name, folder) for name in names]
+    if not runs:
+        raise RunError("no run is chosen")
+    return render_report(runs[0]) if len(runs) == 1 else render_comparison(runs)
+
+
+def sliders(name: str, folder: Path) -> dict[str, Slider]:
+    """The sliders of a run, by name; empty if it has none."""
+    data = run_at(name, folder).resolved.get("sliders") or {}
+    return {key: Slider.model_validate(value) for key, value in data.items()}
+
+
+def delete(name: str, folder: Path) -> None:
+    """Delete the files of a run. Raises RunError if it does not exist, or is being written."""
+    RunFolder.delete(run_at(name, folder).path)
