@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from bench_examples import finished, outcome, row
-from PIL import Image
 
 from dualproc.report.bench import GALLERY, TABLE_MARKDOWN, BenchRow, read_result, write_table
 from dualproc.report.gallery import write_gallery
@@ -57,9 +56,6 @@ def test_tables_and_images_are_published(tmp_path: Path) -> None:
     assert texts["README.md"] == f"before\n{SMALL_TABLE[0]}\n{small_table(rows)}\n{SMALL_TABLE[1]}\nafter\n"
     images = tmp_path / "docs" / "images"
     assert (images / GALLERY).read_bytes() == (bench / GALLERY).read_bytes()
-    write_gallery(tmp_path / "expected.png", bench, [rows[1]])  # the last variant of the one task that is shown first
-    with Image.open(images / "first.png") as first, Image.open(tmp_path / "expected.png") as expected:
-        assert first.tobytes() == expected.tobytes()
     publish(bench, tmp_path)  # again: the documents stay the same
     assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in texts} == texts
 

@@ -19,7 +19,6 @@ from dualproc.report.bench import (
     grouped,
     read_result,
 )
-from dualproc.report.gallery import write_gallery
 from dualproc.wording import MISSING
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,8 +34,6 @@ COLUMNS = {
     "seconds": "training",
 }
 """Columns of the small table: heading in the bench's table -> heading in README.md."""
-SHOWN_FIRST = ("horizon", "line_weight", "palette", "relative_depth")
-"""Tasks whose last variant is in the image at the top of README.md; the gallery of all variants is too long for it."""
 
 
 def fill(text: str, markers: tuple[str, str], content: str) -> str:
@@ -88,8 +85,6 @@ def publish(bench: Path, root: Path) -> None:
         file.write_text(fill(file.read_text(encoding="utf-8"), markers, content), encoding="utf-8")
     images.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(bench / GALLERY, images / GALLERY)
-    last = {row.name: row for (row, *_) in grouped(rows) if row.name in SHOWN_FIRST}
-    write_gallery(images / "first.png", bench, list(last.values()))
 
 
 def main() -> None:
