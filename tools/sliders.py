@@ -129,7 +129,9 @@ def comparison(slider: RunFolder) -> Iterator[str]:
     for value in VALUES:
         single = fitted(SINGLE, f"horizon-{value:g}", overrides=[f"variants.middle.row={value:g}"], variant="middle")
         total += seconds(single)
-        one, (both, _) = evaluated(single), evaluate(engine.at({"row": value}))
+        at = engine.at({"row": value})
+        at.spec = at.spec.at({"row": value})  # one value for all images, instead of the grid
+        one, (both, _) = evaluated(single), evaluate(at)
         assert one.seeds == both.seeds
         cells = [numbers(each.trained, each.base, value) for each in (one, both)]
         yield row((f"{value:g}", *cells[0], *cells[1]))
