@@ -194,6 +194,17 @@ def test_a_file_of_the_user_in_a_run_is_not_deleted(tmp_path: Path) -> None:
         RunFolder.delete(tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    "file", ["events.out.tfevents.1.host.2.0", "1764195000.1/hparams.yml", "1764/events.out.tfevents.3"]
+)
+def test_files_of_tensorboard_belong_to_a_run(tmp_path: Path, file: str) -> None:
+    logged = stored(tmp_path / "run") / "tensorboard" / file
+    logged.parent.mkdir(parents=True)
+    logged.write_text("")
+    RunFolder.delete(tmp_path / "run")
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
 def test_folders_of_a_run_are_no_names_of_variants(small: Path) -> None:
     assert {name for name in _OURS if "." not in name} == set(RUN_FOLDERS)
     for name in (*RUN_FOLDERS, "Samples"):

@@ -16,7 +16,7 @@ from bench_examples import finished
 from found_images import dp
 from huggingface_hub import HfApi, ModelCard, constants
 
-from dualproc.errors import DualprocError
+from dualproc.errors import DualprocError, RunError
 from dualproc.report import write_card
 from dualproc.report.publish import missing, publish
 from dualproc.run import RunFolder
@@ -104,7 +104,8 @@ def test_lora_card_and_samples_are_uploaded_and_nothing_private(
     code, out, err = dp(capsys, "push", run.path, "lora")
     assert code == 0, err
     assert out.strip().endswith("/me/lora")
-    assert "warning" not in err
+    assert err.count("warning") == 1
+    assert "its input files are not uploaded" in err
     assert hub.created["name"] == "lora"
     assert hub.created.get("private", hub.created.get("visibility")) in (True, "private")
     names = set(hub.files)
@@ -113,6 +114,14 @@ def test_lora_card_and_samples_are_uploaded_and_nothing_private(
     assert hub.files["sliders/row/pytorch_lora_weights.safetensors"] == b"slope"
     private = ("checkpoints", "inputs", "env.json", "spec.yaml", ".lock", "outcome.json", "metrics")
     assert not [name for name in names if name.startswith(private)]
+
+
+def test_a_run_of_a_model_in_an_absolute_folder_is_not_published(hub: type[Hub], run: RunFolder) -> None:
+    text = (run.path / "spec.resolved.yaml").read_text()
+    (run.path / "spec.resolved.yaml").write_text(f"{text}\ngenerator: {{type: diffusers, model: /home/ann/secret}}\n")
+    with pytest.raises(RunError, match="names a folder of this machine, which would be published: /home/ann/secret"):
+        publish(run, "me/lora", api=HfApi(endpoint=constants.ENDPOINT, token="hf_test"))
+    assert hub.files == {}
 
 
 def test_uploaded_card_has_valid_metadata(hub: type[Hub], run: RunFolder) -> None:
@@ -124,7 +133,7 @@ def test_uploaded_card_has_valid_metadata(hub: type[Hub], run: RunFolder) -> Non
     assert data.license == "apache-2.0"
     assert data.library_name == "diffusers"
     assert {"lora", "text-to-image", "dualproc"} <= set(data.tags)
-    assert missing(run) == []
+    assert [note for note in missing(run) if "model card" in note] == []
 
 
 def test_public_is_asked_for(capsys: pytest.CaptureFixture[str], hub: type[Hub], run: RunFolder) -> None:

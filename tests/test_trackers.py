@@ -10,6 +10,7 @@ import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from many_processes import make_spec
 from stub_plugins import stubs
+from test_cli_run import dp
 
 from dualproc import Engine
 from dualproc.errors import DualprocError, DualprocWarning
@@ -113,11 +114,21 @@ def test_tracker_that_does_not_start_is_one_message_before_the_first_step(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("trackio") is not None, reason="trackio is installed")
-def test_tracker_that_is_not_installed_is_one_message_before_models_are_loaded() -> None:
-    lost = spec("trackio").model_dump() | {"generator": {"type": "diffusers", "model": "/no/such/folder"}}
-    with pytest.raises(DualprocError, match="trackio is not installed") as caught:
-        Engine(TaskSpec.model_validate(lost))
-    assert "pip install trackio" in str(caught.value)
+def test_tracker_that_is_not_installed_is_one_message_before_models_are_loaded(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    lost = (
+        "--set",
+        "train.trackers=[trackio]",
+        "--set",
+        "generator.type=diffusers",
+        "--set",
+        "generator.model=/no/such",
+    )
+    code, _, err = dp(capsys, "run", "attribute", *lost, "--out", tmp_path / "run")
+    assert code == 2
+    assert "train.trackers: trackio is not installed" in err
+    assert "pip install trackio" in err
 
 
 def test_nothing_is_imported_or_written_without_trackers(tmp_path: Path) -> None:

@@ -329,10 +329,21 @@ def test_files_of_the_runs_folder_and_the_page_are_served(guard: Guard, tmp_path
     assert guard.refusal(scope("/gradio_api/queue/join", host="localhost:7860")) == ""
 
 
+def test_the_names_of_the_runs_own_folders_are_free(tmp_path: Path) -> None:
+    runs = tmp_path / "dev" / "uploads" / "runs"
+    runs.mkdir(parents=True)
+    own = Guard(None, folder=runs, local=True)  # type: ignore[arg-type]
+    assert own.refusal(scope(f"/gradio_api/file={runs}/ok.png")) == ""
+
+
 def test_uploads_other_addresses_and_other_hosts_are_refused(guard: Guard) -> None:
     for path in ("/gradio_api/upload", "/gradio_api/proxy=http://example.org", "/gradio_api/vibe-edit/"):
         assert "does not use" in guard.refusal(scope(path)), path
     assert "this machine only" in guard.refusal(scope("/", host="evil.example:7860"))
+    for origin, refused in (("http://evil.example", True), ("null", True), ("http://localhost:7860", False)):
+        asked = scope("/gradio_api/queue/join")
+        asked["headers"].append((b"origin", origin.encode()))
+        assert bool(guard.refusal(asked)) is refused, origin
     assert Guard(None, folder=guard.folder, local=False).refusal(scope("/", host="lab.example")) == ""  # type: ignore[arg-type]
 
 

@@ -57,6 +57,17 @@ def _card(device: str) -> Gpu:
     return next((card for known, card in GPUS.items() if known in name), COMMON)
 
 
+def share(spec: TaskSpec, processes: int) -> TaskSpec:
+    """The spec with the largest share of the batch that one of the processes has."""
+    from dualproc.engine.distributed import Processes
+
+    largest = max(
+        sum(part.stop - part.start for part in Processes(rank, processes).parts(spec.train.batch, 1))
+        for rank in range(processes)
+    )
+    return spec.model_copy(update={"train": spec.train.model_copy(update={"batch": largest})})
+
+
 def settings_that_fit(
     spec: TaskSpec,
     gpus: Mapping[str, Callable[[], float]],

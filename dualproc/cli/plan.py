@@ -13,6 +13,7 @@ from dualproc.errors import DualprocError
 from dualproc.wording import duration, number, percent, plural
 
 from .arguments import AsJson, File, FirstVariant, Overrides
+from .memory import share
 from .output import print_progress, print_table, print_warning, say, stdout_for_the_result
 
 if TYPE_CHECKING:
@@ -72,7 +73,9 @@ def plan(
         if mixed := toy_mix(spec):
             print_warning(mixed)
         if processes > 1:
-            spec = _share(spec, processes)
+            spec = share(spec, processes)
+            images = plural(spec.train.batch, "image")
+            print_progress(f"each of {processes} processes has its own models, and {images} of the batch")
         from .progress import quiet
 
         quiet()
@@ -116,18 +119,6 @@ def plan(
         print_warning(note)
     if limit is not None:
         _print_limit(found, limit, search)
-
-
-def _share(spec: TaskSpec, processes: int) -> TaskSpec:
-    """The spec with the largest share of the batch that one of the processes has."""
-    from dualproc.engine.distributed import Processes
-
-    largest = max(
-        sum(part.stop - part.start for part in Processes(rank, processes).parts(spec.train.batch, 1))
-        for rank in range(processes)
-    )
-    print_progress(f"each of {processes} processes has its own models, and {plural(largest, 'image')} of the batch")
-    return spec.model_copy(update={"train": spec.train.model_copy(update={"batch": largest})})
 
 
 def _bytes(text: str) -> float:

@@ -11,7 +11,7 @@ import typer
 from dualproc.wording import command, plural
 
 from .arguments import EveryVariant, File, Overrides, given_folder
-from .memory import Fit, gpus, settings_that_fit
+from .memory import Fit, gpus, settings_that_fit, share
 from .output import print_table, print_warning, say
 
 if TYPE_CHECKING:
@@ -80,16 +80,17 @@ def run(
         for spec, folder in zip(specs, targets, strict=True):
             RunFolder.refuse(folder, portable(spec, folder).text, resume=resume, overwrite=overwrite)
 
+    others = processes()  # of the same fit, where a launcher started several
+
     def settings() -> list[str]:
         if fit is not Fit.auto:  # which may change the specs
             refuse()
         # Variants differ in what they ask, and their models need the same memory.
-        return settings_that_fit(specs[0], gpus(), fit)
+        return settings_that_fit(share(specs[0], others.count), gpus(), fit)
 
     given = overrides or []
     specs, targets = read(given)
     text = read_file(locate(file)).decode("utf-8")
-    others = processes()  # of the same fit, where a launcher started several
     if more := others.decided(settings):
         specs, targets = read([*given, *more])
     others.decided(refuse)  # before hours of training, not after
@@ -110,6 +111,7 @@ def _target(spec: TaskSpec, out: str | None, *, several: bool) -> Path:
 
 
 def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: bool) -> FitResult:
+    from dualproc.engine import trackers
     from dualproc.report import memory_used
     from dualproc.run import reset_peak_gpu_memory
     from dualproc.run.files import make_folder
@@ -121,6 +123,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
 
     quiet()
     reset_peak_gpu_memory()
+    trackers.check(spec.train.trackers)  # before the models are loaded
     if resume and not (out / METRICS).exists():
         say(f"{spec.label}: nothing to resume in {out}, starting a new run")
     judges = " + ".join(ref.type for _, ref in spec.judges)

@@ -11,6 +11,7 @@ import typer
 from dualproc.errors import DualprocError
 
 from .arguments import given_folder
+from .output import say
 
 
 def ui(
@@ -41,4 +42,7 @@ def ui(
     folder: Path = given_folder(runs)
     from dualproc.ui.page import serve
 
-    serve(folder, host=host, port=port, browser=browser)
+    def started(address: str) -> None:
+        say(f"dp ui: {address}  (runs in {folder}; Ctrl+C ends the page, and a fit after its training step)")
+
+    serve(folder, host=host, port=port, browser=browser, started=started)

@@ -112,7 +112,14 @@ class Processes:
 
     def from_first(self, value: T) -> T:
         """The value of the first process."""
-        return self.gather(value if self.first else None)[0]  # type: ignore[return-value]
+        if self.count == 1:
+            return value
+        import torch.distributed
+
+        values = [value if self.first else None]
+        with self._connected():
+            torch.distributed.broadcast_object_list(values, src=0, group=_control())
+        return cast("T", values[0])
 
     def decided(self, make: Callable[[], T]) -> T:
         """What `make` returns in the first process, in all of them; the others do not call it."""
@@ -123,10 +130,9 @@ class Processes:
             if self.count == 1:
                 raise
             error = caught
-        found = self.gather((value, error is not None))
-        if any(failed for _, failed in found):
+        if any(self.gather(error is not None)):
             self._raise(error)
-        return cast("T", found[0][0])
+        return cast("T", self.from_first(value))
 
     def _raise(self, error: Exception | None) -> None:
         """Raise this process's error, or one that names the process that has one."""

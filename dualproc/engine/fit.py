@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -137,9 +137,10 @@ def fit(
             overwrite=overwrite,
             lock=lock,
         )
-    with run, noting(loop.warnings):
+    with run, noting(loop.warnings), ExitStack() as afterwards:
         with processes.agreed():
             trackers = Trackers(spec, folder, resolved.text)
+        afterwards.callback(trackers.close)
         monitoring = _Monitoring(loop)
         checkpoint = processes.decided(lambda: run.latest_checkpoint() if resume else None)
         if checkpoint is not None:

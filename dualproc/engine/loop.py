@@ -18,7 +18,7 @@ from dualproc.spec import TaskSpec
 from dualproc.spec.paths import lora_file
 from dualproc.types import Prompt, Question, StepRecord
 
-from . import lora, lora_files, returned, sliders, trackers
+from . import lora, lora_files, returned, sliders
 from .distributed import Processes, processes
 from .evaluators import Evaluators, Live, live
 from .seeds import training_seed
@@ -62,8 +62,6 @@ class Loop:
 
         spec = self.spec
         resolve.check_plugins(spec)
-        if self.processes.first and build is resolve.build:  # not in a dry run, which trains nothing
-            trackers.check(spec.train.trackers)
         if build is resolve.build and (mixed := resolve.toy_mix(spec)):  # not in a dry run, which proves nothing
             warnings.warn(mixed, DualprocWarning, stacklevel=3)
         free_memory()  # of an earlier engine, whose models refer to each other in circles

@@ -68,7 +68,12 @@ class Trackers:
         grid = folder / SAMPLES / GRID
         if grid.exists():
             self._each(lambda name, tracker: _log_image(name, tracker, grid, steps))
+        self.close()
+
+    def close(self) -> None:
+        """Close what is still open."""
         self._each(lambda _, tracker: tracker.finish())
+        self._live.clear()
 
     def _each(self, log: Callable[[str, Any], object]) -> None:
         for name, tracker in list(self._live.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -10,6 +11,10 @@ from dualproc.errors import DualprocError, RunError
 from dualproc.kit.hub import LOGIN
 from dualproc.run.files import read_text
 from dualproc.run.folder import CARD, COMFYUI, EVALUATION, RESOLVED, SAMPLES, SLIDERS, WEIGHTS, RunFolder
+from dualproc.run.inputs import INPUTS
+from dualproc.run.resolved import leaves
+from dualproc.spec.paths import MODELS
+from dualproc.wording import command
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -33,14 +38,19 @@ def metadata(run: RunFolder) -> dict[str, Any]:
     except yaml.YAMLError:
         data = None
     if begin or not found or not end or not isinstance(data, dict):
-        raise RunError(f"{run.path / CARD} has no valid front matter", hint=f"write it again: dp score {run.path}")
+        raise RunError(
+            f"{run.path / CARD} has no valid front matter", hint=f"write it again: {command('dp', 'score', run.path)}"
+        )
     return data
 
 
 def missing(run: RunFolder) -> list[str]:
     """What the model card does not tell the hub, one sentence each."""
     known = metadata(run)
-    return [f"the model card has no `{key}`: {why}" for key, why in _EXPECTED.items() if not known.get(key)]
+    notes = [f"the model card has no `{key}`: {why}" for key, why in _EXPECTED.items() if not known.get(key)]
+    if any((run.path / INPUTS).glob("*")):
+        notes.append("its input files are not uploaded: `dp generate` cannot read the downloaded run, diffusers can")
+    return notes
 
 
 def publish(run: RunFolder, repo: str, *, private: bool = True, api: HfApi | None = None) -> str:
@@ -53,6 +63,12 @@ def publish(run: RunFolder, repo: str, *, private: bool = True, api: HfApi | Non
     from huggingface_hub import HfApi
 
     metadata(run)
+    models = (str(value) for key, value in leaves(run.resolved) if key.rpartition(".")[2] in MODELS)
+    if folder := next((model for model in models if Path(model).is_absolute()), None):
+        raise RunError(
+            f"the run names a folder of this machine, which would be published: {folder}",
+            hint="train with the hub id of the model, or with its folder relative to the current one",
+        )
     client = api or HfApi(library_name="dualproc")
     try:
         page = client.create_repo(repo, private=private, exist_ok=True)

@@ -73,6 +73,7 @@ _WRITTEN = re.compile(
     rf"({CHECKPOINTS}/checkpoint-\d+|{SLIDERS}/[^/]+)/[^/]+\.(safetensors|json)"
     rf"|{SAMPLES}/({BASE}|{TRAINED}|{JUDGE_VIEW}|{PREVIEW})/[^/]+\.png"
     rf"|({SAMPLES}|{GENERATED})/[^/]+\.png|{INPUTS}/[^/]+|(.*/)?{re.escape(ASIDE)}.*"
+    rf"|{TENSORBOARD}/(.+/)?(events\.out\.tfevents[^/]*|hparams\.yml)"
 )
 """Files that a run or `dp generate` writes into the subfolders of a run."""
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dualproc.kit.files import read
+from dualproc.kit.files import MAX_TENSORS, read
 from dualproc.spec import TaskSpec, named_files, named_models, to_yaml, with_files
 
 from .files import as_run_error
@@ -35,7 +35,7 @@ def portable(spec: TaskSpec, folder: Path) -> Portable:
     names, files = {}, {}
     for file in named_files(spec):
         with as_run_error("read", Path(file)):
-            content = read(Path(file))
+            content = read(Path(file), most=MAX_TENSORS)  # one of them may be a LoRA
         names[file] = f"{INPUTS}/{hashlib.sha256(content).hexdigest()[:16]}{Path(file).suffix.lower()}"
         files[names[file]] = content
     for model in named_models(spec):

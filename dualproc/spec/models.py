@@ -146,8 +146,8 @@ class Train(SpecModel):
     )
     accumulate: Count = Field(
         default=1,
-        description="Parts of the batch that are computed one after another, by each process: the same gradient with "
-        "less memory.",
+        description="Parts of the batch that are computed one after another, by each process: the gradient of the "
+        "whole batch with less memory.",
     )
     lr: Annotated[Positive, Field(le=1)] = Field(default=1e-4, description="Learning rate of AdamW.")
     lr_decay: Share = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -16,14 +17,14 @@ REFUSED = (
     "/undo-vibe", "/dev/", "/profiling", "/monitoring",
 )  # fmt: skip
 """Parts of Gradio's routes that the page does not use: they write files, or fetch other addresses."""
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
+LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
 class Guard:
     """ASGI middleware: serves files of one folder only, links resolved, and accepts no upload.
 
-    With `local`, also refuses requests for other hosts than this machine: a page of another site could otherwise reach
-    the server through a name that resolves to 127.0.0.1.
+    With `local`, also refuses requests for other hosts than this machine, and those that a page of another site makes:
+    it could otherwise reach the server by its address, or through a name that resolves to 127.0.0.1.
     """
 
     def __init__(self, app: App, *, folder: Path, local: bool) -> None:
@@ -41,14 +42,20 @@ class Guard:
     def refusal(self, scope: Message) -> str:
         """Why a request is refused; empty if it is not."""
         path = str(scope["path"])
-        host = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), "")
-        name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        if self.local and name not in LOCAL:
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        asked = [headers.get(b"host", ""), *([headers[b"origin"]] if b"origin" in headers else [])]
+        if self.local and not all(_host(one) in LOCAL for one in asked):
             return "this page is served to this machine only"
-        if any(part in path for part in REFUSED):
+        if any(part in re.split(r"/file[=/]", path, maxsplit=1)[0] for part in REFUSED):
             return "the page does not use this address"
         for marker in ("/file=", "/file/"):
             _, found, file = path.partition(marker)
             if found and not inside(Path(unquote(file)), self.folder):
                 return "only files of the runs folder are served"
         return ""
+
+
+def _host(address: str) -> str:
+    """The host of a `Host` or `Origin` header, without scheme and port."""
+    host = address.rpartition("://")[2]
+    return host if host.endswith("]") else host.rsplit(":", 1)[0]

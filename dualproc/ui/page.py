@@ -297,10 +297,19 @@ def build(page: Page) -> Any:
     return app
 
 
-def serve(runs: Path, *, host: str, port: int | None, browser: bool, block: bool = True) -> tuple[Any, str]:
+def serve(
+    runs: Path,
+    *,
+    host: str,
+    port: int | None,
+    browser: bool,
+    started: Callable[[str], object] = lambda _: None,
+    block: bool = True,
+) -> tuple[Any, str]:
     """Serve the page until Ctrl+C (or, without `block`, return at once); returns the app and its address.
 
-    Without `port`, the first free one from 7860. Raises DualprocError if the address cannot be used.
+    `started` gets the address. Without `port`, the first free one from 7860. Raises DualprocError if the address cannot
+    be used.
     """
     quiet()
     runs.mkdir(parents=True, exist_ok=True)
@@ -323,7 +332,7 @@ def serve(runs: Path, *, host: str, port: int | None, browser: bool, block: bool
         )  # fmt: skip
     except OSError as error:
         raise DualprocError(f"cannot serve at {host}:{port}: {error}", hint="choose another --port") from error
-    print(f"dp ui: {address}  (runs in {runs}; Ctrl+C ends the page, and a fit after its training step)", flush=True)
+    started(address)
     if block:
         app.block_thread()
     return app, address

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,7 +111,8 @@ class Queue:
 
         def loop() -> None:
             while True:
-                self.poll()
+                with suppress(OSError):  # a folder that vanished, a full disk: the next poll may work
+                    self.poll()
                 time.sleep(POLL)
 
         threading.Thread(target=loop, daemon=True).start()

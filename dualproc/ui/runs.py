@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dualproc.errors import RunError
@@ -16,9 +17,12 @@ from dualproc.spec.sliders import Slider
 
 def find_runs(folder: Path) -> list[Path]:
     """All runs in a folder and its subfolders, in alphabetical order; links are not followed."""
-    files = folder.rglob(RESOLVED)
-    found = (file.parent for file in files if not any(part[0] == "." for part in file.relative_to(folder).parts))
-    return sorted(path for path in found if inside(path, folder))
+    found = []
+    for parent, folders, files in os.walk(folder):  # which leaves out folders that vanish meanwhile
+        folders[:] = [name for name in folders if name[0] != "."]
+        if RESOLVED in files and inside(Path(parent), folder):
+            found.append(Path(parent))
+    return sorted(found)
 
 
 def inside(path: Path, folder: Path) -> bool:
@@ -64,7 +68,8 @@ def gallery(folder: Path) -> list[tuple[Path, str]]:
 
 def finished(folder: Path) -> list[str]:
     """The names of the runs that have a LoRA."""
-    return [label(path, folder) for path in find_runs(folder) if (path / WEIGHTS).is_file()]
+    runs = find_runs(folder)
+    return [label(path, folder) for path in runs if (path / WEIGHTS).is_file() and inside(path / WEIGHTS, folder)]
 
 
 def report(names: list[str], folder: Path) -> str:
