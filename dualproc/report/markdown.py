@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-_SPECIAL = re.compile(r"[\\`*|\[\]{}~$#!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|^[-+=>]|^\d+(?=[.)])")
+_SPECIAL = re.compile(r"[\\`*|\[\]{}~$#!]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 """Signs of Markdown; an underscore within a word is none."""
+_BEGINS = re.compile(r"^[-+=>]|^\d+(?=[.)])")
+"""What begins a list, a quotation or a heading at the start of a line."""
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
 def text(content: str) -> str:
     """Text in one line."""
-    line = _SPECIAL.sub(_escaped, " ".join(content.split()))
-    return line.replace("&", "&amp;").replace("<", "&lt;")
+    return _BEGINS.sub(_escaped, _within(content))
+
+
+def _within(content: str) -> str:
+    """Text that is not at the start of a line."""
+    return _TAG.sub("&lt;", _SPECIAL.sub(_escaped, " ".join(content.split())).replace("&", "&amp;"))
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -20,8 +27,8 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose cells are `text`."""
-    head, *lines = (f"| {' | '.join(map(text, row))} |" for row in (headings, *rows))
+    """A table whose cells are text."""
+    head, *lines = (f"| {' | '.join(map(_within, row))} |" for row in (headings, *rows))
     return "\n".join([head, f"| {' | '.join(['---'] * len(headings))} |", *lines])
 
 
