@@ -164,8 +164,15 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     say(f"  images    {result.run / 'samples' / 'before_after.png'}")
     say(f"  report    {result.run / 'report.html'}")
     prompt = result.evaluation.prompts[0].text
-    say(f"  next      {command('dp', 'generate', result.run, prompt, '--seed', 3, '-n', 4)}\n")
+    say(f"  next      {command('dp', 'generate', result.run, prompt, '--seed', 3, *_shown(spec))}\n")
     return result
+
+
+def _shown(spec: TaskSpec) -> tuple[str | int, ...]:
+    """The options of `dp generate` that show what was trained: the first slider from end to end, or four images."""
+    for name, slider in spec.sliders.items():
+        return "--at", f"{name}={slider.low:g}..{slider.high:g}", "-n", 7
+    return "-n", 4
 
 
 def print_evaluation(evaluation: Evaluation, notes: Sequence[str]) -> None:

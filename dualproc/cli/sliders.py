@@ -14,8 +14,8 @@ from .output import say
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run folder of a spec with sliders.")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the LoRA; a LoRA in it is replaced.")],
     at: At = None,
-    out: Annotated[str, typer.Option(metavar="DIR", help="Folder for the LoRA.")] = "",
 ) -> None:
     """Save one value of a slider as an ordinary LoRA.
 
