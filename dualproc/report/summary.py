@@ -82,6 +82,8 @@ def summary_rows(evaluation: Evaluation) -> list[Row]:
             continue  # a run of an earlier version
         change = ratio(right, left)
         note = f"{times(change)} the base's" if math.isfinite(change) else ""
+        if evaluation.asked and math.isnan(left) and label != HACK_METER:
+            note = "needs two images of a prompt at the same values: more `evaluation.seeds`"
         rows.append(Row(label, number(left), number(right), note))
     return rows
 
