@@ -30,3 +30,14 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             monkeypatch.syspath_prepend(FAKE_PLUGINS / distribution)
 
     return install
+
+
+@pytest.fixture
+def small(install: Callable[..., None], tmp_path: Path) -> Path:
+    """The spec `SMALL` in a file; its plugins are installed for one test."""
+    from spec_texts import SMALL
+
+    install("small")
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL)
+    return file

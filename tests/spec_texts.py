@@ -1,4 +1,4 @@
-"""Two small valid specs, and helpers that write and load specs."""
+"""Small valid specs, and helpers that write and load specs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from pathlib import Path
 from dualproc.errors import Problem
 from dualproc.spec import LoadedSpec, read_spec
 
+SMALL = """\
+name: small
+prompts: {template: "a cartoon of {subject}", train: [a cat, a dog], eval: [an owl]}
+question: {template: "Is it red?"}
+visual_prompt: {jitter: {y: [-0.1, 0.1]}, layers: [{type: small}]}
+generator: {type: small}
+judge: {type: small}
+reward: {type: small}
+referee: {type: small-referee}
+scorers: [{type: small}]
+anchor: {type: small}
+train: {steps: 4, batch: 1, lr: 1e-3, checkpoint_every: 1, lora: {rank: 2}, watch: {every: 1, images: 1}}
+evaluation: {seeds: 1}
+"""
+"""A spec of the plugins in tests/fake_plugins/small, whose training step takes milliseconds."""
 SPEC = """\
 schema_version: 1
 name: lines

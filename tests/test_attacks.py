@@ -23,7 +23,8 @@ from markdown_it import MarkdownIt
 from run_examples import SPEC, evaluation, record
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from test_survival import SMALL, break_plugin
+from spec_texts import SMALL
+from test_survival import break_plugin
 
 import dualproc
 from dualproc import Engine, load_spec, wording
@@ -49,15 +50,6 @@ from dualproc.wording import cause, printable
 
 PACKAGE = Path(dualproc.__file__).parent
 Capture = pytest.CaptureFixture[str]
-
-
-@pytest.fixture
-def small(install: Callable[..., None], tmp_path: Path) -> Path:
-    """A spec of plugins whose training step takes milliseconds; they are installed for one test."""
-    install("small")
-    file = tmp_path / "small.yaml"
-    file.write_text(SMALL)
-    return file
 
 
 def refused(capsys: Capture, *arguments: str | Path) -> str:

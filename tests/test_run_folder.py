@@ -193,7 +193,7 @@ def test_an_evaluation_of_an_earlier_version_is_refused_with_the_command_that_re
     with create(tmp_path) as run:
         run.write_evaluation(evaluation())
         path = tmp_path / "evaluation.json"
-        path.write_text(path.read_text().replace('"trained"', '"taught"').replace("sha256", "other"))
+        path.write_text(path.read_text().replace('"trained"', '"changed"').replace("sha256", "other"))
         with pytest.raises(RunError, match="from another version of dualproc: trained") as caught:
             run.read_evaluation()
     assert caught.value.hint == f"evaluate the run again: dp score {tmp_path}"

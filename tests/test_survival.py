@@ -21,6 +21,7 @@ import yaml
 from found_images import dp
 from PIL import Image
 from safetensors.torch import load_file
+from spec_texts import SMALL
 
 from dualproc import Engine, load_spec
 from dualproc.errors import DualprocError
@@ -31,20 +32,6 @@ from dualproc.run.lock import HOLDER, LOCK
 from dualproc.types import StepRecord
 
 TESTS = Path(__file__).parent
-SMALL = """\
-name: small
-prompts: {template: "a cartoon of {subject}", train: [a cat, a dog], eval: [an owl]}
-question: {template: "Is it red?"}
-visual_prompt: {jitter: {y: [-0.1, 0.1]}, layers: [{type: small}]}
-generator: {type: small}
-judge: {type: small}
-reward: {type: small}
-referee: {type: small-referee}
-scorers: [{type: small}]
-anchor: {type: small}
-train: {steps: 4, batch: 1, lr: 1e-3, checkpoint_every: 1, lora: {rank: 2}, watch: {every: 1, images: 1}}
-evaluation: {seeds: 1}
-"""
 SHIPPED = """\
 name: shipped
 prompts: {template: "a cartoon of {subject}", train: [a cat, a dog], eval: [an owl]}
@@ -128,15 +115,6 @@ def assert_no_partial_files(run: Path) -> None:
             readers[file.suffix](file)
     for folder in run.glob("checkpoints/checkpoint-*"):
         assert {file.name for file in folder.iterdir()} == {"tensors.safetensors", "state.json"}
-
-
-@pytest.fixture
-def small(install: Callable[..., None], tmp_path: Path) -> Path:
-    """The spec `SMALL`; its plugins are installed for one test."""
-    install("small")
-    file = tmp_path / "small.yaml"
-    file.write_text(SMALL)
-    return file
 
 
 def leftovers(run: Path) -> list[Path]:

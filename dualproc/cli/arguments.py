@@ -36,6 +36,9 @@ def variant_option(default: str) -> Any:
 EveryVariant = Annotated[str | None, variant_option("every variant")]
 FirstVariant = Annotated[str | None, variant_option("the first")]
 
+Jobs = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Number of fits to run at the same time; they share the CPU cores.")
+]
 SpecFile = Annotated[
     str | None,
     typer.Option("--spec", metavar="SPEC", help="The spec (file or name) that has the questions, models and scorers."),

@@ -9,7 +9,7 @@ import typer
 
 from dualproc.wording import command
 
-from .arguments import Overrides, given_folder
+from .arguments import Jobs, Overrides, given_folder
 
 DEFAULT_PATHS, DEFAULT_OUT = ("specs",), "runs/bench"
 
@@ -27,9 +27,7 @@ def bench(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the earlier runs of these specs in DIR and start again.")
     ] = False,
-    jobs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Number of fits to run at the same time; they share the CPU cores.")
-    ] = 1,
+    jobs: Jobs = 1,
     seeds: Annotated[
         int, typer.Option(metavar="N", min=1, max=100, help="Seeds per variant: `train.seed` and the next N - 1.")
     ] = 1,

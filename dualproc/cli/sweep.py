@@ -8,7 +8,7 @@ import typer
 
 from dualproc.wording import command
 
-from .arguments import EveryVariant, File, Overrides, given_folder
+from .arguments import EveryVariant, File, Jobs, Overrides, given_folder
 
 DEFAULT_OUT = "runs/sweep"
 
@@ -35,9 +35,7 @@ def sweep(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Delete the earlier runs of this sweep in DIR and start again.")
     ] = False,
-    jobs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Number of fits to run at the same time; they share the CPU cores.")
-    ] = 1,
+    jobs: Jobs = 1,
 ) -> None:
     """Train one spec with every combination of some values, and print one table.
 

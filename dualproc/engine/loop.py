@@ -109,6 +109,7 @@ class Loop:
         task = self.spec.at(values)
         sliders.set_sliders(self.generator, self.spec, values)
         other = copy.copy(self)
+        other.spec = task
         other._set_task(self.evaluators.at(task))
         self.latest, other.latest = other, None
         return other

@@ -35,13 +35,18 @@ def write_gallery(path: Path, out: Path, rows: Sequence[BenchRow]) -> Path | Non
     strips = [strip for row in first if row and (strip := strip_of(row, out / row.folder)) is not None]
     if not strips:
         return None
+    write_atomically(path, png(stacked(strips)), durable=False)
+    return path
+
+
+def stacked(strips: Sequence[Image.Image]) -> Image.Image:
+    """Images below each other, on white."""
     canvas = Image.new("RGB", (max(strip.width for strip in strips), sum(strip.height for strip in strips)), "white")
     top = 0
     for strip in strips:
         canvas.paste(strip, (0, top))
         top += strip.height
-    write_atomically(path, png(canvas), durable=False)
-    return path
+    return canvas
 
 
 def strip_of(row: BenchRow, folder: Path) -> Image.Image | None:

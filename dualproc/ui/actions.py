@@ -147,11 +147,11 @@ class Page:
             for one in found.answers
         ]
         findings = "\n".join(found.findings) or f"ok: nothing to point out on {plural(int(images), 'base image')}"
-        pictures = [
+        images_shown = [
             (shown(image), f"{prompt.text}: {number(p)}")
             for image, prompt, p in zip(to_pillow(found.judge_view), found.prompts, found.answers[0].seen, strict=True)
         ]
-        return rows, message(findings, not found.findings), pictures
+        return rows, message(findings, not found.findings), images_shown
 
     # --- Train --------------------------------------------------------------------------------------------------
 
@@ -196,14 +196,14 @@ class Page:
         if now == before:
             return (gr.skip(),) * 4 + (before,)
         failed = status.startswith("failed")
-        pictures: Any = figures([(file, f"after step {step}: base above trained") for step, file in reversed(previews)])
-        same_pictures = before.startswith(f"{name} ") and before.rsplit(" ", 1)[-1] == str(len(previews))
+        unchanged = before.startswith(f"{name} ") and before.rsplit(" ", 1)[-1] == str(len(previews))
+        shown_previews = [(file, f"after step {step}: base above trained") for step, file in reversed(previews)]
         curves = render_curves(run)
         return (
             message(status, not failed),
             bar(self.queue.progress(folder)),
             f'<div class="dp-charts">{curves}</div>' if curves else "",
-            gr.skip() if same_pictures else pictures,
+            gr.skip() if unchanged else figures(shown_previews),
             now,
         )
 
@@ -242,13 +242,13 @@ class Page:
             raise DualprocError("choose a run, and write a prompt")
         seeds = [int(seed or 0) + index for index in range(int(count))]
         at = dict(zip(runs_of.sliders(names[0], self.runs), values, strict=False))
-        pictures: list[tuple[Any, str]] = []
+        images_shown: list[tuple[Any, str]] = []
         for name, much in [(names[0], 0.0), *((name, strength) for name in names)]:
             folder = runs_of.run_at(name, self.runs).path
             drawn = self.models.draw(folder, prompt, seeds, strength=much, values=at)
             about = "base" if much == 0 else f"{name}, strength {much:g}"
-            pictures += [(image, f"{about}, seed {one}") for image, one in zip(drawn, seeds, strict=True)]
-        return pictures
+            images_shown += [(image, f"{about}, seed {one}") for image, one in zip(drawn, seeds, strict=True)]
+        return images_shown
 
     def report(self, names: list[str]) -> str:
         """The report of one run, or the comparison of several."""

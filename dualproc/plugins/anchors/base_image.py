@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def base_images(generator: Generator, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+    """The base model's images [B, 3, H, W], at the same sampling step as those of the training step."""
+    # `grad` makes the base stop at the same step; with the LoRA off, nothing is differentiable.
+    return generator.sample(prompts, seeds, grad=True, base=True).images.detach()
+
+
 class BaseImage:
     """Penalises the distance from each image to the base model's image of the same prompt and seed.
 
@@ -43,7 +49,6 @@ class BaseImage:
         self, sample: Sample, generator: Generator, prompts: Sequence[str], seeds: Sequence[int], rng: torch.Generator
     ) -> Tensor:
         """[B] penalties >= 0: mean squared difference to the base images, with pixels in [0, 1]."""
-        # `grad` makes the base stop at the same sampling step; with the LoRA off, nothing is differentiable.
-        base = generator.sample(prompts, seeds, grad=True, base=True).images.detach()
+        base = base_images(generator, prompts, seeds)
         # The blur is linear: blurring the difference equals the difference of the blurred images.
         return blurred(sample.images - base, self.params.blur).square().flatten(1).mean(1)

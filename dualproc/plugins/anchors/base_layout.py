@@ -11,6 +11,8 @@ from dualproc.kit.structure import structure
 from dualproc.protocols import Generator
 from dualproc.types import Sample
 
+from .base_image import base_images
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -36,6 +38,5 @@ class BaseLayout:
         self, sample: Sample, generator: Generator, prompts: Sequence[str], seeds: Sequence[int], rng: torch.Generator
     ) -> Tensor:
         """[B] penalties in [0, 2]: 0 for the layout of the base image, about 1 for an unrelated one."""
-        # `grad` makes the base stop at the same sampling step; with the LoRA off, nothing is differentiable.
-        base = generator.sample(prompts, seeds, grad=True, base=True).images.detach()
+        base = base_images(generator, prompts, seeds)
         return 1 - (structure(sample.images) * structure(base)).sum(1)
