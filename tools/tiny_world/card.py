@@ -61,7 +61,11 @@ developed:
   current questions, then 60 minutes each (4,050 and 5,370 steps) with more questions about horizon and palette,
   mostly near the correct answer. Before that, the models could not tell small distances from it apart. "Where
   is Point A?" and "Which is closer to the camera?" were added late; without them, the question `depth` stayed
-  at chance.
+  at chance. Last, 35 minutes each ({steps_judge} and {steps_referee} steps, learning rate 4e-4) with other labels and
+  scenes. A palette matches only if two of its three swatches are in the image. A horizon between two areas of the
+  same colour is not one. A quarter of the scenes has such areas. Questions about line weight are asked more often,
+  near the correct answer. The command was `python -m tools.tiny_world.judges NAME dualproc/weights/generator/vae OUT
+  --start dualproc/weights/NAME --generator dualproc/weights/generator --lr 4e-4 --minutes 35`.
 
 The generator's captions name the subjects and the setting. Everything else varies with the noise, by design: in
 training, the mean over tokens of packed noise channel k was set so that Phi(8 * mean) is the scene's k-th code

@@ -41,7 +41,7 @@ from dualproc.types import ScoreContext
 from .data import SIZE, Data, load
 from .generator import codes_of, tokenize, tokenizer
 from .questions import GROUND, OF_PAIRS, QUESTIONS, SIDES, SKY, SUFFIX, SWATCHES, WORDINGS, Asked, ask, overlay
-from .scenes import COLOURS, GROUNDS, KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes
+from .scenes import CODE, COLOURS, GROUNDS, KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes
 from .vae import autocast, to_tensor
 
 DIM, PATCH, TEXT = 128, 8, 36
@@ -52,6 +52,7 @@ TEMPLATE = (
 )
 MORE_OF = {"referee": {"subject": 2.5, "name": 4.0, "both": 2.5, "sky": 1.5, "depth": 0.6}}
 """The referee decides whether subjects are kept, so it is asked about them more often."""
+ALIKE_CODES = [(CODE[f"sky_{what}"], CODE[f"ground_{what}"]) for what in ("hue", "saturation", "value")]
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
@@ -299,6 +300,9 @@ def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
     for start in range(0, count, 100):
         part = scenes[start : start + 100]
         noise = torch.randn(len(part), (SIZE // 8) ** 2, 32, generator=rng)
+        for sky, ground in ALIKE_CODES:  # a quarter has a ground of nearly the colour of the sky, as `scenes.ALIKE`
+            means = noise[: len(part) // 4].mean(1)
+            noise[: len(part) // 4, :, ground] += (means[:, sky] - means[:, ground])[:, None]
         text = tokenize(pipe, [scene.caption for scene in part])
         with torch.no_grad(), autocast():
             v = pipe.transformer(

@@ -24,6 +24,8 @@ from .scenes import COLOURS, GROUNDS, HORIZON_RANGE, NAMES, SETTINGS, Scene
 SUFFIX = "Answer with Yes or No."
 SURE = 3.5
 """Log-odds of Yes where Yes is clearly correct."""
+VISIBLE = 10.0
+"""A horizon is fully visible if the colours of sky and ground differ by this (CIEDE2000)."""
 WORDINGS = {
     "line_weight": (
         "Does the line weight of the image match the red line overlaid at the bottom?",
@@ -102,7 +104,7 @@ Overlay = tuple[Canvas | None, tuple[tuple[str, float], ...]]
 
 def line_weight(scene: Scene, rng: np.random.Generator) -> Asked:
     """Does the line weight match the bar? The log-odds depend on the ratio of the two widths."""
-    shift = rng.normal(0, 0.12) if rng.random() < 0.35 else rng.uniform(-1.6, 1.6)
+    shift = rng.normal(0, rng.choice([0.12, 0.35])) if rng.random() < 0.65 else rng.uniform(-1.6, 1.6)
     width = float(np.clip(scene.line_weight * np.exp(shift), 0.006, 0.07))
     off = abs(np.log(scene.line_weight / width))
     needs = ("line_weight", "bar_width")
@@ -110,14 +112,20 @@ def line_weight(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def horizon(scene: Scene, rng: np.random.Generator) -> Asked:
-    """Is the bar on the horizon? The log-odds depend on their distance, in 64ths of the height."""
+    """Is the bar on the horizon? The log-odds depend on their distance, in 64ths of the height.
+
+    Where sky and ground have almost the same colour, no horizon is visible, and the answer is No. Otherwise a fit could
+    make them alike and leave the judge to guess.
+    """
     near = scene.horizon + rng.uniform(-0.14, 0.14)  # mostly near the target, where training ends
     row = near if rng.random() < 0.6 else rng.uniform(HORIZON_RANGE[0] - 0.12, HORIZON_RANGE[1] + 0.22)
     row = float(np.clip(row, 0.04, 0.96))
     off, width = 64 * abs(row - scene.horizon), float(rng.uniform(0.012, 0.03))
+    invisible = max(0.0, 1 - _difference(*scene.palette) / VISIBLE)
     shown = (("bar_row", row), ("bar_width", width))
     canvas, needs = overlays.bar(0, 1, row, width), ("horizon", "bar_row")
-    return Asked(_wording("horizon", rng), SURE - 2.2 * np.sqrt(off), canvas, shown, needs=needs)
+    log_odds = SURE - 2.2 * np.sqrt(off) - 5 * invisible
+    return Asked(_wording("horizon", rng), float(log_odds), canvas, shown, needs=needs)
 
 
 def subject(scene: Scene, rng: np.random.Generator, names: list[str] = NAMES) -> Asked:
@@ -183,7 +191,10 @@ def nearer(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def palette(scene: Scene, rng: np.random.Generator) -> Asked:
-    """Do the swatches match? The log-odds depend on the distance of sky and ground from their nearest swatches."""
+    """Do the swatches match? The log-odds depend on the distance of the image's colours from the swatches, both ways.
+
+    Sky and ground are near swatches, and two of the three swatches are in the image: it has only two large areas.
+    """
     own = np.stack([_rgb(colour) for colour in scene.palette])
     colours = rng.random((3, 3))
     if rng.random() < 0.25:  # a theme: variations of one colour
@@ -192,8 +203,8 @@ def palette(scene: Scene, rng: np.random.Generator) -> Asked:
         shift = rng.normal(0, 1, (2, 3)) * rng.choice([0.01, 0.04, 0.08, 0.14, 0.25], size=(2, 1))
         colours[:2] = (own + shift).clip(0, 1)
         colours = colours[rng.permutation(3)]
-    distance = deltaE_ciede2000(rgb2lab(own)[:, None], rgb2lab(colours)[None]).min(1)
-    off = scene.horizon * distance[0] + (1 - scene.horizon) * distance[1]
+    apart = deltaE_ciede2000(rgb2lab(own)[:, None], rgb2lab(colours)[None])  # [sky and ground, swatches]
+    off = max(float((scene.horizon, 1 - scene.horizon) @ apart.min(1)), float(np.sort(apart.min(0))[1]))
     log_odds = SURE - 1.25 * np.sqrt(max(0.0, off - 2))
     canvas, shown = overlays.swatches(colours), _shown_swatches(colours)
     return Asked(_wording("palette", rng), log_odds, canvas, shown, needs=(*SKY, *GROUND, *SWATCHES))
@@ -230,7 +241,7 @@ def composition(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 QUESTIONS: dict[str, tuple[Callable[..., Asked], float]] = {
-    "line_weight": (line_weight, 0.10),
+    "line_weight": (line_weight, 0.14),
     "horizon": (horizon, 0.18),
     "subject": (subject, 0.06),
     "name": (name, 0.02),
@@ -238,7 +249,7 @@ QUESTIONS: dict[str, tuple[Callable[..., Asked], float]] = {
     "depth": (depth, 0.15),
     "where": (where, 0.02),
     "nearer": (nearer, 0.02),
-    "palette": (palette, 0.22),
+    "palette": (palette, 0.25),
     "ground": (ground, 0.03),
     "sky": (sky, 0.02),
     "composition": (composition, 0.13),

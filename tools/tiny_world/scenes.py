@@ -70,6 +70,9 @@ COLOURS = {
 }  # fmt: skip
 """Colours in questions about the sky."""
 
+ALIKE = 0.25
+"""Share of wide scenes whose ground has nearly the colour of the sky: generators that are trained can do the same."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
@@ -192,7 +195,11 @@ def _draw_colours(rng: np.random.Generator) -> tuple[str, str]:
         rgb = np.array([int(str(rng.choice(list(prototypes.values())))[i : i + 2], 16) / 255 for i in (1, 3, 5)])
         return _hex(_at_least(0.32, tuple((rgb + rng.normal(0, 0.05, 3)).clip(0, 1))))
 
-    return near(COLOURS), near(GROUNDS)
+    sky = near(COLOURS)
+    if rng.random() < ALIKE:
+        rgb = np.array([int(sky[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        return sky, _hex(_at_least(0.32, tuple((rgb + rng.normal(0, rng.choice([0.01, 0.06]), 3)).clip(0, 1))))
+    return sky, near(GROUNDS)
 
 
 def to_svg(scene: Scene, size: int) -> str:
