@@ -10,6 +10,7 @@ import argparse
 import dataclasses
 import re
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from transformers import (
 )  # fmt: skip
 
 from dualproc.plugins.scorers.line_weight import LineWeight
+from dualproc.plugins.scorers.region_color import region_colors
 from dualproc.types import ScoreContext
 
 from .data import SIZE, Data, load
@@ -53,6 +55,9 @@ TEMPLATE = (
 MORE_OF = {"referee": {"subject": 2.5, "name": 4.0, "both": 2.5, "sky": 1.5, "depth": 0.6}}
 """The referee decides whether subjects are kept, so it is asked about them more often."""
 ALIKE_CODES = [(CODE[f"sky_{what}"], CODE[f"ground_{what}"]) for what in ("hue", "saturation", "value")]
+OF_FITS = ("line_weight", "palette", "subject", "sky", "ground")
+"""Questions about images of a LoRA: what the noise encodes is no longer true of them, but these can be measured."""
+STRENGTHS = (1.0, 0.6, 0.8, 1.2, 0.4, 1.0)
 HALF = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
@@ -248,9 +253,13 @@ def grown(start: Path, model: Any, tok: Any) -> Any:
 class Source:
     """Images to ask about, with an index of those that show two subjects."""
 
-    def __init__(self, data: Data) -> None:
-        self.data = data
+    def __init__(self, data: Data, kinds: Sequence[str] | None = None) -> None:
+        self.data, self.kinds = data, kinds
         self.pairs = np.array([i for i, scene in enumerate(data.scenes) if len(scene.subjects) == 2])
+
+    def knows(self, kind: str) -> bool:
+        """Whether there are labels for a question of this kind."""
+        return self.kinds is None or kind in self.kinds
 
     def draw(self, kind: str, rng: np.random.Generator) -> tuple[Scene, np.ndarray]:
         """A random scene that a question of this kind fits, and its image."""
@@ -285,14 +294,17 @@ def recoded(vae: AutoencoderKL, data: Data, count: int) -> Data:
     return Data(data.scenes[:count], np.concatenate(out))
 
 
-def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
+def generated(folder: Path, count: int, *, names: list[str], seed: int, lora: Path | None = None) -> Data:
     """One-step images of the trained generator, labelled by the codes that their noise encodes.
 
     Their line weight is labelled by the scorer instead. Thin lines become paler than their code says, and a judge that
-    is trained on the intended weight learns to see lines that are not there.
+    is trained on the intended weight learns to see lines that are not there. With a LoRA, whose strength varies, the
+    codes are no longer true: the colours of sky and ground are measured too, and only `OF_FITS` may be asked.
     """
     pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.vae.to(memory_format=torch.channels_last)
+    if lora is not None:
+        pipe.load_lora_weights(lora, adapter_name="fit")
     scenes, out = draw_scenes(count, seed=seed, pairs=0.3, names=names), []
     rng = torch.Generator().manual_seed(seed)
     ids = FluxPipeline._prepare_latent_image_ids(1, SIZE // 8, SIZE // 8, "cpu", torch.float32)
@@ -304,6 +316,8 @@ def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
             means = noise[: len(part) // 4].mean(1)
             noise[: len(part) // 4, :, ground] += (means[:, sky] - means[:, ground])[:, None]
         text = tokenize(pipe, [scene.caption for scene in part])
+        if lora is not None:
+            pipe.set_adapters("fit", STRENGTHS[start // 100 % len(STRENGTHS)])
         with torch.no_grad(), autocast():
             v = pipe.transformer(
                 hidden_states=noise, timestep=torch.ones(len(part)),
@@ -313,11 +327,31 @@ def generated(folder: Path, count: int, *, names: list[str], seed: int) -> Data:
             z = FluxPipeline._unpack_latents(noise - v.float(), SIZE, SIZE, 4) / pipe.vae.config.scaling_factor
             z = (z + pipe.vae.config.shift_factor).contiguous(memory_format=torch.channels_last)
             out.append(to_uint8(pipe.vae.decode(z).sample.float()))
-        weights = LineWeight(LineWeight.Params()).score(to_tensor(out[-1]) / 2 + 0.5, ScoreContext((), ()))
+        images = to_tensor(out[-1]) / 2 + 0.5
+        weights = LineWeight(LineWeight.Params()).score(images, ScoreContext((), ()))
         for scene, code, weight in zip(part, codes_of(noise).numpy(), weights.tolist(), strict=True):
             measured = max(weight, WIDE_RANGE[0]) if weight == weight else None
             labelled.append(dataclasses.replace(scene, codes=code, measured=measured))
+        if lora is not None:
+            regions = (region_colors(images, region) for region in ("sky", "ground"))
+            for index, found in enumerate(zip(*regions, strict=True), start):
+                labelled[index] = dataclasses.replace(labelled[index], colours=tuple(map(as_hex, found)))
     return Data(labelled, np.concatenate(out))
+
+
+def of_fits(folder: Path, loras: Sequence[Path], *, names: list[str], seed: int) -> Data:
+    """Images of generators that were trained against a judge, whose mistakes they show; the useful ones only."""
+    parts = [generated(folder, 600, names=names, seed=seed + index, lora=lora) for index, lora in enumerate(loras)]
+    scenes = [scene for part in parts for scene in part.scenes]
+    useful = [i for i, one in enumerate(scenes) if one.measured is not None and one.colours and all(one.colours)]
+    return Data([scenes[i] for i in useful], np.concatenate([part.images for part in parts])[useful])
+
+
+def as_hex(lab: np.ndarray | None) -> str:
+    """A colour in CIELAB as `#rrggbb`; empty for None."""
+    from skimage.color import lab2rgb
+
+    return "" if lab is None else "#" + "".join(f"{round(255 * c):02x}" for c in lab2rgb(lab).clip(0, 1).tolist())
 
 
 def to_uint8(x: torch.Tensor) -> np.ndarray:
@@ -399,6 +433,7 @@ def main() -> None:
     parser.add_argument("vae", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--generator", type=Path, help="also train on images of this generator")
+    parser.add_argument("--fits", type=Path, nargs="*", default=[], help="also train on images with these LoRAs")
     parser.add_argument("--start", type=Path, help="continue from these weights instead of new ones")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--lr", type=float, default=1e-3)
@@ -419,6 +454,9 @@ def main() -> None:
     if args.generator:
         sources.append(Source(generated(args.generator, 6_000, names=names, seed=seed)))
         shares = [0.35, 0.15, 0.5]
+    if args.fits:
+        sources.append(Source(of_fits(args.generator, args.fits, names=names, seed=seed + 100), OF_FITS))
+        shares = [0.2, 0.1, 0.3, 0.4]
     tokens = model.model.connector if args.name == "referee" else model.model.multi_modal_projector
     text = model.model.text_model if args.name == "referee" else model.model.language_model
     probe = Probe(tokens, text.layers[1], (SIZE // PATCH) ** 2 // (1 if args.name == "judge" else 4), DIM)
@@ -435,6 +473,7 @@ def main() -> None:
             group["lr"] = args.lr * min(1, (step + 1) / 100) * (1 if share < 0.5 else 2 * (1 - share))
         kinds = rng.choice(list(QUESTIONS), size=args.batch, p=frequencies)
         which = rng.choice(len(sources), size=args.batch, p=shares)
+        which = [i if sources[i].knows(kind) else i - 1 for i, kind in zip(which, kinds, strict=True)]
         drawn = [sources[i].draw(kind, rng) for i, kind in zip(which, kinds, strict=True)]
         scenes, rendered = [scene for scene, _ in drawn], [image for _, image in drawn]
         asked = [ask(kind, scene, rng, names) for kind, scene in zip(kinds, scenes, strict=True)]
