@@ -13,11 +13,11 @@ from rich.table import Table
 from rich.text import Text
 
 from dualproc.errors import DamageError, DualprocError, Problem, RunError, SpecError
-from dualproc.report import bench
+from dualproc.report import bench, side_effects
 from dualproc.report.gallery import strip_of, write_gallery
 from dualproc.resolve import read_checked, toy_mix
 from dualproc.run import RunFolder, portable
-from dualproc.run.files import as_run_error
+from dualproc.run.files import as_run_error, write_atomically
 from dualproc.run.lock import refuse_locked
 from dualproc.spec import locate
 from dualproc.spec.files import SUFFIXES
@@ -25,8 +25,9 @@ from dualproc.wording import command, plural, printable
 
 from .output import print_warning, say
 from .processes import Job, TrainingProcess, interrupts, threads_each
-from .progress import BenchBars
+from .progress import Bars, BenchBars
 
+SIDE_EFFECTS = "side_effects.md"
 _POLL = 0.2
 """Seconds between two checks of the running fits."""
 _GRACE = 10.0
@@ -146,6 +147,8 @@ def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
 def run_and_show(table: Results, at_a_time: int) -> None:
     """Run all unfinished jobs and print the table. Raises typer.Exit if a fit failed (1) or was interrupted (130)."""
     interrupted = run_jobs(table, at_a_time)
+    if not interrupted:
+        table.measure_side_effects()
     table.show()
     if interrupted:
         done = f"interrupted: {len(table.rows)} of {plural(len(table.planned), table.unit)} done"
@@ -207,6 +210,10 @@ class Results:
     name: str = bench.BENCH
     """The table is NAME.md and NAME.json."""
     rows: dict[Job, bench.BenchRow] = field(default_factory=dict)
+    changes: dict[str, side_effects.Changes] = field(default_factory=dict)
+    """By run folder, what every scorer's values changed by."""
+    own: dict[str, frozenset[str]] = field(default_factory=dict)
+    """By run folder, the labels of the task's own scorers."""
 
     def add(self, job: Job, error: str | None = None) -> None:
         """Add the row of a finished run, or of a failed one. Raises DamageError if its files are damaged."""
@@ -245,6 +252,29 @@ class Results:
         bench.write_table(self.out, rows, planned=planned, command=self.command, name=self.name, more=more)
         write_gallery(self.out / bench.GALLERY, self.out, rows)
 
+    def measure_side_effects(self) -> None:
+        """Measure the images of every finished run with the scorers of all specs, and write the table."""
+        from dualproc.engine.side_effects import changes, quantity, scorers_of
+
+        finished = {job: row for job, row in self.rows.items() if row.result is not None}
+        scorers = scorers_of([job.spec for job in finished])
+        self.own = {
+            row.folder: frozenset(
+                label for label, ref in scorers.items() if quantity(ref) in set(map(quantity, job.spec.scorers))
+            )
+            for job, row in finished.items()
+        }
+        with Bars() as bars:
+            bar = bars.add_task("side effects", total=len(finished), note="")
+            for job, row in finished.items():
+                try:
+                    self.changes[row.folder] = changes(job.folder, scorers)
+                except DualprocError as error:
+                    print_warning(f"side effects of {job.label} were not measured: {error.message}")
+                bars.more(bar, 1)
+        if self.changes:
+            write_atomically(self.out / SIDE_EFFECTS, side_effects.render(self.sorted_rows(), self.changes, self.own))
+
     @property
     def unit(self) -> str:
         """What is counted: `variant`, or `fit` if a variant has several."""
@@ -267,13 +297,18 @@ class Results:
         if rows:
             headings, *lines = bench.table(rows)
             _print_folded(headings, lines)
+        if self.changes:
+            say("\nSide effects, in standard deviations of the base images:")
+            headings, *lines = side_effects.table(rows, self.changes, self.own)
+            _print_folded(headings, lines)
+            say(f"\n{side_effects.conclusion(rows, self.changes, self.own)}")
         for line in (*self.conclusions(), *bench.footer(rows, planned=len(self.planned), command=self.command)):
             say(f"\n{line}")
         for job, row in self.rows.items():
             if row.error:
                 log = f"\n  full output: {job.log}" if job.log.exists() else ""
                 print_warning(f"{job.label} failed: {row.error}{log}")
-        files = [f"{self.name}.{ending}" for ending in ("md", "json", "html")]
+        files = [*(f"{self.name}.{ending}" for ending in ("md", "json", "html")), SIDE_EFFECTS]
         written = [self.out / name for name in (*files, bench.GALLERY)]
         say("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
 

@@ -196,6 +196,14 @@ class EvaluationSpec(SpecModel):
         default=16,
         description="Images generated and judged at a time, in the evaluation and in checks; fewer need less memory.",
     )
+    side_effects: tuple[refs.ScorerRef, ...] = Field(
+        default=tuple(
+            refs.PluginRef.model_validate({"type": "tone", "of": of}) for of in ("lightness", "chroma", "contrast")
+        ),
+        max_length=refs.MAX_LISTED,
+        description="Scorers of what the task does not ask for. The evaluation reports by how much the LoRA changes "
+        "their values. Scorers of the spec itself are left out.",
+    )
 
 
 Questions = Annotated[tuple[QuestionSpec, ...], Field(min_length=1, max_length=100)]

@@ -35,6 +35,11 @@ class PluginRef(SpecModel):
         """The plugin's parameters: dicts, lists, strings, numbers, booleans and None."""
         return dict(self.model_extra or {})
 
+    @property
+    def label(self) -> str:
+        """The plugin's name with those of its parameters that are words, such as `tone lightness`."""
+        return " ".join([self.type, *(value for value in self.params.values() if isinstance(value, str))])
+
 
 class AnchorRef(PluginRef):
     """An anchor by name, with the weight of its penalty."""
@@ -88,6 +93,7 @@ _PLACES: tuple[tuple[KeyPath, str, type[PluginRef]], ...] = (
     (("referee",), "judges", PluginRef),
     (("referee", "*"), "judges", MemberRef),
     (("scorers", "*"), "scorers", PluginRef),
+    (("evaluation", "side_effects", "*"), "scorers", PluginRef),
     (("anchor",), "anchors", AnchorRef),
     (("anchor", "*"), "anchors", AnchorRef),
 )
