@@ -35,7 +35,8 @@ def bench(
     """Run every variant of many specs, and print one table.
 
     Runs go to DIR/NAME/VARIANT, the table to DIR/bench.md and DIR/bench.json, sample images to DIR/gallery.png. These
-    files are updated after every fit.
+    files are updated after every fit. At the end, the images of every run are measured with the scorers of all specs:
+    DIR/side_effects.md shows what else each LoRA changed.
 
     After Ctrl+C, run the same command again without --overwrite: finished runs are kept, and an interrupted run resumes
     from its checkpoint. Finished runs are recognised by their spec alone: after a change of model weights or of
