@@ -166,7 +166,17 @@ def main() -> None:
     parser.add_argument("--detection", type=float, default=standard.detection, help="seconds")
     parser.add_argument("--seeds", type=int, default=20, help="simulations of each row")
     given = parser.parse_args()
-    headings = ("GPUs", "checkpoints", "ideal", "makespan", "times the ideal", "lost", "failures", "restarts", "of a fit")
+    headings = (
+        "GPUs",
+        "checkpoints",
+        "ideal",
+        "makespan",
+        "times the ideal",
+        "lost",
+        "failures",
+        "restarts",
+        "of a fit",
+    )
     print(f"| {' | '.join(headings)} |\n|{' --- |' * len(headings)}")
     for gpus in given.gpus:
         for every in given.checkpoint_every:

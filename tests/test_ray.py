@@ -194,7 +194,7 @@ def test_node_that_does_not_see_the_folder_ends_the_bench_with_one_message(
 @needs_ray
 def test_sweep_on_a_ray_of_this_machine(capsys: pytest.CaptureFixture[str], spec: Path, tmp_path: Path) -> None:
     grid = ("--grid", "train.lr=5e-5,1e-4", "--set", "evaluation.seeds=1")
-    code, out, err = dp(capsys, "sweep", spec, *grid, "--out", tmp_path / "out", "--ray", "local")
+    code, _, err = dp(capsys, "sweep", spec, *grid, "--out", tmp_path / "out", "--ray", "local")
     assert code == 0, err
     rows = json.loads((tmp_path / "out" / "sweep.json").read_text())["rows"]
     assert [row["setting"] for row in rows] == ["train.lr=5e-5", "train.lr=1e-4"]
