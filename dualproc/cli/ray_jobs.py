@@ -155,7 +155,7 @@ def starting_on(address: str, out: Path, jobs: Sequence[Job]) -> Iterator[Callab
 def _connected(address: str) -> Any:
     """The module `ray`, connected."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
     import ray
 
     hint = "give the HOST:PORT that `ray start --head` printed, or use `--ray local`"
@@ -206,7 +206,7 @@ class RayJob(RunningJob):
         except self._ray.exceptions.TaskCancelledError:
             return 130, "interrupted"
         except Exception as error:  # its nodes died too often, or dualproc is not installed there
-            return 1, f"{cause(error)}; the same command resumes it"
+            return 1, f"{cause(getattr(error, 'cause', None) or error).rstrip('.')}. The same command resumes it."
         if code is None:
             raise DualprocError(text, hint=_SHARED)
         return code, text
