@@ -154,11 +154,14 @@ def starting_on(address: str, out: Path, jobs: Sequence[Job]) -> Iterator[Callab
 
 def _connected(address: str) -> Any:
     """The module `ray`, connected."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     import ray
 
-    hint = "give the HOST:PORT that `ray start --head` printed, or use `--ray local`"
+    hint = (
+        "give the HOST:PORT that `ray start --head` printed, or use `--ray local`; if the cluster has a token, set "
+        "RAY_AUTH_MODE=token (see docs/scale.md)"
+    )
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     try:
         if colon and port.isdecimal():  # Ray would try for a minute
@@ -172,6 +175,10 @@ def _connected(address: str) -> Any:
     return ray
 
 
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a fit without a GPU sees none
+}
 _SILENT: Mapping[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 
 
