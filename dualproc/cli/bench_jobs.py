@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -24,7 +25,7 @@ from dualproc.spec.files import SUFFIXES
 from dualproc.wording import command, plural, printable
 
 from .output import print_warning, say
-from .processes import Job, TrainingProcess, interrupts, threads_each
+from .processes import Job, RunningJob, TrainingProcess, interrupts, threads_each
 from .progress import Bars, BenchBars
 
 SIDE_EFFECTS = "side_effects.md"
@@ -144,9 +145,20 @@ def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
         RunFolder.delete(job.folder)
 
 
-def run_and_show(table: Results, at_a_time: int) -> None:
-    """Run all unfinished jobs and print the table. Raises typer.Exit if a fit failed (1) or was interrupted (130)."""
-    interrupted = run_jobs(table, at_a_time)
+def run_and_show(table: Results, at_a_time: int, *, ray: str | None = None) -> None:
+    """Run all unfinished jobs and print the table. Raises typer.Exit if a fit failed (1) or was interrupted (130).
+
+    With `ray`, the address of a Ray cluster, as many at a time as it has room for.
+    """
+    for job in table.planned:
+        table.take_earlier(job)
+    if ray is None:
+        interrupted = run_jobs(table, at_a_time, partial(TrainingProcess, threads=threads_each(at_a_time)))
+    else:
+        from .ray_jobs import starting_on
+
+        with starting_on(ray, table.out, [job for job in table.planned if job not in table.rows]) as start:
+            interrupted = run_jobs(table, len(table.planned), start)
     if not interrupted:
         table.measure_side_effects()
     table.show()
@@ -158,20 +170,18 @@ def run_and_show(table: Results, at_a_time: int) -> None:
         raise typer.Exit(1)
 
 
-def run_jobs(table: Results, at_a_time: int) -> bool:
+def run_jobs(table: Results, at_a_time: int, start: Callable[[Job], RunningJob]) -> bool:
     """Run all unfinished jobs; True if Ctrl+C, SIGTERM or a closed terminal interrupted them."""
-    for job in table.planned:
-        table.take_earlier(job)
     if finished := sum(not row.error for row in table.rows.values()):
         say(f"already finished: {finished} of {plural(len(table.planned), table.unit)}")
     waiting = [job for job in table.planned if job not in table.rows]
     table.write()
-    running: list[TrainingProcess] = []
+    running: list[RunningJob] = []
     try:
         with interrupts() as interrupted, BenchBars(waiting) as bars:
             while running or (waiting and not interrupted()):
                 while waiting and len(running) < at_a_time and not interrupted():
-                    running.append(TrainingProcess(waiting.pop(0), threads=threads_each(at_a_time)))
+                    running.append(start(waiting.pop(0)))
                 for process in [each for each in running if each.poll() is not None]:
                     running.remove(process)
                     table.take(process, interrupted=interrupted() > 0)
@@ -187,7 +197,7 @@ def run_jobs(table: Results, at_a_time: int) -> bool:
         _end_all(running)
 
 
-def _end_all(processes: Sequence[TrainingProcess]) -> None:
+def _end_all(processes: Sequence[RunningJob]) -> None:
     """End all processes and wait for them; those that do not end within `_GRACE` seconds are killed."""
     deadline = time.monotonic() + _GRACE
     while alive := [each for each in processes if each.poll() is None]:
@@ -231,7 +241,7 @@ class Results:
         except DamageError as error:
             self.add(job, str(error))
 
-    def take(self, process: TrainingProcess, *, interrupted: bool) -> None:
+    def take(self, process: RunningJob, *, interrupted: bool) -> None:
         """Add the row of a fit that ended: its results, or why it failed. An interrupted fit gets no row."""
         try:
             if process.poll() == 0 and bench.is_finished(process.job.folder):
