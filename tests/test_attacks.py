@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,10 +33,12 @@ from dualproc.__main__ import main as dualproc_main
 from dualproc.cli import _options, main
 from dualproc.cli.output import with_options
 from dualproc.cli.processes import Job, TrainingProcess
+from dualproc.engine.evaluators import Evaluators
 from dualproc.engine.fit import _interruptible
 from dualproc.engine.overlay import draw_canvas
-from dualproc.errors import DualprocError, PluginError, RunError, SpecError
+from dualproc.errors import DualprocError, DualprocWarning, PluginError, RunError, SpecError
 from dualproc.kit.image_files import read_image, to_tensor
+from dualproc.kit.weights import safe_loading
 from dualproc.report import markdown
 from dualproc.report.bench import is_finished
 from dualproc.resolve import build
@@ -422,6 +425,22 @@ MODELS = {
     "kernel of a part": ("judge", "config.json", {"_attn_implementation": {"vision_config": "evil/a@main:f"}},
                          "kernels from a repository are code"),
     "kernel of experts": ("judge", "config.json", {"experts_implementation": "evil/a"}, "kernels from a repository"),
+    "kernel of a part's part": ("judge", "config.json",
+                                {"text_config": {"deep": [{"attn_implementation": "paged|evil/a"}]}},
+                                "kernels from a repository"),
+    "experts of transformers": ("judge", "config.json", {"experts_implementation": {"text_config": "deepgemm"}},
+                                "kernels from a repository"),
+    "kernel of a quantisation": ("judge", "config.json",
+                                 {"quantization_config": {"quant_method": "gptq", "backend": "evil/a"}},
+                                 "kernels from a repository"),
+    "quantisation with kernels": ("judge", "config.json", {"text_config": {"quantization_config": {
+                                  "quant_method": "mxfp4"}}}, "`quant_method` is 'mxfp4': kernels from a repository"),
+    "quantised generator": ("generator", "transformer/config.json",
+                            {"quantization_config": {"quant_method": "gguf", "compute_dtype": "float32"}},
+                            "kernels from a repository"),
+    "mapping of kernels": ("judge", "config.json", {"kernel_config": {"kernel_mapping": {"RMSNorm": "evil/a:b"}}},
+                           "kernels from a repository"),
+    "use of kernels": ("judge", "config.json", {"use_kernels": True}, "kernels from a repository"),
     "layers": ("judge", "config.json", {"text_config": {"num_hidden_layers": 10**6}}, "asks for 1,000,000 layers"),
     "blocks": ("generator", "transformer/config.json", {"num_layers": 10**6}, "asks for 1,000,000 layers"),
     "list": ("generator", "vae/config.json", {"block_out_channels": [8] * 5000}, "asks for 5,000 layers"),
@@ -435,6 +454,18 @@ def test_a_configuration_cannot_ask_for_code_or_endless_models(tmp_path: Path, a
     plugin = {"judge": ("judges", "transformers"), "generator": ("generators", "diffusers")}[source]
     with pytest.raises(PluginError, match=f"cannot load the {source} .*{reason}"):
         build(plugin[0], PluginRef.model_validate({"type": plugin[1], "model": str(folder)}))
+
+
+def test_kernels_are_not_fetched_while_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever asks for them; here the implementation that is used where flash-attn is not installed."""
+    from transformers.integrations import hub_kernels
+
+    monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda: True)
+    with (
+        pytest.raises(PluginError, match="asks for kernels from the repository 'evil/attention', which are code"),
+        safe_loading("the judge", "small", "a judge"),
+    ):
+        hub_kernels.load_and_register_attn_kernel("evil/attention", allow_all_kernels=True)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "processor_config.json"])
@@ -510,10 +541,22 @@ def test_what_the_system_refuses_is_one_message(
 
 
 def test_the_canvas_of_a_thin_image_is_bounded() -> None:
-    assert draw_canvas([], 64, 64).size == (512, 512)
-    for size in ((100_000, 1), (1, 4000), (5000, 5000)):
-        width, height = draw_canvas([], *size).size
-        assert width * height <= max(2**24, size[0] * size[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in ((64, 64), (5000, 5000), (1000, 20)):
+            width, height = draw_canvas([], *size).size
+            assert (width // size[0], height // size[1]) == (-(-512 // min(size)),) * 2
+    for size in ((100_000, 1), (1, 4000)):
+        with pytest.warns(DualprocWarning, match=rf"on an image of {size[0]} x {size[1]} pixels: .* instead of 512"):
+            width, height = draw_canvas([], *size).size
+        assert width * height <= 2**24
+
+
+def test_canvases_of_many_image_sizes_are_not_all_kept(small: Path) -> None:
+    views = Evaluators(load_spec(small))
+    for width in range(8, 40):
+        views.judge_view(torch.zeros(1, 3, 8, width))
+    assert 0 < len(views._canvases) <= 8
 
 
 @pytest.mark.usefixtures("small")
