@@ -537,6 +537,55 @@ def test_what_the_system_refuses_is_one_message(
     assert len(refused(capsys, *(str(small) if word == "SPEC" else word for word in command))) < 10_000
 
 
+CLOSED = [
+    ["ask", "CLOSED", "Is it red?"], ["ask", "CLOSED/a.png", "Is it red?"], ["score", "CLOSED"],
+    ["score", "CLOSED/a.png", "--spec", "SPEC"], ["bench", "CLOSED"], ["bench", "SPEC", "--out", "CLOSED"],
+    ["generate", "CLOSED", "a cat"], ["export", "CLOSED", "--at", "x=1", "--out", "x"], ["compare", "CLOSED", "CLOSED"],
+    ["run", "CLOSED/a.yaml"], ["run", "SPEC", "--out", "CLOSED/run"], ["run", "SPEC", "--out", "CLOSED", "--resume"],
+    ["run", "SPEC", "--out", "CLOSED", "--overwrite"], ["sweep", "SPEC", "--grid", "train.lr=1,2", "--out", "CLOSED"],
+    ["plan", "CLOSED/a.yaml"], ["audit", "CLOSED/a.yaml"], ["push", "CLOSED", "a/b"],
+    ["spec", "check", "CLOSED/a.yaml"], ["specs", "copy", "horizon", "CLOSED/a.yaml"],
+    ["plugins", "new", "dualproc-x", "--out", "CLOSED/x"],
+    ["ui", "--runs", "CLOSED", "--no-browser"],
+]  # fmt: skip
+
+
+@pytest.mark.skipif(
+    shutil.which("setpriv") is None or os.geteuid() != 0, reason="needs to give up the rights of the system's root"
+)
+def test_a_folder_of_another_user_is_one_message(small: Path, tmp_path: Path) -> None:
+    """All commands in one process without the right to ignore permissions; that the folder is closed is checked."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    os.chown(closed, 65534, 65534)
+    code = (
+        "import contextlib, io, json, os, sys\n"
+        "from dualproc.cli import main\n"
+        "ends, commands, folder = [], *map(json.loads, sys.argv[1:])\n"
+        "assert not os.access(folder, os.X_OK)\n"
+        "for command in commands:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:\n"
+        "        try:\n"
+        "            main(command)\n"
+        "        except SystemExit as end:\n"
+        "            ends.append([end.code, err.getvalue()])\n"
+        "print(json.dumps(ends))"
+    )
+    places = {"SPEC": str(small), "CLOSED": str(closed)}
+    commands = [[re.sub("SPEC|CLOSED", lambda found: places[found[0]], word) for word in words] for words in CLOSED]
+    rights = "-dac_override,-dac_read_search"
+    without = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", sys.executable, "-c", code]
+    ended = subprocess.run(
+        [*without, json.dumps(commands), json.dumps(str(closed))],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), str(FAKE_PLUGINS / "small")])},
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    ends = json.loads(ended.stdout)
+    assert len(ends) == len(commands)
+    for command, (status, err) in zip(commands, ends, strict=True):
+        assert (status, err.count("error:"), "Traceback" in err) == (2, 1, False), (command, err)
+
+
 # --- cost
 
 

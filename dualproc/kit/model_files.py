@@ -54,7 +54,8 @@ def _checked(read_json: Callable[..., Any], what: str, model: str, cls: Any, fil
 def refuse_kernels(what: str, model: str, repository: object, *_: object, **__: object) -> None:
     """Stands in for the function of transformers that fetches kernels: raises PluginError with the reason."""
     raise PluginError(
-        f"cannot load {what} {model!r}: it asks for kernels from the repository {str(repository)!r:.100}, which are code",
+        f"cannot load {what} {model!r}: it asks for kernels from the repository {str(repository)!r:.100},"
+        " which are code",
         hint="dualproc never runs code from a repository; use another model, or install the package of the kernels",
     )
 
