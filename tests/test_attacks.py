@@ -21,7 +21,7 @@ from bench_examples import finished, outcome
 from conftest import FAKE_PLUGINS
 from found_images import dp
 from markdown_it import MarkdownIt
-from run_examples import SPEC, evaluation, record
+from run_examples import SPEC, evaluation, measurement, record, score
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from spec_texts import SMALL
@@ -35,6 +35,8 @@ from dualproc.cli.output import with_options
 from dualproc.cli.processes import Job, TrainingProcess
 from dualproc.engine.evaluators import Evaluators
 from dualproc.engine.fit import _interruptible
+from dualproc.engine.lora import attach
+from dualproc.engine.lora_files import LoraSum, start_from
 from dualproc.engine.overlay import draw_canvas
 from dualproc.errors import DualprocError, DualprocWarning, PluginError, RunError, SpecError
 from dualproc.kit.image_files import read_image, to_tensor
@@ -46,7 +48,7 @@ from dualproc.run import RunFolder, portable
 from dualproc.run.folder import _OURS, METRICS, RESOLVED, WEIGHTS
 from dualproc.run.lock import LOCK, FolderLock, refuse_locked
 from dualproc.run.lora_file import read_lora, write_lora
-from dualproc.spec import PluginRef
+from dualproc.spec import Lora, PluginRef
 from dualproc.spec.fields import RUN_FOLDERS
 from dualproc.types import StepRecord
 from dualproc.wording import cause, printable
@@ -287,6 +289,73 @@ def test_a_damaged_run_is_a_row_of_the_bench_and_the_others_go_on(
     assert "already finished: 1 of 2 variants" in out
     assert f"warning: small/one failed: {broken}" in err or f"cannot read {broken}" in err
     assert f"dp score {broken.parents[0]}" in err or "delete it" in err or "samples" in name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scores": ()}, {"scores": (score((0.1,)),)}, {"scores": (score((0.1,) * 4, name="other"),)}, {"judge": ()},
+        {"referee": None}, {"preserved": (0.5,) * 5},
+    ],
+)  # fmt: skip
+def test_an_evaluation_whose_parts_do_not_fit_together_is_damaged(tmp_path: Path, change: dict[str, object]) -> None:
+    """Anybody can write one: a checksum is not needed."""
+    run = RunFolder(stored(tmp_path / "run"))
+    for base, trained in (({}, change), (change, {})):
+        run.write_evaluation(evaluation(measurement(**base), **trained))
+        with pytest.raises(RunError, match=r"evaluation\.json is damaged: its measurements are not of the same images"):
+            run.read_evaluation()
+
+
+@pytest.mark.parametrize("sliders", ["x", "{row: {from: 0, to: x, degree: 2.5}}", "{row: {degree: 2.0}}", "[1]"])
+def test_sliders_of_a_run_that_are_not_valid_are_no_bug(tmp_path: Path, sliders: str) -> None:
+    from dualproc.ui import runs as runs_of
+
+    run = stored(tmp_path / "run", f"{SPEC}sliders: {sliders}\n")
+    assert len(RunFolder(run).loras) == 1
+    with pytest.raises(RunError, match="it has no valid sliders"):
+        runs_of.sliders("run", tmp_path)
+
+
+FIRST, SECOND = "part.0.lora_A.weight", "part.0.lora_B.weight"
+LORAS = {
+    "no matrix": ({FIRST: torch.tensor(1.0)}, ""),
+    "a vector": ({FIRST: torch.ones(3)}, ""),
+    "three dimensions": ({FIRST: torch.ones(2, 2, 2)}, ""),
+    "another rank": ({SECOND: torch.ones(192, 7)}, ""),
+    "a number": ({SECOND: torch.tensor(1.0)}, ""),
+    "other outputs": ({SECOND: torch.ones(9, 2)}, ""),
+    "endless rank": ({FIRST: torch.ones(5000, 4), SECOND: torch.ones(192, 5000)}, ""),
+    "8 bits": ({FIRST: torch.ones(2, 4).to(torch.float8_e4m3fn)}, ""),
+    "complex numbers": ({FIRST: torch.ones(2, 4, dtype=torch.complex64)}, ""),
+    "long names": ({f"part.{n}{'x' * 9999}.lora_{ab}.weight": torch.ones(2, 2) for ab in "AB" for n in range(9)}, ""),
+    "a list": ({}, "[]"),
+    "null": ({}, "null"),
+    "a word": ({}, '{"a.r": 2, "a.lora_alpha": "x"}'),
+    "lists": ({}, '{"a.r": [2], "a.lora_alpha": [2]}'),
+    "infinite": ({}, '{"a.r": 2, "a.lora_alpha": 1e999}'),
+    "a large number": ({}, f'{{"a.r": 2, "a.lora_alpha": {10**1000}}}'),
+    "deep": ({}, "[" * 100_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", LORAS)
+def test_a_lora_file_with_odd_content_is_refused(attack: str, tmp_path: Path) -> None:
+    """As the start of a training, and to draw with."""
+    tensors, configuration = LORAS[attack]
+    metadata = {"lora_adapter_metadata": configuration} if configuration else None
+    save_file({FIRST: torch.ones(2, 4), SECOND: torch.ones(192, 2), **tensors}, tmp_path / "a.safetensors", metadata)
+
+    def modules() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(4, 192))
+
+    with pytest.raises(DualprocError) as summed:
+        LoraSum(modules(), [tmp_path / "a.safetensors"])
+    module = modules()
+    attach(module, Lora(rank=2), ("0",), seed=0)
+    with pytest.raises(DualprocError) as started:
+        start_from(module, Lora(rank=2), tmp_path / "a.safetensors")
+    assert max(len(str(summed.value)), len(str(started.value))) < 2000
 
 
 # --- images
