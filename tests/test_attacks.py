@@ -510,6 +510,7 @@ MODELS = {
     "mapping of kernels": ("judge", "config.json", {"kernel_config": {"kernel_mapping": {"RMSNorm": "evil/a:b"}}},
                            "kernels from a repository"),
     "use of kernels": ("judge", "config.json", {"use_kernels": True}, "kernels from a repository"),
+    "classes": ("judge", "config.json", {"num_labels": 10**9}, "`num_labels` is 1,000,000,000, expected at most"),
     "layers": ("judge", "config.json", {"text_config": {"num_hidden_layers": 10**6}}, "asks for 1,000,000 layers"),
     "blocks": ("generator", "transformer/config.json", {"num_layers": 10**6}, "asks for 1,000,000 layers"),
     "list": ("generator", "vae/config.json", {"block_out_channels": [8] * 5000}, "asks for 5,000 layers"),
@@ -535,6 +536,23 @@ def test_kernels_are_not_fetched_while_a_model_is_loaded(monkeypatch: pytest.Mon
         safe_loading("the judge", "small", "a judge"),
     ):
         hub_kernels.load_and_register_attn_kernel("evil/attention", allow_all_kernels=True)
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 10**6}, {"penalty_alpha": 0.6, "top_k": 4}, {"max_time": 1e-9},
+                                      {"dola_layers": "high"}, {"return_dict_in_generate": True},
+                                      {"cache_implementation": "offloaded"}, {"repetition_penalty": 5.0}])  # fmt: skip
+def test_a_judge_answers_greedily_whatever_its_model_asks_for(tmp_path: Path, settings: dict[str, object]) -> None:
+    """Without code from a repository, and without a million beams."""
+    folder = edited(tmp_path, "judge", "config.json")
+    known = json.loads((PACKAGE / "weights" / "judge" / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(known | settings))
+    ours, theirs = (
+        build("judges", PluginRef.model_validate({"type": "transformers", "model": str(place)}))
+        for place in (PACKAGE / "weights" / "judge", folder)
+    )
+    image = torch.zeros(1, 3, 64, 64)
+    asked = (image, ["Is this a drawing of a cat?"])
+    assert theirs.generate(*asked, max_new_tokens=3) == ours.generate(*asked, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "processor_config.json"])

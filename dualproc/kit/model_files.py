@@ -20,6 +20,8 @@ MAX_LAYERS = 1000
 """Layers that a configuration may ask for: building the modules of a million takes minutes."""
 _COUNT = re.compile(r"(n|num)_(\w+_)?(layers?|blocks?)|depths?|(\w+_)?layers_per_block")
 """Keys of numbers of layers."""
+MAX_LABELS = 1_000_000
+"""Names of classes that a configuration may ask for; transformers makes each one."""
 _FETCHED = "deepgemm|eetq|fbgemm_fp8|finegrained_fp8|fp8|gguf|metal|mxfp4|mxfp8|nvfp4|sonicmoe"
 """Quantisations and implementations of experts for which transformers fetches kernels from repositories of its own."""
 _KERNELS = (
@@ -69,6 +71,8 @@ def _faults(value: Any, key: str = "") -> Iterator[str]:
         yield f"its `{key}` is {value!r:.100}: kernels from a repository are code, which dualproc never runs"
     if isinstance(value, int) and value > MAX_LAYERS and _COUNT.fullmatch(key):
         yield f"its `{key}` asks for {value:,} layers, expected at most {MAX_LAYERS:,}"
+    if isinstance(value, int) and value > MAX_LABELS and key == "num_labels":
+        yield f"its `{key}` is {value:,}, expected at most {MAX_LABELS:,}"
     if isinstance(value, list):
         if len(value) > MAX_LAYERS and ("block" in key or "layer" in key):
             yield f"its `{key}` asks for {len(value):,} layers, expected at most {MAX_LAYERS:,}"
