@@ -624,6 +624,23 @@ def test_what_the_system_refuses_is_one_message(
     assert len(refused(capsys, *(str(small) if word == "SPEC" else word for word in command))) < 10_000
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_half_a_spec_is_not_left_on_a_full_disk(capsys: Capture, tmp_path: Path) -> None:
+    """The limit on the size of files stands in for the disk; the system would also send a signal."""
+    import resource
+
+    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, earlier[1]))
+        err = refused(capsys, "specs", "copy", "horizon", tmp_path / "h.yaml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert f"cannot write {tmp_path / 'h.yaml'}: File too large" in err
+    assert not (tmp_path / "h.yaml").exists()
+
+
 CLOSED = [
     ["ask", "CLOSED", "Is it red?"], ["ask", "CLOSED/a.png", "Is it red?"], ["score", "CLOSED"],
     ["score", "CLOSED/a.png", "--spec", "SPEC"], ["bench", "CLOSED"], ["bench", "SPEC", "--out", "CLOSED"],
