@@ -339,7 +339,8 @@ def test_the_names_of_the_runs_own_folders_are_free(tmp_path: Path) -> None:
 def test_uploads_other_addresses_and_other_hosts_are_refused(guard: Guard) -> None:
     for path in ("/gradio_api/upload", "/gradio_api/proxy=http://example.org", "/gradio_api/vibe-edit/"):
         assert "does not use" in guard.refusal(scope(path)), path
-    assert "this machine only" in guard.refusal(scope("/", host="evil.example:7860"))
+    for host in ("evil.example:7860", "127.0.0.1:7860@evil.example", "127.0.0.1.evil.example", "localhost:evil", ""):
+        assert "this machine only" in guard.refusal(scope("/", host=host))
     for origin, refused in (("http://evil.example", True), ("null", True), ("http://localhost:7860", False)):
         asked = scope("/gradio_api/queue/join")
         asked["headers"].append((b"origin", origin.encode()))

@@ -125,7 +125,8 @@ def _failure(error: BaseException) -> DualprocError | None:
     if (found := plugin_failure(error)) is not None:
         return found
     if isinstance(error, OSError) and error.errno is not None:  # a folder that may not be entered, for example
-        where = f"use {error.filename}" if error.filename is not None else "find the current folder"
+        unnamed = "find the current folder" if isinstance(error, FileNotFoundError) else "read or write a file"
+        where = unnamed if error.filename is None else f"use {error.filename}"
         return DualprocError(f"cannot {where}: {error.strerror}", hint="check that it exists, and that you may use it")
     if isinstance(error, ValueError) and str(error).startswith("embedded null"):
         return DualprocError("a name has a null character, which no file can have")

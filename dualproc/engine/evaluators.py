@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+CANVASES = 8
+"""Canvases of a visual prompt that are kept, each for one image size."""
 Live = list[tuple[PluginRef, Any]]
 """Live plugins, each with the reference that it was built from."""
 
@@ -98,6 +100,8 @@ class Evaluators:
             return images
         height, width = images.shape[-2:]
         if (width, height) not in self._canvases:
+            if len(self._canvases) >= CANVASES:  # images of any origin may have as many sizes as there are images
+                self._canvases.clear()
             self._canvases[width, height] = draw_canvas(self.layers, width, height)
         return overlay(images, self.spec.visual_prompt, self._canvases[width, height], shifts)
 

@@ -56,6 +56,6 @@ class Guard:
 
 
 def _host(address: str) -> str:
-    """The host of a `Host` or `Origin` header, without scheme and port."""
+    """The host of a `Host` or `Origin` header, without scheme and port; the whole address if it has more parts."""
     host = address.rpartition("://")[2]
-    return host if host.endswith("]") else host.rsplit(":", 1)[0]
+    return re.sub(r"(?<=[\w.\]]):\d*$", "", host) if host not in LOCAL else host
