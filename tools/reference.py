@@ -214,9 +214,10 @@ def _models(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseM
 
 
 def _within(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    arguments = get_args(annotation)  # on Python 3.10, `tuple[int]` is an instance of `type`, too
+    if not arguments and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    for argument in get_args(annotation):
+    for argument in arguments:
         yield from _within(argument)
 
 
