@@ -45,6 +45,10 @@ class Preset:
     summary: str
     params: Mapping[str, Any] = field(default_factory=dict)
     api_version: int = API_VERSION
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """For a generator: published values of a spec's `train`, nested as there; used where a spec sets none."""
+    train_source: str = ""
+    """Where the values of `train` are published."""
     gated: bool = False
     """Whether the hub lets only people download the model who have accepted its terms and are logged in."""
 

@@ -45,12 +45,12 @@ def checked_config(read_json: Callable[..., Any], what: str, model: str) -> Any:
     return classmethod(partial(_checked, read_json, what, model))
 
 
-def _checked(read_json: Callable[..., Any], what: str, model: str, cls: Any, file: Any) -> Any:
+def _checked(read_json: Callable[..., Any], what: str, model: str, cls: Any, file: Any, **more: Any) -> Any:
     config = json.loads(read(Path(file), most=MAX_CONFIG))
     if fault := next(_faults(config), None):
         hint = f"use another model, or edit its {Path(file).name}"
         raise PluginError(f"cannot load {what} {model!r}: {fault}", hint=hint)
-    return read_json(cls, file)
+    return read_json(cls, file, **more)  # `more`: diffusers before 0.41 passes `dduf_entries`
 
 
 def refuse_kernels(what: str, model: str, repository: object, *_: object, **__: object) -> None:

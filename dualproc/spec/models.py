@@ -9,13 +9,13 @@ from pydantic import (
     AliasChoices,
     BeforeValidator,
     Field,
-    ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic.functional_validators import ModelWrapValidatorHandler  # pydantic itself has it only later
 from pydantic_core import to_jsonable_python
 from typing_extensions import Self
 
