@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from importlib.util import find_spec
@@ -241,8 +243,50 @@ def test_fit_waits_while_another_process_writes_a_run_and_can_be_taken_out(tmp_p
     assert queue.stop(fit.job.folder) == "taken out of the queue"
     queue.poll()
     assert (fit.state, fit.process) == ("stopped", None)
-    assert queue.stop(busy).startswith("nothing to stop")
+    with pytest.raises(RunError, match="not a `dp run` that can be stopped from here"):
+        queue.stop(busy)  # the process of this test holds it
     lock.release()
+    assert queue.stop(busy) == "nothing to stop: this run is not being trained"
+
+
+@pytest.mark.parametrize("holder", ["process 1, since then", "process 99999999, since then", "process x", "", None])
+def test_only_a_process_that_holds_the_lock_is_stopped(holder: str | None, tmp_path: Path) -> None:
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    (busy / "spec.resolved.yaml").write_text("name: busy\ntrain: {steps: 5}\n")
+    lock = FolderLock(busy)
+    (busy / ".lock-holder").unlink()
+    if holder is not None:
+        (busy / ".lock-holder").write_text(holder)
+    with pytest.raises(RunError, match=r"no process of this machine|not a `dp run`"):
+        Queue(tmp_path).stop(busy)
+    lock.release()
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="the system does not tell which files a process has open"
+)
+def test_run_of_a_terminal_is_stopped_after_its_step_and_can_be_resumed(tmp_path: Path) -> None:
+    text = task.with_value(task.with_value(task.EMPTY, "train.steps", 500), "evaluation", {"seeds": 1})
+    text = task.with_prompts(task.with_value(text, "train.batch", 1), "eval", "an owl")
+    file = task.save(text, tmp_path)
+    folder = tmp_path / "my_task"
+    words = [sys.executable, "-m", "dualproc", "run", str(file), "--out", str(folder)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    queue = Queue(tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while "training in another process: " not in queue.status(folder) or ": 0 of" in queue.status(folder):
+            assert time.monotonic() < deadline, queue.status(folder)
+            assert process.poll() is None
+            time.sleep(0.2)
+        for _ in range(2):  # the second click does not end it at once
+            assert queue.stop(folder).startswith("stopping after this training step")
+        assert process.wait(120) == 130
+    finally:
+        process.kill()
+    assert "resume it to continue" in queue.status(folder)
+    assert (folder / "pytorch_lora_weights.safetensors").is_file()
 
 
 def test_fit_of_another_spec_in_a_run_folder_is_refused(trained: Path) -> None:
