@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +20,7 @@ from dualproc.errors import DualprocError, RunError, SpecError
 from dualproc.resolve import load_spec
 from dualproc.run.lock import FolderLock
 from dualproc.spec import shipped_specs
+from dualproc.ui import layers as layers_of
 from dualproc.ui import runs as runs_of
 from dualproc.ui import task
 from dualproc.ui.guard import Guard
@@ -111,6 +114,105 @@ def test_form_edits_the_text_and_the_text_the_form(tmp_path: Path) -> None:
 def test_every_new_layer_is_valid(kind: str, tmp_path: Path) -> None:
     text = task.with_layers(task.EMPTY, [[kind, task.LAYERS[kind]]], "solid", 0.5)
     assert task.check(text, tmp_path).message.startswith("ok: ")
+
+
+def test_mistakes_are_found_at_their_field(tmp_path: Path) -> None:
+    text = task.EMPTY.replace("steps: 100", "steps: many").replace("type: tiny}", "type: tinny}", 1)
+    text = task.with_prompts(task.with_value(text, "name", "../x"), "eval", "a cat")
+    text = task.with_layers(text, [["line", "from: [0, 0]"]], "solid", 0.5)
+    problems = task.check(text, tmp_path).problems
+    shown = {field: task.mistakes_at(problems, field) for field in task.FIELDS}
+    assert {field for field, mistakes in shown.items() if mistakes} >= {"name", "models", "numbers", "layers"}
+    assert shown["name"].startswith("expected a name of letters")
+    assert shown["template"] == shown["train"] == ""
+    every = [one for mistakes in shown.values() for one in mistakes.splitlines()]
+    assert len(every) == len(set(every))
+
+
+def test_suffix_reward_scorers_and_jitter_are_fields(tmp_path: Path) -> None:
+    text = task.with_suffix(task.EMPTY, "Say it.")
+    text = task.with_plugin(text, "reward", "answer_likelihood")
+    text = task.with_scorers(text, [["horizon", "target: 0.62, tolerance: 0.05"]])
+    text = task.with_layers(text, [["line", task.LAYERS["line"]]], "solid", 0.5)
+    text = task.with_jitter(text, "y", 0.1)
+    form = task.form(text)
+    assert form is not None
+    assert (form.suffix, form.reward, form.jitter_x, form.jitter_y) == ("Say it.", "answer_likelihood", 0, 0.1)
+    spec = task.check(text, tmp_path).chosen(None).require()
+    assert [question.suffix for question in spec.questions] == ["Say it."] * 2
+    assert [one.params for one in spec.scorers] == [{"target": 0.62, "tolerance": 0.05}]
+    assert spec.visual_prompt.jitter.y == (-0.1, 0.1)  # type: ignore[union-attr]
+    assert "suffix" not in task.with_suffix(text, " ")
+
+
+def test_hidden_layer_is_kept_in_the_spec_and_not_drawn(tmp_path: Path) -> None:
+    texts = [task.EMPTY]
+    for params in (task.LAYERS["line"], task.LAYERS["line"] + ", hidden: true"):
+        texts.append(task.with_layers(task.EMPTY, [["line", params]], "solid", 0.5))
+    specs = [task.check(text, tmp_path).chosen(None).require() for text in texts]
+    models = Models()
+    plain, line, hidden = (models.look(spec, spec.prompts.train_prompts()[0], 0) for spec in specs)
+    assert plain.seen.tobytes() == hidden.seen.tobytes() != line.seen.tobytes()
+
+
+def test_what_a_model_writes_is_marked_in_the_description(tmp_path: Path) -> None:
+    text = task.with_written(task.EMPTY, [("Is {subject} red?", "Yes")], "m at host")
+    text = task.with_written_prompts(text, ["a fox"], "m at host")
+    spec = task.check(text, tmp_path).chosen(None).require()
+    assert spec.questions[-1].template == "Is {subject} red?"
+    assert spec.prompts.train[-1] == "a fox"
+    assert "Questions written by m at host: Is (subject) red?" in spec.description
+    assert "Training prompts written by m at host: a fox" in spec.description
+
+
+def test_instruction_is_a_file_that_can_be_changed_but_not_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    assert "{prompt}" in task.instruction("questions", runs)
+    file = runs / "specs" / "write_questions.txt"
+    file.write_text("mine")
+    assert task.instruction("questions", runs) == "mine"
+    (tmp_path / "secret").write_text("secret")
+    file.unlink()
+    file.symlink_to(tmp_path / "secret")
+    with pytest.raises(DualprocError, match="leads out of the runs folder"):
+        task.instruction("questions", runs)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB with a full file on it; skipped where this process may not mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "x", folder], capture_output=True).returncode
+    ):
+        pytest.skip("this process may not mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_full_disk_is_one_message_and_loses_nothing(small_disk: Path) -> None:
+    file = task.save(task.EMPTY, small_disk)
+    with suppress(OSError), open(small_disk / "filler", "wb") as filler:
+        while True:
+            filler.write(b"x" * 4096)
+            filler.flush()
+    longer = task.EMPTY + "# " + "x" * 8000 + "\n"
+    with pytest.raises(RunError, match="No space left on device"):
+        task.save(longer, small_disk)
+    spec = task.check(longer, small_disk).chosen(None).require()
+    with pytest.raises(RunError, match="No space left on device"):
+        Queue(small_disk).add(longer, spec, None)
+    with pytest.raises(RunError, match="No space left on device"):
+        layers_of.stroke(
+            small_disk / "specs", [(0.1, 0.1), (0.9, 0.9)], color="red", thickness=0.1, aspect=1, onto=None
+        )
+    assert file.read_text() == task.EMPTY
+    (small_disk / "filler").unlink()
+    assert task.save(longer, small_disk).read_text() == longer
+    assert sorted(one.name for one in (small_disk / "specs").iterdir()) == ["images", "my_task.yaml"]
 
 
 def test_questions_keep_the_keys_that_the_form_does_not_show() -> None:
@@ -388,6 +490,12 @@ def test_uploads_other_addresses_and_other_hosts_are_refused(guard: Guard) -> No
         asked = scope("/gradio_api/queue/join")
         asked["headers"].append((b"origin", origin.encode()))
         assert bool(guard.refusal(asked)) is refused, origin
+    for length, refused in ((b"33554432", False), (b"33554433", True), (b"-1", True), (b"x", True)):
+        asked = scope("/gradio_api/queue/join")
+        asked["headers"].append((b"content-length", length))
+        assert bool(guard.refusal(asked)) is refused, length
+    asked["headers"][-1] = (b"transfer-encoding", b"chunked")
+    assert "how long" in guard.refusal(asked)
     assert Guard(None, folder=guard.folder, local=False).refusal(scope("/", host="lab.example")) == ""  # type: ignore[arg-type]
 
 
@@ -428,14 +536,18 @@ def test_functions_behind_the_page(trained: Path) -> None:
     from dualproc.ui.actions import Page
 
     page = Page(trained)
-    assert "run: horizon/low" in page.starts()
+    assert ("run: horizon/low", "run: horizon/low") in page.starts()
     text = page.start_from("run: horizon/low")
-    state, variants, command, prompts = page.checked(text, None)
+    state, variants, command, prompts, button, _, why, *wrong = page.checked(text, None)
     assert "good" in state
     assert variants["visible"] is False  # the run is of one variant
     assert command.startswith("dp run ")
     assert prompts["choices"]
-    assert page.opened([page.start_from("shipped: horizon"), "low"])[-3]["value"] == "low"
+    assert not button["interactive"]
+    assert "can only answer Yes or No" in why
+    assert [one["visible"] for one in wrong] == [False] * len(task.FIELDS)
+    variants = page.opened([page.start_from("shipped: horizon"), "low"])[-6 - len(task.FIELDS)]
+    assert variants["value"] == "low"
     assert page.opened([])[0] == page.opened("damaged")[0] == task.EMPTY
     status, bar, curves, previews, now = page.progress("horizon/low", "")
     assert "finished: 2" in status

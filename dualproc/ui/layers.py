@@ -137,21 +137,25 @@ def moved(layer: Layer, points: Sequence[Point]) -> dict[str, Any]:
 
 
 def with_look(layer: Layer, *, color: str, thickness: float, text: str) -> dict[str, Any]:
-    """The layer with another colour, thickness and text, as far as its type has them."""
-    kind, new = layer.get("type"), dict(layer)
-    if kind in THICKNESS and not ("fill" in layer and layer.get("width") == 0):
-        new[THICKNESS[kind]] = thickness
-    if kind in THICKNESS:
+    """The layer with another colour, thickness and text, as far as its type has them; what is the same is kept."""
+    kind, new = str(layer.get("type")), dict(layer)
+    before = look_of(layer)
+    if before[0] is not None and _hex(color) != before[0]:
         new["color"] = color
         if "fill" in layer:
             new["fill"] = color
-    if kind == "text" and text.strip():
-        new["text"] = text.strip()
+    if before[1] is not None and thickness != before[1] and thickness > 0:
+        new[THICKNESS[kind]] = thickness
+    text = text.strip()
+    if text == before[2].strip():
+        return new
+    if kind == "text" and text:
+        new["text"] = text
     if kind == "swatches" and (colors := [one.strip() for one in text.split(",") if one.strip()]):
         new["colors"] = colors
-    if kind == "points" and len(layer.get("points") or []) == 1:
-        dot = {key: value for key, value in layer["points"][0].items() if key != "label"}
-        new["points"] = [{**dot, "label": text.strip()} if text.strip() else dot]
+    if kind == "points" and len(dots := layer.get("points") or []) == 1:
+        dot = {key: value for key, value in dots[0].items() if key != "label"}
+        new["points"] = [{**dot, "label": text} if text else dot]
     return new
 
 
@@ -166,7 +170,15 @@ def look_of(layer: Layer) -> tuple[str | None, float | None, str]:
     if kind == "points" and len(dots := layer.get("points") or []) == 1:
         text = str(dots[0].get("label", "")) if isinstance(dots[0], Mapping) else ""
     color = _hex(str(layer.get("color", "red"))) if kind in THICKNESS else None
-    return color, size if isinstance(size, (int, float)) else None, text
+    filled = kind == "box" and size == 0  # an area without an outline: it has no thickness
+    return color, size if isinstance(size, (int, float)) and not filled else None, text
+
+
+def ordered(layers: Sequence[Layer], index: int, by: int) -> tuple[list[Layer], int]:
+    """The layers with one moved up (`by` 1) or down (-1), and its new index."""
+    new, target = list(layers), min(max(index + by, 0), len(layers) - 1)
+    new.insert(target, new.pop(index))
+    return new, target
 
 
 def name_of(index: int, layer: Layer) -> str:

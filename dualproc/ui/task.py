@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dualproc.cli.specs import copies
+from dualproc.engine.write import read_instruction, shipped_instruction
 from dualproc.errors import DualprocError, Problem, SpecError
 from dualproc.resolve import read_checked, toy_mix
 from dualproc.run import RunFolder
@@ -18,6 +20,8 @@ from dualproc.spec.document import KeyPath
 from dualproc.spec.editing import edited, line_of
 from dualproc.spec.reading import read_text
 from dualproc.wording import command
+
+from .runs import inside
 
 SPECS = "specs"
 """The subfolder of the runs folder that has the specs written in the page."""
@@ -141,6 +145,39 @@ def run_text(run: RunFolder) -> str:
     path = run.path / SPEC
     with as_run_error("read", path):
         return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def about_shipped() -> dict[str, str]:
+    """What each shipped spec is for: the first sentence of its description."""
+    found = {}
+    for name, file in shipped_specs().items():
+        about = str((_plain(file.read_text(encoding="utf-8")) or {}).get("description") or "")
+        found[name] = about.split(". ")[0].rstrip(".")
+    return found
+
+
+@functools.cache
+def known_questions() -> list[str]:
+    """The questions of the shipped specs for the shipped judge, which knows few words."""
+    specs = [name for name in shipped_specs() if not name.startswith("real/")]
+    texts = [shipped_specs()[name].read_text(encoding="utf-8") for name in specs]
+    asked = [str(_mapping(one).get("template", "")) for text in texts for one in _questions(_plain(text) or {})]
+    return list(dict.fromkeys(one for one in asked if one))
+
+
+def instruction(kind: Literal["questions", "prompts"], runs: Path) -> str:
+    """The text that tells a model to write: `specs/write_KIND.txt`, which is made from the shipped text if needed.
+
+    Raises DualprocError if it cannot be read or written.
+    """
+    file = runs / SPECS / f"write_{kind}.txt"
+    if not file.exists():
+        make_folder(file.parent)
+        write_atomically(file, shipped_instruction(kind))
+    if not inside(file, runs):
+        raise DualprocError(f"{file} leads out of the runs folder", hint="delete this link")
+    return read_instruction(file)
 
 
 def save(text: str, runs: Path) -> Path:
