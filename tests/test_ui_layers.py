@@ -93,7 +93,8 @@ def test_order_and_names() -> None:
 
 @pytest.mark.parametrize(
     ("given", "color"),
-    [("rgba(255, 0, 16, 1)", "#ff0010"), ("rgba(0,0,0,0.5)", "#00000080"), ("#12ab34", "#12ab34"), ("lime", "lime"),
+    [("rgba(255, 0, 16, 1)", "#ff0010"), ("rgba(0,0,0,0.5)", "#00000080"), ("#FF0000", "red"),
+     ("rgb(0, 0, 255)", "blue"), ("#12ab34", "#12ab34"), ("lime", "lime"),
      ("no colour", "red"), ("rgba(x)", "red")],
 )  # fmt: skip
 def test_colours_of_the_colour_field(given: str, color: str) -> None:

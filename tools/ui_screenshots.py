@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -60,11 +61,11 @@ def _train(page: Any, address: str) -> None:
     """Start from `horizon`, variant low, shorten it, and train it."""
     from dualproc.ui.task import with_value
 
-    page.set_default_timeout(300_000)
+    page.set_default_timeout(900_000)
     page.goto(address)
     page.locator(".dp-message", has_text="ok: ").first.wait_for()
     page.get_by_label("Start from").click()
-    page.get_by_role("option", name="shipped: horizon", exact=True).click()
+    page.get_by_role("option", name=re.compile(r"^horizon: ")).click()
     page.get_by_label("Variant").click()
     page.get_by_role("option", name="low", exact=True).click()
     from dualproc.spec import shipped_specs

@@ -72,7 +72,8 @@ class VisualPromptSpec(SpecModel):
     layers: tuple[refs.VisualLayerRef, ...] = Field(
         min_length=1,
         max_length=refs.MAX_LISTED,
-        description="Plugins that draw the visual prompt, from bottom to top; 1 to 100.",
+        description="Plugins that draw the visual prompt, from bottom to top; 1 to 100. One with `hidden: true` is "
+        "left out.",
     )
 
 

@@ -190,8 +190,13 @@ def name_of(index: int, layer: Layer) -> str:
 
 
 def color_of(given: str) -> str:
-    """A colour of the page's colour field as the spec writes it: a CSS name or hex value; red if it is unknown."""
+    """A colour of the page's colour field as the spec writes it: its CSS name if it has one, or its hex value.
+
+    Red if it is unknown.
+    """
     import re
+
+    from PIL import ImageColor
 
     parts = re.fullmatch(r"rgba?\(([^)]*)\)", given.strip())
     if parts:
@@ -200,8 +205,10 @@ def color_of(given: str) -> str:
         except ValueError:
             return "red"
         values = [red, green, blue] + ([255 * alpha[0]] if alpha and alpha[0] < 1 else [])
-        return "#" + "".join(f"{min(max(round(value), 0), 255):02x}" for value in values)
-    return given.strip() if _hex(given.strip()) else "red"
+        given = "#" + "".join(f"{min(max(round(value), 0), 255):02x}" for value in values)
+    given = given.strip().lower()
+    named = next((name for name in ImageColor.colormap if _hex(name) == given), None)
+    return named or (given if _hex(given) else "red")
 
 
 # --- drawings and uploads, saved as image files beside the spec -----------------------------------------------------

@@ -320,11 +320,16 @@ def build(page: Page) -> Any:
                     interactive=False, height="auto",
                 )  # fmt: skip
             with gr.Tab("Train", id="train") as train_tab:
+                gr.Markdown(
+                    "Trains the LoRA of the task in a process of its own: you may close this page. A run that is there "
+                    "already is continued. Afterwards, draw with the LoRA on the page Runs."
+                )
                 with gr.Row():
                     go = gr.Button("Start or resume this task", variant="primary", min_width=150)
                     stop = gr.Button("Stop after this step", variant="stop", min_width=150)
                 watched = gr.Dropdown([], label="Run")
                 status, progress = gr.HTML(apply_default_css=False), gr.HTML(apply_default_css=False)
+                forward.append((gr.Button("Next: draw with the LoRA"), "runs"))
                 previews, curves = gr.HTML(apply_default_css=False), gr.HTML(apply_default_css=False)
                 shown_now = gr.State("")
             with gr.Tab("Runs", id="runs") as runs_tab:
@@ -417,15 +422,15 @@ def build(page: Page) -> Any:
         for event in (color.input, thickness.release, words.blur, words.submit):
             on(event, page.restyled, [*now, color, thickness, words], after, **latest).success(**follow)
         on(layer.input, page.picked, [layers, layer], [color, thickness, words])
-        on(layers.change, page.layer_choices, [layers, layer], [layer])
+        listing_layers = {"fn": said(page.layer_choices), "inputs": [layers, layer], "outputs": [layer]}
+        for event in (layers.input, visual_tab.select):  # not `change`: it would come with the choice of before
+            event(**listing_layers, api_visibility="private", show_progress="hidden")
         for event in (layers.input, blend.input, opacity.release):
             on(event, task.with_layers, [text, layers, blend, opacity], [text]).success(**follow)
         for event in (redraw.click, base_prompt.input, base_seed.input, visual_tab.select):
             event(**follow)
         for button, target in forward:
-            moved = on(button.click, functools.partial(gr.Tabs, selected=target), None, [tabs])
-            if target == "visual":  # a page that is opened so is not told of it
-                moved.success(**follow)
+            on(button.click, functools.partial(gr.Tabs, selected=target), None, [tabs])
 
         on(ask.click, page.audit, [text, variant, images], [table, findings, seen], show_progress="full")
 
