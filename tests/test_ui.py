@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import subprocess
 import sys
@@ -560,3 +561,45 @@ def test_functions_behind_the_page(trained: Path) -> None:
     assert [caption for _, caption in drawn] == ["base, seed 3", "horizon_slider, strength 1, seed 3"]
     with pytest.raises(SpecError):
         load_spec("nothing")
+
+
+@pytest.mark.skipif(not HAS_GRADIO, reason="Gradio is not installed")
+def test_writer_of_the_command_writes_and_the_page_cannot_name_another(tmp_path: Path) -> None:
+    from dualproc.engine.write import Writer
+    from dualproc.ui.actions import Page
+
+    answers = {"questions": '["Is {subject} red?", "Is {x} red?"]', "subjects": '["a fox", "an owl", "a cat"]'}
+    writer = Writer("m at host", lambda text: next(answer for word, answer in answers.items() if word in text))
+    page = Page(tmp_path, writer)
+    _, _, _, _, button, _, about, *_ = page.checked(task.EMPTY, None)
+    assert button["interactive"]
+    assert "Written by `m at host`" in about
+    assert list(inspect.signature(page.write).parameters) == ["kind", "text", "variant", "count"]
+    text, *_, said = page.write("questions", task.EMPTY, None, 2)
+    assert "1 question added, written by m at host" in said
+    assert "refused" in said
+    text, *_, said = page.write("prompts", text, None, 2)
+    assert "1 prompt added" in said  # the held-out owl and the cat are in the task already
+    spec = task.check(text, tmp_path).chosen(None).require()
+    assert (spec.questions[-1].template, spec.prompts.train[-1]) == ("Is {subject} red?", "a fox")
+    assert sorted(file.name for file in (tmp_path / "specs").iterdir()) == ["write_prompts.txt", "write_questions.txt"]
+    with pytest.raises(DualprocError, match="can only answer Yes or No"):
+        Page(tmp_path).write("questions", task.EMPTY, None, 2)
+
+
+@pytest.mark.skipif(not HAS_GRADIO, reason="Gradio is not installed")
+def test_fields_left_in_quick_succession_are_all_applied(tmp_path: Path) -> None:
+    from dualproc.ui.actions import Page
+
+    page = Page(tmp_path)
+    *values, shown = page.fields(task.EMPTY)
+    edits = {
+        "name": lambda text, value: task.with_value(text, "name", value),
+        "steps": lambda text, value: task.with_value(text, "train.steps", value),
+    }
+    both = page.edited(edits, task.EMPTY, shown, "sky", 7)  # the text with the new name had not arrived yet
+    assert "name: sky" in both
+    assert "steps: 7" in both
+    typed = task.with_value(task.EMPTY, "name", "typed")  # in the text, and the form has not followed yet
+    assert "name: typed" in page.edited(edits, typed, shown, "my_task", 7)
+    assert values[0] == "my_task"

@@ -64,9 +64,9 @@ def _train(page: Any, address: str) -> None:
     page.set_default_timeout(900_000)
     page.goto(address)
     page.locator(".dp-message", has_text="ok: ").first.wait_for()
-    page.get_by_label("Start from").click()
+    page.get_by_label("Start from", exact=True).click()
     page.get_by_role("option", name=re.compile(r"^horizon: ")).click()
-    page.get_by_label("Variant").click()
+    page.get_by_label("Variant", exact=True).click()
     page.get_by_role("option", name="low", exact=True).click()
     from dualproc.spec import shipped_specs
 

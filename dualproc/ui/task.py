@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,11 +150,11 @@ def run_text(run: RunFolder) -> str:
 
 @functools.cache
 def about_shipped() -> dict[str, str]:
-    """What each shipped spec is for: the first sentence of its description."""
+    """What each shipped spec is for: the first sentence of its description, without the values of its variants."""
     found = {}
     for name, file in shipped_specs().items():
         about = str((_plain(file.read_text(encoding="utf-8")) or {}).get("description") or "")
-        found[name] = about.split(". ")[0].rstrip(".")
+        found[name] = re.sub(r"\{\w+\}", "...", about.split(". ")[0].rstrip("."))
     return found
 
 
