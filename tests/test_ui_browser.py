@@ -87,7 +87,7 @@ def status(page: Any) -> Any:
     return page.get_by_role("tabpanel").locator(".dp-message:visible").first
 
 
-def test_from_an_empty_task_to_a_lora_in_diffusers(page: Any, address: str, runs: Path, tmp_path: Path) -> None:
+def test_task_and_visual_prompt_from_nothing(page: Any, runs: Path, tmp_path: Path) -> None:
     text = page.locator(".cm-content[data-language=yaml]")
 
     # Task: the form edits the text, the text the form, and mistakes are said while typing.
@@ -115,7 +115,7 @@ def test_from_an_empty_task_to_a_lora_in_diffusers(page: Any, address: str, runs
 
     # Visual prompt: a line that is drawn with the mouse appears in the text and in what the judge sees.
     page.get_by_role("button", name="Next: the visual prompt").click()
-    expect(page.get_by_role("gridcell", name="Is the sky blue? Answer with Yes or No.")).to_be_visible()
+    expect(page.get_by_role("gridcell", name="Is the sky blue? Answer with Yes or No.")).to_be_visible(timeout=SLOW)
     plain = page.locator(".dp-canvas img").get_attribute("src")
     drag(page, (0.01, 0.62), (0.99, 0.63))
     expect(page.get_by_label("Layer", exact=True)).to_have_value("1: line, red")
@@ -147,6 +147,18 @@ def test_from_an_empty_task_to_a_lora_in_diffusers(page: Any, address: str, runs
     page.get_by_text("Let a model write questions and prompts").click()
     expect(page.get_by_role("button", name="Write questions for this prompt")).to_be_disabled()
     expect(page.get_by_text("it cannot write")).to_be_visible()
+
+
+@pytest.mark.nightly
+def test_from_a_task_to_a_lora_in_diffusers(page: Any, address: str, runs: Path, tmp_path: Path) -> None:
+    from dualproc.ui import task
+
+    written = task.EMPTY.replace("my_task", "sky") + "evaluation: {seeds: 1}\n"
+    for path, value in {"train.steps": 40, "train.batch": 2, "train.lr": 0.001, "prompts.eval": ["an owl"]}.items():
+        written = task.with_value(written, path, value)
+    text = page.locator(".cm-content[data-language=yaml]")
+    text.fill(task.with_layers(written, [["line", task.LAYERS["line"]]], "solid", 0.5))
+    expect(page.locator(".dp-message").first).to_contain_text("ok: sky")
 
     # Ask: a question that does not use the line is pointed out.
     tab(page, "Ask")
