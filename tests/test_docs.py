@@ -61,7 +61,7 @@ def commands(document: Path) -> Iterator[list[str]]:
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     code = [*(line for block in fenced for line in block.splitlines()), *inline]
     for line in code:
-        if match := re.match(r"\s*(?:\.venv/bin/)?dp((?: [a-z_]+(?=\s|$))+)", line):
+        if match := re.match(r"\s*(?:\.venv/bin/)?dp((?: [a-z_]+(?:-[a-z]+)*(?=\s|$))+)", line):
             yield match[1].split()
 
 

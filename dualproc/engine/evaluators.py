@@ -68,7 +68,7 @@ class Evaluators:
 
     @property
     def layers(self) -> list[VisualPrompt]:
-        """The layers of the visual prompt, from bottom to top."""
+        """The layers of the visual prompt that are not hidden, from bottom to top."""
         return [layer for _, layer in self._live("visual_prompts", _layers(self.spec))]
 
     @property
@@ -113,4 +113,5 @@ def _side_effects(spec: TaskSpec) -> list[PluginRef]:
 
 
 def _layers(spec: TaskSpec) -> Sequence[PluginRef]:
-    return spec.visual_prompt.layers if spec.visual_prompt else ()
+    """The layers that are drawn."""
+    return [layer for layer in spec.visual_prompt.layers if not layer.hidden] if spec.visual_prompt else ()

@@ -69,10 +69,11 @@ class VisualPromptSpec(SpecModel):
     jitter: Jitter = Field(
         default=Jitter(), description="Random shift of the whole visual prompt in training; none by default."
     )
-    layers: tuple[refs.LayerRef, ...] = Field(
+    layers: tuple[refs.VisualLayerRef, ...] = Field(
         min_length=1,
         max_length=refs.MAX_LISTED,
-        description="Plugins that draw the visual prompt, from bottom to top; 1 to 100.",
+        description="Plugins that draw the visual prompt, from bottom to top; 1 to 100. One with `hidden: true` is "
+        "left out.",
     )
 
 

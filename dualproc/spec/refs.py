@@ -41,6 +41,12 @@ class PluginRef(SpecModel):
         return " ".join([self.type, *(value for value in self.params.values() if isinstance(value, str))])
 
 
+class LayerRef(PluginRef):
+    """A layer of the visual prompt by name; it may be hidden without being lost."""
+
+    hidden: bool = Field(default=False, strict=True, description="Leave this layer out of the visual prompt.")
+
+
 class AnchorRef(PluginRef):
     """An anchor by name, with the weight of its penalty."""
 
@@ -75,7 +81,7 @@ class PluginPlace(NamedTuple):
 
     @property
     def own_keys(self) -> tuple[str, ...]:
-        """The keys that the spec reads itself: `type`, and in some places `weight`."""
+        """The keys that the spec reads itself: `type`, and in some places `weight` or `hidden`."""
         pattern = tuple("*" if str(part).isdecimal() else part for part in split(self.path))
         model = next((model for place, _, model in _PLACES if place == pattern), PluginRef)
         return tuple(model.model_fields)
@@ -86,7 +92,7 @@ MAX_LISTED = 100
 
 _PLACES: tuple[tuple[KeyPath, str, type[PluginRef]], ...] = (
     (("reward",), "rewards", PluginRef),
-    (("visual_prompt", "layers", "*"), "visual_prompts", PluginRef),
+    (("visual_prompt", "layers", "*"), "visual_prompts", LayerRef),
     (("generator",), "generators", PluginRef),
     (("judge",), "judges", PluginRef),
     (("judge", "*"), "judges", MemberRef),
@@ -126,7 +132,7 @@ def one_or_list(value: Any) -> str:
 
 # `schema.json_schema` replaces these markers with the installed plugins of each kind.
 RewardRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "rewards"})]
-LayerRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "visual_prompts"})]
+VisualLayerRef = Annotated[LayerRef, WithJsonSchema({"x-plugin": "visual_prompts"})]
 GeneratorRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "generators"})]
 JudgeRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "judges"})]
 ScorerRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "scorers"})]
