@@ -7,10 +7,10 @@ Every plugin class has
 * a docstring, whose first line `dp plugins` shows;
 * a constructor `Plugin(params)`, which keeps them as `self.params`.
 
-No parameter is called `type`, and for judges and anchors none is called `weight`: a spec uses these keys itself. A
-parameter called `path` names a file, relative to the spec. The plugin gets a path that it can open, and raises a
-PluginError that names the file if it is missing; a run keeps a copy of the file. Generators and judges may offer the
-parameters of `MemoryOptions`.
+No parameter is called `type`. For judges and anchors, none is called `weight`; for visual prompts, none is called
+`hidden`: a spec uses these keys itself. A parameter called `path` names a file, relative to the spec. The plugin gets a
+path that it can open, and raises a PluginError that names the file if it is missing; a run keeps a copy of the file.
+Generators and judges may offer the parameters of `MemoryOptions`.
 
 A *preset* is data instead of a class: another plugin's name, and parameters for it.
 """
@@ -45,6 +45,10 @@ class Preset:
     summary: str
     params: Mapping[str, Any] = field(default_factory=dict)
     api_version: int = API_VERSION
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """For a generator: published values of a spec's `train`, nested as there; used where a spec sets none."""
+    train_source: str = ""
+    """Where the values of `train` are published."""
     gated: bool = False
     """Whether the hub lets only people download the model who have accepted its terms and are logged in."""
 

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,10 @@ class LoadedPlugin:
     preset: Mapping[str, Any]
     gated: bool = False
     """Whether a preset says that its model is gated."""
+    train: Mapping[str, Any] = field(default_factory=dict)
+    """Published values of a spec's `train`, from the first preset of the chain that has any."""
+    train_source: str = ""
+    """Where they are published."""
 
     def params(self, given: Mapping[str, Any]) -> Any:
         """Build the plugin's `Params`; values in `given` override those of the preset.
@@ -191,14 +195,20 @@ def load(kind: str, name: str) -> LoadedPlugin:
     summary: str | None = None
     params: dict[str, Any] = {}
     gated = False
+    train: Mapping[str, Any] = {}
+    source = ""
     while isinstance(thing := _import(entry), Preset):
         _check_api_version(entry, thing)
-        if not (isinstance(thing.of, str) and isinstance(thing.summary, str) and isinstance(thing.params, Mapping)):
-            raise _unusable(entry, "its Preset needs strings for `of` and `summary`, and a mapping for `params`")
+        texts, mappings = (thing.of, thing.summary, thing.train_source), (thing.params, thing.train)
+        if not all(isinstance(text, str) for text in texts) or not all(isinstance(one, Mapping) for one in mappings):
+            strings = "strings for `of`, `summary` and `train_source`"
+            raise _unusable(entry, f"its Preset needs {strings}, and mappings for `params` and `train`")
         chain.append(entry)
         summary = summary or thing.summary
         params = {**thing.params, **params}
         gated = gated or thing.gated
+        if not train:
+            train, source = thing.train, thing.train_source
         entry = _find_base(entry, thing)
         if entry in chain:
             cycle = " -> ".join(f"'{link.name}'" for link in [*chain, entry])
@@ -207,7 +217,7 @@ def load(kind: str, name: str) -> LoadedPlugin:
     if faults := class_faults(kind, thing):
         raise _unusable(entry, "; ".join(faults))
     summary = summary or (thing.__doc__ or "").strip().partition("\n")[0]
-    return LoadedPlugin(named, thing, summary, params, gated)
+    return LoadedPlugin(named, thing, summary, params, gated, train, source)
 
 
 def _normalised(distribution: str) -> str:

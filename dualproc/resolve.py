@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from dualproc.spec.document import Node, from_data, problem_at, split
+from dualproc.spec.document import Node, Place, dotted, from_data, problem_at, split
 from dualproc.spec.messages import for_report
 from dualproc.spec.mistakes import MAX_PROBLEMS
 
@@ -49,10 +49,11 @@ def read_checked(
 ) -> LoadedSpec:
     """Like `load_spec`, but also returns the origin of every value, and without a chosen variant checks all of them.
 
-    `text` replaces the content of the file, see `dualproc.spec.read_spec`.
+    `text` replaces the content of the file, see `dualproc.spec.read_spec`. Where the spec sets no value of `train`, the
+    one is used that is published for its generator, if the generator is a preset that has one.
     Raises SpecError if the spec has mistakes; it lists each with its place.
     """
-    loaded = read_spec(path, overrides=overrides, variant=variant, text=text)
+    loaded = read_spec(path, overrides=overrides, variant=variant, text=text, suggest=_published)
     load = functools.cache(registry.load)
     problems = list(loaded.problems)
     for one in loaded.each():
@@ -88,12 +89,45 @@ def toy_mix(spec: TaskSpec) -> str | None:
         return None
     flags = " ".join(command("--set", f"{role}={{type: {_PRETRAINED[role]}}}") for role in toys)
     subject = f"the {' and the '.join(toys)} {'is a toy model' if len(toys) == 1 else 'are toy models'}"
+    suggested = published(spec)
     return (
         f"{subject}: models shipped with dualproc know only the 64-pixel cartoons of the shipped generator, so their "
         f"answers about images of `{spec.generator.type}` mean nothing\n"
         f"  Use pretrained models: {flags}\n"
         "  Check scorers, train.steps, train.lr and train.lora too: values for the toy models do not suit other models"
+        + (f"\n  Note: {suggested}" if suggested else "")
     )
+
+
+def _published(document: Node) -> Node:
+    """A document with the training settings that are published for a document's generator; often empty."""
+    named = document.nearest(("generator", "type"))
+    try:
+        plugin = registry.load("generators", str(named[0].value)) if named[1] else None
+    except PluginError:  # reported with the spec's other mistakes
+        plugin = None
+    if plugin is None or not plugin.train:
+        return Node({})
+    return from_data({"train": plugin.train}, Place(f"generators/{plugin.entry.name}, from {plugin.train_source}"))
+
+
+def published(spec: TaskSpec) -> str | None:
+    """Where training settings for the spec's generator are published, and those that differ; None if nowhere.
+
+    Raises PluginError if the generator cannot be found or loaded.
+    """
+    plugin = registry.load("generators", spec.generator.type)
+    if not plugin.train:
+        return None
+    ours = dict(from_data({"train": spec.train}).walk())
+    differ = [
+        f"{dotted(path)}={node.value}"
+        for path, node in from_data({"train": plugin.train}).walk()
+        if not isinstance(node.value, (dict, list)) and path in ours and ours[path].value != node.value
+    ]
+    text = f"training settings published for {spec.generator.type} ({plugin.train_source})"
+    flags = command(*(part for one in differ for part in ("--set", one)))
+    return f"the spec differs from the {text}; to use them: {flags}" if differ else f"{text} are used"
 
 
 def build(kind: str, ref: PluginRef) -> Any:

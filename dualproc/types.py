@@ -221,6 +221,8 @@ class Measurement:
     color_diversity: Number = math.nan
     """How much the colours of images of one prompt differ between seeds: the mean distance of the blurred images in
     CIELAB. 0 for identical images."""
+    side_effects: tuple[Score, ...] = ()
+    """What the task does not ask for, by the spec's `evaluation.side_effects`."""
 
 
 @dataclass(frozen=True)

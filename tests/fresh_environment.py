@@ -25,7 +25,7 @@ class Environment:
         """Create an environment in an empty folder."""
         venv.create(root, with_pip=False)
         scheme = {"base": str(root), "platbase": str(root)}
-        folder = Path(sysconfig.get_path("purelib", "venv" if os.name == "posix" else "nt_venv", vars=scheme))
+        folder = Path(sysconfig.get_path("purelib", "posix_prefix" if os.name == "posix" else "nt", vars=scheme))
         # Editable installs need `addsitedir`: unlike a plain path, it also reads the .pth files of the parent.
         parent = sysconfig.get_path("purelib")
         (folder / "parent.pth").write_text(f"import site; site.addsitedir({parent!r})\n", encoding="utf-8")

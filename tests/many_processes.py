@@ -11,7 +11,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -81,6 +82,37 @@ class Killed(Signalling):
     number = signal.SIGKILL
 
 
+class Filling(BrightnessJudge):
+    """A judge that fills the disk of the run folder in the seventh training step."""
+
+    calls = 0
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def answer_log_likelihoods(self, *given: Any) -> Any:
+        self.calls += 1
+        if self.calls == 7:
+            with suppress(OSError), open(self.folder / FILLER, "wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+        return super().answer_log_likelihoods(*given)
+
+
+FILLER = "filler"
+
+
+def filling(out: Path) -> Any:
+    """The disk of the run folder becomes full; the first process alone writes to it."""
+    judges = Filling(out.parent) if processes().first else BrightnessJudge()
+    return engine(make_spec(checkpoint_every=3), judges=judges).fit(out).outcome.steps
+
+
+def resuming(out: Path) -> Any:
+    return engine(make_spec(checkpoint_every=3)).fit(out, resume=True).outcome.steps
+
+
 def whole(out: Path) -> Any:
     return engine(make_spec()).fit(out).outcome.steps
 
@@ -123,10 +155,11 @@ SCENARIOS: tuple[Callable[[Path], Any], ...] = (
 """In this order; the last one leaves a process alone."""
 
 
-def main(out: Path) -> None:
-    for scenario in SCENARIOS:
+def main(out: Path, scenarios: Sequence[Callable[[Path], Any]] = SCENARIOS, run: Path | None = None) -> None:
+    """Run the scenarios; each has a run folder of its own, or all have `run`."""
+    for scenario in scenarios:
         try:
-            found = {"result": scenario(out / scenario.__name__)}
+            found = {"result": scenario(run or out / scenario.__name__)}
         except DualprocError as error:
             found = {"error": error.message, "hint": error.hint}
         except ValueError as error:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from bench_examples import finished, outcome
 from conftest import FAKE_PLUGINS
 from found_images import dp
 from markdown_it import MarkdownIt
-from run_examples import SPEC, evaluation, record
+from run_examples import SPEC, evaluation, measurement, record, score
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from spec_texts import SMALL
@@ -32,10 +33,14 @@ from dualproc.__main__ import main as dualproc_main
 from dualproc.cli import _options, main
 from dualproc.cli.output import with_options
 from dualproc.cli.processes import Job, TrainingProcess
+from dualproc.engine.evaluators import Evaluators
 from dualproc.engine.fit import _interruptible
+from dualproc.engine.lora import attach
+from dualproc.engine.lora_files import LoraSum, start_from
 from dualproc.engine.overlay import draw_canvas
-from dualproc.errors import DualprocError, PluginError, RunError, SpecError
+from dualproc.errors import DualprocError, DualprocWarning, PluginError, RunError, SpecError
 from dualproc.kit.image_files import read_image, to_tensor
+from dualproc.kit.weights import safe_loading
 from dualproc.report import markdown
 from dualproc.report.bench import is_finished
 from dualproc.resolve import build
@@ -43,7 +48,7 @@ from dualproc.run import RunFolder, portable
 from dualproc.run.folder import _OURS, METRICS, RESOLVED, WEIGHTS
 from dualproc.run.lock import LOCK, FolderLock, refuse_locked
 from dualproc.run.lora_file import read_lora, write_lora
-from dualproc.spec import PluginRef
+from dualproc.spec import Lora, PluginRef
 from dualproc.spec.fields import RUN_FOLDERS
 from dualproc.types import StepRecord
 from dualproc.wording import cause, printable
@@ -286,6 +291,73 @@ def test_a_damaged_run_is_a_row_of_the_bench_and_the_others_go_on(
     assert f"dp score {broken.parents[0]}" in err or "delete it" in err or "samples" in name
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"scores": ()}, {"scores": (score((0.1,)),)}, {"scores": (score((0.1,) * 4, name="other"),)}, {"judge": ()},
+        {"referee": None}, {"preserved": (0.5,) * 5},
+    ],
+)  # fmt: skip
+def test_an_evaluation_whose_parts_do_not_fit_together_is_damaged(tmp_path: Path, change: dict[str, object]) -> None:
+    """Anybody can write one: a checksum is not needed."""
+    run = RunFolder(stored(tmp_path / "run"))
+    for base, trained in (({}, change), (change, {})):
+        run.write_evaluation(evaluation(measurement(**base), **trained))
+        with pytest.raises(RunError, match=r"evaluation\.json is damaged: its measurements are not of the same images"):
+            run.read_evaluation()
+
+
+@pytest.mark.parametrize("sliders", ["x", "{row: {from: 0, to: x, degree: 2.5}}", "{row: {degree: 2.0}}", "[1]"])
+def test_sliders_of_a_run_that_are_not_valid_are_no_bug(tmp_path: Path, sliders: str) -> None:
+    from dualproc.ui import runs as runs_of
+
+    run = stored(tmp_path / "run", f"{SPEC}sliders: {sliders}\n")
+    assert len(RunFolder(run).loras) == 1
+    with pytest.raises(RunError, match="it has no valid sliders"):
+        runs_of.sliders("run", tmp_path)
+
+
+FIRST, SECOND = "part.0.lora_A.weight", "part.0.lora_B.weight"
+LORAS = {
+    "no matrix": ({FIRST: torch.tensor(1.0)}, ""),
+    "a vector": ({FIRST: torch.ones(3)}, ""),
+    "three dimensions": ({FIRST: torch.ones(2, 2, 2)}, ""),
+    "another rank": ({SECOND: torch.ones(192, 7)}, ""),
+    "a number": ({SECOND: torch.tensor(1.0)}, ""),
+    "other outputs": ({SECOND: torch.ones(9, 2)}, ""),
+    "endless rank": ({FIRST: torch.ones(5000, 4), SECOND: torch.ones(192, 5000)}, ""),
+    "8 bits": ({FIRST: torch.ones(2, 4).to(torch.float8_e4m3fn)}, ""),
+    "complex numbers": ({FIRST: torch.ones(2, 4, dtype=torch.complex64)}, ""),
+    "long names": ({f"part.{n}{'x' * 9999}.lora_{ab}.weight": torch.ones(2, 2) for ab in "AB" for n in range(9)}, ""),
+    "a list": ({}, "[]"),
+    "null": ({}, "null"),
+    "a word": ({}, '{"a.r": 2, "a.lora_alpha": "x"}'),
+    "lists": ({}, '{"a.r": [2], "a.lora_alpha": [2]}'),
+    "infinite": ({}, '{"a.r": 2, "a.lora_alpha": 1e999}'),
+    "a large number": ({}, f'{{"a.r": 2, "a.lora_alpha": {10**1000}}}'),
+    "deep": ({}, "[" * 100_000),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("attack", LORAS)
+def test_a_lora_file_with_odd_content_is_refused(attack: str, tmp_path: Path) -> None:
+    """As the start of a training, and to draw with."""
+    tensors, configuration = LORAS[attack]
+    metadata = {"lora_adapter_metadata": configuration} if configuration else None
+    save_file({FIRST: torch.ones(2, 4), SECOND: torch.ones(192, 2), **tensors}, tmp_path / "a.safetensors", metadata)
+
+    def modules() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(4, 192))
+
+    with pytest.raises(DualprocError) as summed:
+        LoraSum(modules(), [tmp_path / "a.safetensors"])
+    module = modules()
+    attach(module, Lora(rank=2), ("0",), seed=0)
+    with pytest.raises(DualprocError) as started:
+        start_from(module, Lora(rank=2), tmp_path / "a.safetensors")
+    assert max(len(str(summed.value)), len(str(started.value))) < 2000
+
+
 # --- images
 
 
@@ -422,6 +494,23 @@ MODELS = {
     "kernel of a part": ("judge", "config.json", {"_attn_implementation": {"vision_config": "evil/a@main:f"}},
                          "kernels from a repository are code"),
     "kernel of experts": ("judge", "config.json", {"experts_implementation": "evil/a"}, "kernels from a repository"),
+    "kernel of a part's part": ("judge", "config.json",
+                                {"text_config": {"deep": [{"attn_implementation": "paged|evil/a"}]}},
+                                "kernels from a repository"),
+    "experts of transformers": ("judge", "config.json", {"experts_implementation": {"text_config": "deepgemm"}},
+                                "kernels from a repository"),
+    "kernel of a quantisation": ("judge", "config.json",
+                                 {"quantization_config": {"quant_method": "gptq", "backend": "evil/a"}},
+                                 "kernels from a repository"),
+    "quantisation with kernels": ("judge", "config.json", {"text_config": {"quantization_config": {
+                                  "quant_method": "mxfp4"}}}, "`quant_method` is 'mxfp4': kernels from a repository"),
+    "quantised generator": ("generator", "transformer/config.json",
+                            {"quantization_config": {"quant_method": "gguf", "compute_dtype": "float32"}},
+                            "kernels from a repository"),
+    "mapping of kernels": ("judge", "config.json", {"kernel_config": {"kernel_mapping": {"RMSNorm": "evil/a:b"}}},
+                           "kernels from a repository"),
+    "use of kernels": ("judge", "config.json", {"use_kernels": True}, "kernels from a repository"),
+    "classes": ("judge", "config.json", {"num_labels": 10**9}, "`num_labels` is 1,000,000,000, expected at most"),
     "layers": ("judge", "config.json", {"text_config": {"num_hidden_layers": 10**6}}, "asks for 1,000,000 layers"),
     "blocks": ("generator", "transformer/config.json", {"num_layers": 10**6}, "asks for 1,000,000 layers"),
     "list": ("generator", "vae/config.json", {"block_out_channels": [8] * 5000}, "asks for 5,000 layers"),
@@ -435,6 +524,35 @@ def test_a_configuration_cannot_ask_for_code_or_endless_models(tmp_path: Path, a
     plugin = {"judge": ("judges", "transformers"), "generator": ("generators", "diffusers")}[source]
     with pytest.raises(PluginError, match=f"cannot load the {source} .*{reason}"):
         build(plugin[0], PluginRef.model_validate({"type": plugin[1], "model": str(folder)}))
+
+
+def test_kernels_are_not_fetched_while_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever asks for them; here the implementation that is used where flash-attn is not installed."""
+    from transformers.integrations import hub_kernels
+
+    monkeypatch.setattr(hub_kernels, "is_kernels_available", lambda: True)
+    with (
+        pytest.raises(PluginError, match="asks for kernels from the repository 'evil/attention', which are code"),
+        safe_loading("the judge", "small", "a judge"),
+    ):
+        hub_kernels.load_and_register_attn_kernel("evil/attention", allow_all_kernels=True)
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 10**6}, {"penalty_alpha": 0.6, "top_k": 4}, {"max_time": 1e-9},
+                                      {"dola_layers": "high"}, {"return_dict_in_generate": True},
+                                      {"cache_implementation": "offloaded"}, {"repetition_penalty": 5.0}])  # fmt: skip
+def test_a_judge_answers_greedily_whatever_its_model_asks_for(tmp_path: Path, settings: dict[str, object]) -> None:
+    """Without code from a repository, and without a million beams."""
+    folder = edited(tmp_path, "judge", "config.json")
+    known = json.loads((PACKAGE / "weights" / "judge" / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(known | settings))
+    ours, theirs = (
+        build("judges", PluginRef.model_validate({"type": "transformers", "model": str(place)}))
+        for place in (PACKAGE / "weights" / "judge", folder)
+    )
+    image = torch.zeros(1, 3, 64, 64)
+    asked = (image, ["Is this a drawing of a cat?"])
+    assert theirs.generate(*asked, max_new_tokens=3) == ours.generate(*asked, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "processor_config.json"])
@@ -506,14 +624,92 @@ def test_what_the_system_refuses_is_one_message(
     assert len(refused(capsys, *(str(small) if word == "SPEC" else word for word in command))) < 10_000
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_half_a_spec_is_not_left_on_a_full_disk(capsys: Capture, tmp_path: Path) -> None:
+    """The limit on the size of files stands in for the disk; the system would also send a signal."""
+    import resource
+
+    earlier = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, earlier[1]))
+        err = refused(capsys, "specs", "copy", "horizon", tmp_path / "h.yaml")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, earlier)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert f"cannot write {tmp_path / 'h.yaml'}: File too large" in err
+    assert not (tmp_path / "h.yaml").exists()
+
+
+CLOSED = [
+    ["ask", "CLOSED", "Is it red?"], ["ask", "CLOSED/a.png", "Is it red?"], ["score", "CLOSED"],
+    ["score", "CLOSED/a.png", "--spec", "SPEC"], ["bench", "CLOSED"], ["bench", "SPEC", "--out", "CLOSED"],
+    ["generate", "CLOSED", "a cat"], ["export", "CLOSED", "--at", "x=1", "--out", "x"], ["compare", "CLOSED", "CLOSED"],
+    ["run", "CLOSED/a.yaml"], ["run", "SPEC", "--out", "CLOSED/run"], ["run", "SPEC", "--out", "CLOSED", "--resume"],
+    ["run", "SPEC", "--out", "CLOSED", "--overwrite"], ["sweep", "SPEC", "--grid", "train.lr=1,2", "--out", "CLOSED"],
+    ["plan", "CLOSED/a.yaml"], ["audit", "CLOSED/a.yaml"], ["push", "CLOSED", "a/b"],
+    ["spec", "check", "CLOSED/a.yaml"], ["specs", "copy", "horizon", "CLOSED/a.yaml"],
+    ["plugins", "new", "dualproc-x", "--out", "CLOSED/x"],
+    ["ui", "--runs", "CLOSED", "--no-browser"],
+]  # fmt: skip
+
+
+@pytest.mark.skipif(
+    shutil.which("setpriv") is None or os.geteuid() != 0, reason="needs to give up the rights of the system's root"
+)
+def test_a_folder_of_another_user_is_one_message(small: Path, tmp_path: Path) -> None:
+    """All commands in one process without the right to ignore permissions; that the folder is closed is checked."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    os.chown(closed, 65534, 65534)
+    code = (
+        "import contextlib, io, json, os, sys\n"
+        "from dualproc.cli import main\n"
+        "ends, commands, folder = [], *map(json.loads, sys.argv[1:])\n"
+        "assert not os.access(folder, os.X_OK)\n"
+        "for command in commands:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as err:\n"
+        "        try:\n"
+        "            main(command)\n"
+        "        except SystemExit as end:\n"
+        "            ends.append([end.code, err.getvalue()])\n"
+        "print(json.dumps(ends))"
+    )
+    places = {"SPEC": str(small), "CLOSED": str(closed)}
+    commands = [[re.sub("SPEC|CLOSED", lambda found: places[found[0]], word) for word in words] for words in CLOSED]
+    rights = "-dac_override,-dac_read_search"
+    without = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}", sys.executable, "-c", code]
+    ended = subprocess.run(
+        [*without, json.dumps(commands), json.dumps(str(closed))],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), str(FAKE_PLUGINS / "small")])},
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    ends = json.loads(ended.stdout)
+    assert len(ends) == len(commands)
+    for command, (status, err) in zip(commands, ends, strict=True):
+        assert (status, err.count("error:"), "Traceback" in err) == (2, 1, False), (command, err)
+
+
 # --- cost
 
 
 def test_the_canvas_of_a_thin_image_is_bounded() -> None:
-    assert draw_canvas([], 64, 64).size == (512, 512)
-    for size in ((100_000, 1), (1, 4000), (5000, 5000)):
-        width, height = draw_canvas([], *size).size
-        assert width * height <= max(2**24, size[0] * size[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in ((64, 64), (5000, 5000), (1000, 20)):
+            width, height = draw_canvas([], *size).size
+            assert (width // size[0], height // size[1]) == (-(-512 // min(size)),) * 2
+    for size in ((100_000, 1), (1, 4000)):
+        with pytest.warns(DualprocWarning, match=rf"on an image of {size[0]} x {size[1]} pixels: .* instead of 512"):
+            width, height = draw_canvas([], *size).size
+        assert width * height <= 2**24
+
+
+def test_canvases_of_many_image_sizes_are_not_all_kept(small: Path) -> None:
+    views = Evaluators(load_spec(small))
+    for width in range(8, 40):
+        views.judge_view(torch.zeros(1, 3, 8, width))
+    assert 0 < len(views._canvases) <= 8
 
 
 @pytest.mark.usefixtures("small")

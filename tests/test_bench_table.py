@@ -53,7 +53,7 @@ def test_row_shows_every_measurement_of_base_and_trained_generator(tmp_path: Pat
 
 
 def test_scorer_without_target_shows_its_unit(tmp_path: Path) -> None:
-    no_target = {"scores": (score((0.1, 0.3), target=None, accepted=None, on_target=None),)}
+    no_target = {"scores": (score((0.1, 0.3) * 2, target=None, accepted=None, on_target=None),)}
     shown = named_cells(row(tmp_path / "run", base=measurement(**no_target), **no_target))
     assert shown["measured"] == "line weight 0.200 -> 0.200 (of the height)"
     assert (shown["on target"], shown["judge - on target"]) == ("–", "–")  # noqa: RUF001
@@ -117,7 +117,12 @@ def test_run_is_finished_unless_interrupted_or_without_an_evaluation(tmp_path: P
 
 
 def test_json_has_the_rows_of_the_table_and_null_for_missing_numbers(tmp_path: Path) -> None:
-    write_table(tmp_path, [row(tmp_path / "run", referee=None)], planned=2, command="dp bench a.yaml")
+    write_table(
+        tmp_path,
+        [row(tmp_path / "run", base=measurement(referee=None), referee=None)],
+        planned=2,
+        command="dp bench a.yaml",
+    )
     content = json.loads((tmp_path / TABLE_JSON).read_text())
     assert (content["command"], content["planned"]) == ("dp bench a.yaml", 2)
     (only,) = content["rows"]

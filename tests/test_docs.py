@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def commands(document: Path) -> Iterator[list[str]]:
     inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     code = [*(line for block in fenced for line in block.splitlines()), *inline]
     for line in code:
-        if match := re.match(r"\s*(?:\.venv/bin/)?dp((?: [a-z_]+(?=\s|$))+)", line):
+        if match := re.match(r"\s*(?:\.venv/bin/)?dp((?: [a-z_]+(?:-[a-z]+)*(?=\s|$))+)", line):
             yield match[1].split()
 
 
@@ -130,6 +131,9 @@ def test_relative_links_lead_to_files(document: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_reference_page_is_up_to_date(page: str) -> None:
+    pinned = re.search(r"^typer==(\d+\.\d+)", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
+    if page == "commands.md" and (not pinned or not version("typer").startswith(f"{pinned[1]}.")):
+        pytest.skip("the page has the layout of help of the typer in constraints.txt")
     assert (ROOT / "docs" / page).read_text(encoding="utf-8") == PAGES[page](), (
         "outdated: run `python -m tools.reference`"
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from many_processes import STEPS, engine, fork, main, make_spec, whole
+from many_processes import FILLER, STEPS, engine, filling, fork, main, make_spec, resuming, whole
 from safetensors.torch import load_file
 from test_cli_run import SPEC
 
@@ -88,6 +91,40 @@ def test_first_process_that_cannot_write_ends_all(shared: Path) -> None:
     first, second = said(shared, "full")
     assert "is a file; a run needs a folder" in first["error"]
     assert second["error"].startswith("process 0 of 2 failed: ")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 4 MB; the test is skipped where none can be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_full_disk_of_the_first_process_ends_all_with_one_message_and_loses_nothing(
+    small_disk: Path, alone: Path, tmp_path: Path
+) -> None:
+    run, log = small_disk / "run", tmp_path / "log"
+    assert fork(2, lambda: main(log, [filling], run), log) == [0, 0], (log / "0.err").read_text()
+    first, second = said(log, "filling")
+    assert re.match(rf"cannot write {run}.*: No space left on device", first["error"])
+    assert "free some space on that disk, then continue with `resume=True`" in first["hint"]
+    assert second["error"] == f"process 0 of 2 failed: {first['error']}"
+    saved = RunFolder.open(run).saved_step
+    assert 3 <= saved < STEPS
+    assert not list(run.rglob(".aside-*"))
+
+    (small_disk / FILLER).unlink()
+    assert fork(2, lambda: main(log, [resuming], run), log) == [0, 0], (log / "0.err").read_text()
+    assert [one["result"] for one in said(log, "resuming")] == [STEPS, STEPS]
+    assert [record.step for record in RunFolder.open(run).metrics()] == list(range(1, STEPS + 1))
+    assert largest_difference(run, alone) <= 1e-5
 
 
 def test_more_processes_than_images_are_refused(shared: Path) -> None:

@@ -21,6 +21,7 @@ import torch
 import transformers as tf
 from diffusers import FluxTransformer2DModel
 from peft.tuners.lora import LoraLayer
+from spec_texts import PLAIN, write
 from typer.testing import CliRunner
 
 from dualproc import registry
@@ -28,7 +29,9 @@ from dualproc.cli import app
 from dualproc.engine import lora
 from dualproc.errors import PluginError
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
-from dualproc.spec import Lora
+from dualproc.resolve import load_spec, read_checked
+from dualproc.spec import Lora, to_yaml
+from dualproc.spec.models import Train
 
 SPEC = Path(__file__).parents[1] / "specs" / "line_weight.yaml"
 
@@ -144,6 +147,67 @@ def test_gated_presets_are_marked() -> None:
     shown = CliRunner().invoke(app, ["plugins", "show", "judges/gemma3"]).stdout
     assert "accept the terms at https://huggingface.co/google/gemma-3-4b-it, then log in: hf auth login" in shown
     assert "Gated" not in CliRunner().invoke(app, ["plugins", "show", "judges/qwen2.5-vl"]).stdout
+
+
+# published training settings
+
+
+def task(generator: str, *, judge: str = "qwen2.5-vl", train: str = "") -> str:
+    return f"{PLAIN}generator: {{type: {generator}}}\njudge: {{type: {judge}}}\n{train}\n"
+
+
+def test_published_settings_are_used_where_the_spec_sets_none(tmp_path: Path) -> None:
+    file = write(tmp_path, task("flux-dev", train="train: {batch: 2, lora: {rank: 32}}"))
+    loaded = read_checked(file, overrides=["train.steps=50"])
+    train = loaded.require().train
+    assert (train.lr, train.batch, train.steps, train.lora.rank, train.lora.strength) == (5e-5, 2, 50, 32, 5.0)
+    origins = loaded.origins
+    assert origins["train.lr"].startswith("generators/flux-dev, from Dual-Process Image Generation")
+    assert (origins["train.batch"], origins["train.steps"]) == (f"{file}:7", "--set train.steps")
+    shown = CliRunner().invoke(app, ["spec", "show", str(file)]).stdout
+    assert re.search(r"lr: 5\.0e-05 +# generators/flux-dev, from", shown)
+
+
+def test_the_generator_may_come_from_the_command_line_and_from_an_extended_file(tmp_path: Path) -> None:
+    base = write(tmp_path, task("sana"), "base.yaml")
+    file = write(tmp_path, "extends: base.yaml\ndescription: the same\n")
+    assert [read_checked(one).require().train.lr for one in (base, file)] == [5e-6, 5e-6]
+    assert load_spec(file, overrides=["generator.type=flux-schnell"]).train.lr == 5e-5
+    assert load_spec(file, overrides=["generator.type=sdxl"]).train == Train()
+
+
+def test_every_variant_gets_the_published_settings(tmp_path: Path) -> None:
+    variants = "variants: {a: {width: 1}, b: {width: 2}}"
+    loaded = read_checked(write(tmp_path, task("sana", train=variants)))
+    assert [one.require().train.lr for one in (*loaded.each(), loaded.for_variant("b"))] == [5e-6] * 3
+
+
+def test_a_resolved_spec_keeps_its_settings(tmp_path: Path) -> None:
+    spec = load_spec(write(tmp_path, task("sana", train="train: {lr: 1e-3}")))
+    assert load_spec(write(tmp_path, to_yaml(spec), "resolved.yaml")) == spec
+
+
+def test_only_the_papers_generators_have_published_settings_and_all_are_valid() -> None:
+    found = {name: registry.load("generators", name) for name in GENERATORS}
+    assert {name for name, one in found.items() if one.train} == {"flux-schnell", "flux-dev", "sana"}
+    for one in found.values():
+        Train.model_validate(one.train)
+        assert bool(one.train) == bool(one.train_source)
+
+
+def test_commands_show_where_the_settings_come_from_and_which_ones_differ(tmp_path: Path) -> None:
+    def check(text: str) -> str:
+        done = CliRunner().invoke(app, ["spec", "check", str(write(tmp_path, text))])
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    assert re.search(r"published for sana \(.*2506\.01955\) are used", check(task("sana")))
+    other = check(task("sana", train="train: {lr: 1e-3, batch: 1}"))
+    assert other.rstrip().endswith("to use them: --set train.lr=5e-06")
+    assert "Note: the spec differs" in check(task("sana", judge="tiny", train="train: {lr: 1e-3}"))
+    assert "published" not in check(task("sdxl"))
+    shown = CliRunner().invoke(app, ["plugins", "show", "generators/sana"]).stdout
+    assert "Where a spec sets no value of `train`: `steps: 100`, `batch: 1`, `lr: 5e-06`" in shown
 
 
 # LoRA targets

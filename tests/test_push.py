@@ -124,6 +124,21 @@ def test_a_run_of_a_model_in_an_absolute_folder_is_not_published(hub: type[Hub],
     assert hub.files == {}
 
 
+@pytest.mark.parametrize("name", ["samples/more.png", "samples/more", "README.md", "evaluation.json",
+                                  "comfyui_lora.safetensors", "sliders/row/adapter_config.json"])  # fmt: skip
+def test_what_a_link_in_a_run_points_to_is_not_published(hub: type[Hub], run: RunFolder, name: str) -> None:
+    secret = run.path.parent / "secret"
+    if name == "samples/more":
+        secret.mkdir()
+    else:
+        secret.write_bytes((run.path / name).read_bytes() if (run.path / name).exists() else b"secret")
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).symlink_to(secret)
+    with pytest.raises(RunError, match=f"{name} is a link, and what it points to would be published"):
+        publish(run, "me/lora", api=HfApi(endpoint=constants.ENDPOINT, token="hf_test"))
+    assert hub.files == {}
+
+
 def test_uploaded_card_has_valid_metadata(hub: type[Hub], run: RunFolder) -> None:
     publish(run, "me/lora", api=HfApi(endpoint=constants.ENDPOINT, token="hf_test"))
     text = hub.files["README.md"].decode()

@@ -206,7 +206,11 @@ def test_the_parameters_of_a_preset_are_defaults_and_not_required(install: Insta
         ("leaves", "SystemExit: 0", "pip install --force-reinstall acme-broken"),
         ("mute", "Mute: (its text cannot be shown)", "report this to the plugin's author"),
         ("undefined", "Undefined.Params has no JSON schema: PydanticUserError", "author"),
-        ("odd_preset", "its Preset needs strings for `of` and `summary`, and a mapping for `params`", "author"),
+        (
+            "odd_preset",
+            "its Preset needs strings for `of`, `summary` and `train_source`, and mappings for `params` and `train`",
+            "author",
+        ),
     ],
 )
 def test_a_broken_plugin_is_reported_with_origin_cause_and_remedy(

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from bench_examples import finished, outcome, row
 
+from dualproc.cli.bench_jobs import SIDE_EFFECTS
 from dualproc.report.bench import GALLERY, TABLE_MARKDOWN, BenchRow, read_result, write_table
 from dualproc.report.gallery import write_gallery
-from tools.results import COLUMNS, FULL_TABLE, SMALL_TABLE, fill, publish, read_bench, small_table
+from tools.results import COLUMNS, FULL_TABLE, SIDE_TABLE, SMALL_TABLE, fill, publish, read_bench, small_table
 
 
 def write_bench(bench: Path, rows: list[BenchRow], *, planned: int | None = None) -> None:
@@ -21,8 +22,9 @@ def write_bench(bench: Path, rows: list[BenchRow], *, planned: int | None = None
 def write_documents(root: Path) -> None:
     """A README and a results page, each with a line before and after an outdated table."""
     (root / "docs").mkdir()
-    for file, (begin, end) in (("docs/results.md", FULL_TABLE), ("README.md", SMALL_TABLE)):
-        (root / file).write_text(f"before\n{begin}\nan outdated table\n{end}\nafter\n", encoding="utf-8")
+    for file, tables in (("docs/results.md", (FULL_TABLE, SIDE_TABLE)), ("README.md", (SMALL_TABLE,))):
+        outdated = "".join(f"{begin}\nan outdated table\n{end}\nafter\n" for begin, end in tables)
+        (root / file).write_text(f"before\n{outdated}", encoding="utf-8")
 
 
 def test_small_table_shows_target_kept_and_seconds_per_variant(tmp_path: Path) -> None:
@@ -48,11 +50,13 @@ def test_tables_and_images_are_published(tmp_path: Path) -> None:
         row(bench / "snow", name="commonsense", variant=None),
     ]
     write_bench(bench, rows)
+    (bench / SIDE_EFFECTS).write_text("the matrix\n", encoding="utf-8")
     write_documents(tmp_path)
     publish(bench, tmp_path)
     full = (bench / TABLE_MARKDOWN).read_text(encoding="utf-8").strip()
     texts = {name: (tmp_path / name).read_text(encoding="utf-8") for name in ("docs/results.md", "README.md")}
-    assert texts["docs/results.md"] == f"before\n{FULL_TABLE[0]}\n{full}\n{FULL_TABLE[1]}\nafter\n"
+    tables = f"{FULL_TABLE[0]}\n{full}\n{FULL_TABLE[1]}\nafter\n{SIDE_TABLE[0]}\nthe matrix\n{SIDE_TABLE[1]}\nafter\n"
+    assert texts["docs/results.md"] == f"before\n{tables}"
     assert texts["README.md"] == f"before\n{SMALL_TABLE[0]}\n{small_table(rows)}\n{SMALL_TABLE[1]}\nafter\n"
     images = tmp_path / "docs" / "images"
     assert (images / GALLERY).read_bytes() == (bench / GALLERY).read_bytes()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_examples import SPEC, evaluation, record
+from run_examples import SPEC, evaluation, measurement, record
 
 from dualproc.errors import RunError
 from dualproc.run import RunFolder, environment
@@ -71,9 +71,10 @@ def test_a_line_cut_short_by_a_crash_is_left_out_but_other_damage_is_named(tmp_p
 def test_the_evaluation_comes_back_without_loss(tmp_path: Path) -> None:
     with create(tmp_path) as run:
         assert run.read_evaluation() is None
-        run.write_evaluation(evaluation(referee=None, preserved=None))
+        unasked = {"referee": None, "preserved": None}
+        wanted = evaluation(measurement(**unasked), **unasked)
+        run.write_evaluation(wanted)
         found = run.read_evaluation()
-    wanted = evaluation(referee=None, preserved=None)
     assert found is not None
     assert found.base == wanted.base
     assert (found.prompts, found.seeds) == (wanted.prompts, wanted.seeds)

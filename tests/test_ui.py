@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +21,7 @@ from dualproc.errors import DualprocError, RunError, SpecError
 from dualproc.resolve import load_spec
 from dualproc.run.lock import FolderLock
 from dualproc.spec import shipped_specs
+from dualproc.ui import layers as layers_of
 from dualproc.ui import runs as runs_of
 from dualproc.ui import task
 from dualproc.ui.guard import Guard
@@ -109,6 +115,105 @@ def test_form_edits_the_text_and_the_text_the_form(tmp_path: Path) -> None:
 def test_every_new_layer_is_valid(kind: str, tmp_path: Path) -> None:
     text = task.with_layers(task.EMPTY, [[kind, task.LAYERS[kind]]], "solid", 0.5)
     assert task.check(text, tmp_path).message.startswith("ok: ")
+
+
+def test_mistakes_are_found_at_their_field(tmp_path: Path) -> None:
+    text = task.EMPTY.replace("steps: 100", "steps: many").replace("type: tiny}", "type: tinny}", 1)
+    text = task.with_prompts(task.with_value(text, "name", "../x"), "eval", "a cat")
+    text = task.with_layers(text, [["line", "from: [0, 0]"]], "solid", 0.5)
+    problems = task.check(text, tmp_path).problems
+    shown = {field: task.mistakes_at(problems, field) for field in task.FIELDS}
+    assert {field for field, mistakes in shown.items() if mistakes} >= {"name", "models", "numbers", "layers"}
+    assert shown["name"].startswith("expected a name of letters")
+    assert shown["template"] == shown["train"] == ""
+    every = [one for mistakes in shown.values() for one in mistakes.splitlines()]
+    assert len(every) == len(set(every))
+
+
+def test_suffix_reward_scorers_and_jitter_are_fields(tmp_path: Path) -> None:
+    text = task.with_suffix(task.EMPTY, "Say it.")
+    text = task.with_plugin(text, "reward", "answer_likelihood")
+    text = task.with_scorers(text, [["horizon", "target: 0.62, tolerance: 0.05"]])
+    text = task.with_layers(text, [["line", task.LAYERS["line"]]], "solid", 0.5)
+    text = task.with_jitter(text, "y", 0.1)
+    form = task.form(text)
+    assert form is not None
+    assert (form.suffix, form.reward, form.jitter_x, form.jitter_y) == ("Say it.", "answer_likelihood", 0, 0.1)
+    spec = task.check(text, tmp_path).chosen(None).require()
+    assert [question.suffix for question in spec.questions] == ["Say it."] * 2
+    assert [one.params for one in spec.scorers] == [{"target": 0.62, "tolerance": 0.05}]
+    assert spec.visual_prompt.jitter.y == (-0.1, 0.1)  # type: ignore[union-attr]
+    assert "suffix" not in task.with_suffix(text, " ")
+
+
+def test_hidden_layer_is_kept_in_the_spec_and_not_drawn(tmp_path: Path) -> None:
+    texts = [task.EMPTY]
+    for params in (task.LAYERS["line"], task.LAYERS["line"] + ", hidden: true"):
+        texts.append(task.with_layers(task.EMPTY, [["line", params]], "solid", 0.5))
+    specs = [task.check(text, tmp_path).chosen(None).require() for text in texts]
+    models = Models()
+    plain, line, hidden = (models.look(spec, spec.prompts.train_prompts()[0], 0) for spec in specs)
+    assert plain.seen.tobytes() == hidden.seen.tobytes() != line.seen.tobytes()
+
+
+def test_what_a_model_writes_is_marked_in_the_description(tmp_path: Path) -> None:
+    text = task.with_written(task.EMPTY, [("Is {subject} red?", "Yes")], "m at host")
+    text = task.with_written_prompts(text, ["a fox"], "m at host")
+    spec = task.check(text, tmp_path).chosen(None).require()
+    assert spec.questions[-1].template == "Is {subject} red?"
+    assert spec.prompts.train[-1] == "a fox"
+    assert "Questions written by m at host: Is (subject) red?" in spec.description
+    assert "Training prompts written by m at host: a fox" in spec.description
+
+
+def test_instruction_is_a_file_that_can_be_changed_but_not_a_link_out_of_the_folder(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    assert "{prompt}" in task.instruction("questions", runs)
+    file = runs / "specs" / "write_questions.txt"
+    file.write_text("mine")
+    assert task.instruction("questions", runs) == "mine"
+    (tmp_path / "secret").write_text("secret")
+    file.unlink()
+    file.symlink_to(tmp_path / "secret")
+    with pytest.raises(DualprocError, match="leads out of the runs folder"):
+        task.instruction("questions", runs)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB with a full file on it; skipped where this process may not mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if (
+        mount is None
+        or subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "x", folder], capture_output=True).returncode
+    ):
+        pytest.skip("this process may not mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_full_disk_is_one_message_and_loses_nothing(small_disk: Path) -> None:
+    file = task.save(task.EMPTY, small_disk)
+    with suppress(OSError), open(small_disk / "filler", "wb") as filler:
+        while True:
+            filler.write(b"x" * 4096)
+            filler.flush()
+    longer = task.EMPTY + "# " + "x" * 8000 + "\n"
+    with pytest.raises(RunError, match="No space left on device"):
+        task.save(longer, small_disk)
+    spec = task.check(longer, small_disk).chosen(None).require()
+    with pytest.raises(RunError, match="No space left on device"):
+        Queue(small_disk).add(longer, spec, None)
+    with pytest.raises(RunError, match="No space left on device"):
+        layers_of.stroke(
+            small_disk / "specs", [(0.1, 0.1), (0.9, 0.9)], color="red", thickness=0.1, aspect=1, onto=None
+        )
+    assert file.read_text() == task.EMPTY
+    (small_disk / "filler").unlink()
+    assert task.save(longer, small_disk).read_text() == longer
+    assert sorted(one.name for one in (small_disk / "specs").iterdir()) == ["images", "my_task.yaml"]
 
 
 def test_questions_keep_the_keys_that_the_form_does_not_show() -> None:
@@ -241,8 +346,50 @@ def test_fit_waits_while_another_process_writes_a_run_and_can_be_taken_out(tmp_p
     assert queue.stop(fit.job.folder) == "taken out of the queue"
     queue.poll()
     assert (fit.state, fit.process) == ("stopped", None)
-    assert queue.stop(busy).startswith("nothing to stop")
+    with pytest.raises(RunError, match="not a `dp run` that can be stopped from here"):
+        queue.stop(busy)  # the process of this test holds it
     lock.release()
+    assert queue.stop(busy) == "nothing to stop: this run is not being trained"
+
+
+@pytest.mark.parametrize("holder", ["process 1, since then", "process 99999999, since then", "process x", "", None])
+def test_only_a_process_that_holds_the_lock_is_stopped(holder: str | None, tmp_path: Path) -> None:
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    (busy / "spec.resolved.yaml").write_text("name: busy\ntrain: {steps: 5}\n")
+    lock = FolderLock(busy)
+    (busy / ".lock-holder").unlink()
+    if holder is not None:
+        (busy / ".lock-holder").write_text(holder)
+    with pytest.raises(RunError, match=r"no process of this machine|not a `dp run`"):
+        Queue(tmp_path).stop(busy)
+    lock.release()
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/fd").is_dir(), reason="the system does not tell which files a process has open"
+)
+def test_run_of_a_terminal_is_stopped_after_its_step_and_can_be_resumed(tmp_path: Path) -> None:
+    text = task.with_value(task.with_value(task.EMPTY, "train.steps", 500), "evaluation", {"seeds": 1})
+    text = task.with_prompts(task.with_value(text, "train.batch", 1), "eval", "an owl")
+    file = task.save(text, tmp_path)
+    folder = tmp_path / "my_task"
+    words = [sys.executable, "-m", "dualproc", "run", str(file), "--out", str(folder)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    queue = Queue(tmp_path)
+    try:
+        deadline = time.monotonic() + 120
+        while "training in another process: " not in queue.status(folder) or ": 0 of" in queue.status(folder):
+            assert time.monotonic() < deadline, queue.status(folder)
+            assert process.poll() is None
+            time.sleep(0.2)
+        for _ in range(2):  # the second click does not end it at once
+            assert queue.stop(folder).startswith("stopping after this training step")
+        assert process.wait(120) == 130
+    finally:
+        process.kill()
+    assert "resume it to continue" in queue.status(folder)
+    assert (folder / "pytorch_lora_weights.safetensors").is_file()
 
 
 def test_fit_of_another_spec_in_a_run_folder_is_refused(trained: Path) -> None:
@@ -339,11 +486,18 @@ def test_the_names_of_the_runs_own_folders_are_free(tmp_path: Path) -> None:
 def test_uploads_other_addresses_and_other_hosts_are_refused(guard: Guard) -> None:
     for path in ("/gradio_api/upload", "/gradio_api/proxy=http://example.org", "/gradio_api/vibe-edit/"):
         assert "does not use" in guard.refusal(scope(path)), path
-    assert "this machine only" in guard.refusal(scope("/", host="evil.example:7860"))
+    for host in ("evil.example:7860", "127.0.0.1:7860@evil.example", "127.0.0.1.evil.example", "localhost:evil", ""):
+        assert "this machine only" in guard.refusal(scope("/", host=host))
     for origin, refused in (("http://evil.example", True), ("null", True), ("http://localhost:7860", False)):
         asked = scope("/gradio_api/queue/join")
         asked["headers"].append((b"origin", origin.encode()))
         assert bool(guard.refusal(asked)) is refused, origin
+    for length, refused in ((b"33554432", False), (b"33554433", True), (b"-1", True), (b"x", True)):
+        asked = scope("/gradio_api/queue/join")
+        asked["headers"].append((b"content-length", length))
+        assert bool(guard.refusal(asked)) is refused, length
+    asked["headers"][-1] = (b"transfer-encoding", b"chunked")
+    assert "how long" in guard.refusal(asked)
     assert Guard(None, folder=guard.folder, local=False).refusal(scope("/", host="lab.example")) == ""  # type: ignore[arg-type]
 
 
@@ -384,14 +538,18 @@ def test_functions_behind_the_page(trained: Path) -> None:
     from dualproc.ui.actions import Page
 
     page = Page(trained)
-    assert "run: horizon/low" in page.starts()
+    assert ("run: horizon/low", "run: horizon/low") in page.starts()
     text = page.start_from("run: horizon/low")
-    state, variants, command, prompts = page.checked(text, None)
+    state, variants, command, prompts, button, _, why, *wrong = page.checked(text, None)
     assert "good" in state
     assert variants["visible"] is False  # the run is of one variant
     assert command.startswith("dp run ")
     assert prompts["choices"]
-    assert page.opened([page.start_from("shipped: horizon"), "low"])[-3]["value"] == "low"
+    assert not button["interactive"]
+    assert "can only answer Yes or No" in why
+    assert [one["visible"] for one in wrong] == [False] * len(task.FIELDS)
+    variants = page.opened([page.start_from("shipped: horizon"), "low"])[-6 - len(task.FIELDS)]
+    assert variants["value"] == "low"
     assert page.opened([])[0] == page.opened("damaged")[0] == task.EMPTY
     status, bar, curves, previews, now = page.progress("horizon/low", "")
     assert "finished: 2" in status
@@ -404,3 +562,45 @@ def test_functions_behind_the_page(trained: Path) -> None:
     assert [caption for _, caption in drawn] == ["base, seed 3", "horizon_slider, strength 1, seed 3"]
     with pytest.raises(SpecError):
         load_spec("nothing")
+
+
+@pytest.mark.skipif(not HAS_GRADIO, reason="Gradio is not installed")
+def test_writer_of_the_command_writes_and_the_page_cannot_name_another(tmp_path: Path) -> None:
+    from dualproc.engine.write import Writer
+    from dualproc.ui.actions import Page
+
+    answers = {"questions": '["Is {subject} red?", "Is {x} red?"]', "subjects": '["a fox", "an owl", "a cat"]'}
+    writer = Writer("m at host", lambda text: next(answer for word, answer in answers.items() if word in text))
+    page = Page(tmp_path, writer)
+    _, _, _, _, button, _, about, *_ = page.checked(task.EMPTY, None)
+    assert button["interactive"]
+    assert "Written by `m at host`" in about
+    assert list(inspect.signature(page.write).parameters) == ["kind", "text", "variant", "count"]
+    text, *_, said = page.write("questions", task.EMPTY, None, 2)
+    assert "1 question added, written by m at host" in said
+    assert "refused" in said
+    text, *_, said = page.write("prompts", text, None, 2)
+    assert "1 prompt added" in said  # the held-out owl and the cat are in the task already
+    spec = task.check(text, tmp_path).chosen(None).require()
+    assert (spec.questions[-1].template, spec.prompts.train[-1]) == ("Is {subject} red?", "a fox")
+    assert sorted(file.name for file in (tmp_path / "specs").iterdir()) == ["write_prompts.txt", "write_questions.txt"]
+    with pytest.raises(DualprocError, match="can only answer Yes or No"):
+        Page(tmp_path).write("questions", task.EMPTY, None, 2)
+
+
+@pytest.mark.skipif(not HAS_GRADIO, reason="Gradio is not installed")
+def test_fields_left_in_quick_succession_are_all_applied(tmp_path: Path) -> None:
+    from dualproc.ui.actions import Page
+
+    page = Page(tmp_path)
+    *values, shown = page.fields(task.EMPTY)
+    edits = {
+        "name": lambda text, value: task.with_value(text, "name", value),
+        "steps": lambda text, value: task.with_value(text, "train.steps", value),
+    }
+    both = page.edited(edits, task.EMPTY, shown, "sky", 7)  # the text with the new name had not arrived yet
+    assert "name: sky" in both
+    assert "steps: 7" in both
+    typed = task.with_value(task.EMPTY, "name", "typed")  # in the text, and the form has not followed yet
+    assert "name: typed" in page.edited(edits, typed, shown, "my_task", 7)
+    assert values[0] == "my_task"

@@ -59,6 +59,8 @@ def spec() -> str:
         "error. `{type: NAME, ...}` names a plugin and its parameters, see [plugins.md](plugins.md).\n\n"
         "A shipped spec (`dp specs`) can be given by its name in place of a file: `dp run line_weight`.\n"
         "`dp specs copy line_weight` writes it to a file.\n\n"
+        "Where a spec sets no value of `train`, the generator's preset may have a published one: see\n"
+        "[plugins.md](plugins.md#generators). Otherwise the default of this page is used.\n\n"
         "A file can extend another one with `extends: FILE`, a path in the same folder or below. On the command line,\n"
         "`--set train.steps=50` overrides a value. `dp spec show FILE` prints where each value comes from, and\n"
         "`dp schema` prints this page as a JSON schema.\n"
@@ -74,7 +76,7 @@ def spec() -> str:
 def plugins() -> str:
     """The page with every built-in plugin and its parameters."""
     from dualproc import registry
-    from dualproc.cli.plugins import gated_note
+    from dualproc.cli.plugins import gated_note, published_note
     from dualproc.kit.hub import LOGIN
     from dualproc.protocols import KINDS
 
@@ -97,6 +99,8 @@ def plugins() -> str:
                 base = names[registry.target_of(loaded.cls)]
                 given = "\n".join(f"    {key}: {_cell(_plain(value))}" for key, value in loaded.preset.items())
                 parts.append(f"A preset of `{base}` with these parameters:\n\n{given}\n")
+                if loaded.train:
+                    parts.append(f"{published_note(loaded)}.\n")
             else:
                 parts.append(_table(loaded.cls.Params) if loaded.cls.Params.model_fields else "No parameters.\n")
     return "\n".join(parts)
@@ -214,9 +218,10 @@ def _models(path: str, model: type[BaseModel]) -> Iterator[tuple[str, type[BaseM
 
 
 def _within(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    arguments = get_args(annotation)  # on Python 3.10, `tuple[int]` is an instance of `type`, too
+    if not arguments and isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    for argument in get_args(annotation):
+    for argument in arguments:
         yield from _within(argument)
 
 

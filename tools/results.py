@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dualproc.cli.bench_jobs import SIDE_EFFECTS
 from dualproc.report.bench import (
     GALLERY,
     HEADINGS,
@@ -26,6 +27,8 @@ FULL_TABLE = ("<!-- results: make table -->", "<!-- end of results -->")
 """Markers in docs/results.md around every number, the footer and the legend."""
 SMALL_TABLE = ("<!-- table: make table -->", "<!-- end table -->")
 """Markers in README.md around the columns of `COLUMNS`."""
+SIDE_TABLE = ("<!-- side effects: make table -->", "<!-- end of side effects -->")
+"""Markers in docs/results.md around the table of side effects."""
 COLUMNS = {
     "task": "task",
     "variant": "variant",
@@ -77,9 +80,10 @@ def read_bench(bench: Path) -> list[BenchRow]:
 def publish(bench: Path, root: Path) -> None:
     """Write the tables into `root/docs/results.md` and `root/README.md`, and their images into `root/docs/images`."""
     rows, images = read_bench(bench), root / "docs" / "images"
-    full = (bench / TABLE_MARKDOWN).read_text(encoding="utf-8")
+    full, effects = ((bench / name).read_text(encoding="utf-8") for name in (TABLE_MARKDOWN, SIDE_EFFECTS))
     for file, markers, content in (
         (root / "docs" / "results.md", FULL_TABLE, full),
+        (root / "docs" / "results.md", SIDE_TABLE, effects),
         (root / "README.md", SMALL_TABLE, small_table(rows)),
     ):
         file.write_text(fill(file.read_text(encoding="utf-8"), markers, content), encoding="utf-8")

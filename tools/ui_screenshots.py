@@ -2,6 +2,7 @@
 
     python -m tools.ui_screenshots             write docs/images/ui_*.png
     python -m tools.ui_screenshots --out DIR   write them elsewhere, also at 375 pixels and in dark colours
+    python -m tools.ui_screenshots --no-train  only of the pages that need no training
 
 Needs the extra `ui`, `pip install playwright`, and Chromium. Takes about two minutes.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -27,7 +29,10 @@ def main() -> None:
     """Write the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
-    out: Path | None = parser.parse_args().out
+    parser.add_argument("--no-train", action="store_true")
+    options = parser.parse_args()
+    out: Path | None = options.out
+    trained = not options.no_train
     from playwright.sync_api import sync_playwright
 
     from dualproc.ui.page import serve
@@ -40,14 +45,18 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         try:
             page = browser.new_page(viewport={"width": 1280, "height": 900})
-            _train(page, address)
-            _shoot(page, out or DOCS, "ui", ["Task", "Visual prompt", "Train"] if out is None else PAGES)
+            _choose(page, address)
+            if trained:
+                _train(page)
+            names = ["Task", "Visual prompt", "Train"] if out is None else PAGES
+            names = names if trained else names[:2]
+            _shoot(page, out or DOCS, "ui", names)
             for width, scheme in ((375, "light"), (1280, "dark")) if out is not None else ():
                 page.set_viewport_size({"width": width, "height": 900})
                 page.emulate_media(color_scheme=scheme)
                 page.goto(address)
                 page.wait_for_timeout(3000)
-                _shoot(page, out, f"ui_{width}_{scheme}", PAGES)
+                _shoot(page, out, f"ui_{width}_{scheme}", names)
         finally:
             browser.close()
             app.close()
@@ -56,16 +65,16 @@ def main() -> None:
 PAGES = ["Task", "Visual prompt", "Ask", "Train", "Runs"]
 
 
-def _train(page: Any, address: str) -> None:
-    """Start from `horizon`, variant low, shorten it, and train it."""
+def _choose(page: Any, address: str) -> None:
+    """Start from `horizon`, variant low, and shorten it."""
     from dualproc.ui.task import with_value
 
-    page.set_default_timeout(300_000)
+    page.set_default_timeout(900_000)
     page.goto(address)
     page.locator(".dp-message", has_text="ok: ").first.wait_for()
-    page.get_by_label("Start from").click()
-    page.get_by_role("option", name="shipped: horizon", exact=True).click()
-    page.get_by_label("Variant").click()
+    page.get_by_label("Start from", exact=True).click()
+    page.get_by_role("option", name=re.compile(r"^horizon: ")).click()
+    page.get_by_label("Variant", exact=True).click()
     page.get_by_role("option", name="low", exact=True).click()
     from dualproc.spec import shipped_specs
 
@@ -74,6 +83,10 @@ def _train(page: Any, address: str) -> None:
         text = with_value(text, path, value)
     page.locator(".cm-content[data-language=yaml]").fill(text)
     page.wait_for_timeout(3000)
+
+
+def _train(page: Any) -> None:
+    """Train the task."""
     _open(page, "Train")
     page.get_by_role("button", name="Start or resume").click()
     page.locator(".dp-message", has_text=f"finished: {STEPS}").wait_for()
@@ -97,6 +110,9 @@ def _shoot(page: Any, out: Path, prefix: str, names: list[str]) -> None:
     for name in names:
         _open(page, name)
         page.wait_for_timeout(4000)
+        if name == "Visual prompt":
+            page.locator(".dp-canvas img").wait_for()
+            page.get_by_role("gridcell", name="Is this still").wait_for()
         if name in ("Ask", "Runs"):
             page.get_by_role("button", name="Ask" if name == "Ask" else "Draw", exact=True).last.click()
             page.wait_for_timeout(12_000)

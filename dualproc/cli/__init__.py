@@ -16,7 +16,24 @@ from dualproc import __version__
 from dualproc.errors import DualprocError
 from dualproc.wording import cause
 
-from . import ask, audit, bench, compare, generate, plan, plugins, push, run, score, sliders, spec, specs, sweep, ui
+from . import (
+    ask,
+    audit,
+    bench,
+    compare,
+    generate,
+    plan,
+    plugins,
+    push,
+    run,
+    score,
+    sliders,
+    spec,
+    specs,
+    sweep,
+    ui,
+    write,
+)
 from .output import print_error, say, with_options
 
 
@@ -51,6 +68,7 @@ def _root(
     dp bench specs/                                run every variant of every spec and print one table
     dp sweep horizon --grid train.lr=5e-5,1e-4     run every setting, and show which is best
     dp ask cat.png "Is this a drawing of a cat?"   ask a judge about an image
+    dp write-questions "a red car" --model NAME    let a language model write questions
     dp score images/ --spec horizon --variant high
     dp compare runs/short runs/long                show several runs on one HTML page
     dp push runs/horizon my-name/horizon           upload a LoRA to the Hugging Face hub
@@ -79,7 +97,7 @@ app = typer.Typer(name="dp", cls=_Root, no_args_is_help=True, rich_markup_mode=N
 app.callback()(_root)
 for _command in (
     run.run, generate.generate, sliders.export, plan.plan, score.score, ask.ask, audit.audit, bench.bench, sweep.sweep,
-    compare.compare, push.push, ui.ui, spec.schema,
+    compare.compare, push.push, ui.ui, write.write_questions, spec.schema,
 ):  # fmt: skip
     app.command()(_command)
 app.add_typer(plugins.group, name="plugins")
@@ -125,7 +143,8 @@ def _failure(error: BaseException) -> DualprocError | None:
     if (found := plugin_failure(error)) is not None:
         return found
     if isinstance(error, OSError) and error.errno is not None:  # a folder that may not be entered, for example
-        where = f"use {error.filename}" if error.filename is not None else "find the current folder"
+        unnamed = "find the current folder" if isinstance(error, FileNotFoundError) else "read or write a file"
+        where = unnamed if error.filename is None else f"use {error.filename}"
         return DualprocError(f"cannot {where}: {error.strerror}", hint="check that it exists, and that you may use it")
     if isinstance(error, ValueError) and str(error).startswith("embedded null"):
         return DualprocError("a name has a null character, which no file can have")

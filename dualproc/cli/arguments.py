@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +40,14 @@ FirstVariant = Annotated[str | None, variant_option("the first")]
 Jobs = Annotated[
     int, typer.Option(metavar="N", min=1, help="Number of fits to run at the same time; they share the CPU cores.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Run the fits on a Ray cluster: `auto` (the one that this machine belongs to), HOST:PORT, or `local` (on "
+        "this machine alone).",
+    ),
+]
 SpecFile = Annotated[
     str | None,
     typer.Option("--spec", metavar="SPEC", help="The spec (file or name) that has the questions, models and scorers."),
@@ -64,6 +73,17 @@ At = Annotated[
 ]
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def refuse_jobs_on_ray(jobs: int, ray: str | None) -> None:
+    """Raise DualprocError if both `--jobs` and `--ray` are given, or if Ray is not installed."""
+    if ray is None:
+        return
+    if jobs != 1:
+        hint = "omit `--jobs`: Ray runs as many fits at the same time as the cluster has room for"
+        raise DualprocError("`--jobs` and `--ray` exclude each other", hint=hint)
+    if find_spec("ray") is None:
+        raise DualprocError("`--ray` needs Ray, which is not installed", hint="pip install 'dualproc[ray]'")
 
 
 def given_folder(text: str) -> Path:

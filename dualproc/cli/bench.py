@@ -9,7 +9,7 @@ import typer
 
 from dualproc.wording import command
 
-from .arguments import Jobs, Overrides, given_folder
+from .arguments import Jobs, Overrides, Ray, given_folder, refuse_jobs_on_ray
 
 DEFAULT_PATHS, DEFAULT_OUT = ("specs",), "runs/bench"
 
@@ -31,11 +31,13 @@ def bench(
     seeds: Annotated[
         int, typer.Option(metavar="N", min=1, max=100, help="Seeds per variant: `train.seed` and the next N - 1.")
     ] = 1,
+    ray: Ray = None,
 ) -> None:
     """Run every variant of many specs, and print one table.
 
     Runs go to DIR/NAME/VARIANT, the table to DIR/bench.md and DIR/bench.json, sample images to DIR/gallery.png. These
-    files are updated after every fit.
+    files are updated after every fit. At the end, the images of every run are measured with the scorers of all specs:
+    DIR/side_effects.md shows what else each LoRA changed.
 
     After Ctrl+C, run the same command again without --overwrite: finished runs are kept, and an interrupted run resumes
     from its checkpoint. Finished runs are recognised by their spec alone: after a change of model weights or of
@@ -55,19 +57,27 @@ def bench(
     dp bench horizon --overwrite                           train one spec again
     dp bench specs/ --jobs 2                               two fits at the same time
     dp bench specs/ --seeds 3                              three fits per variant: mean and range
+    dp bench specs/ --ray auto                             on the Ray cluster of this machine, see docs/scale.md
     """
     from .bench_jobs import Results, make_way, plan_jobs, run_and_show
 
+    refuse_jobs_on_ray(jobs, ray)
     given = tuple(paths or DEFAULT_PATHS)
     folder = given_folder(out)
     planned = plan_jobs(given, tuple(overrides or ()), variant, folder, seeds=seeds)
     make_way(planned, overwrite=overwrite)
-    table = Results(folder, planned, _command(given, overrides or (), variant, out, jobs, seeds))
-    run_and_show(table, jobs)
+    table = Results(folder, planned, _command(given, overrides or (), variant, out, jobs, seeds, ray))
+    run_and_show(table, jobs, ray=ray)
 
 
 def _command(
-    paths: Sequence[str], overrides: Sequence[str], variant: str | None, out: str, jobs: int, seeds: int
+    paths: Sequence[str],
+    overrides: Sequence[str],
+    variant: str | None,
+    out: str,
+    jobs: int,
+    seeds: int,
+    ray: str | None,
 ) -> str:
     """The command that repeats or continues this bench."""
     words = ["dp", "bench", *paths, *(["--variant", variant] if variant else [])]
@@ -75,4 +85,5 @@ def _command(
     words += ["--out", out] if out != DEFAULT_OUT else []
     words += ["--jobs", str(jobs)] if jobs != 1 else []
     words += ["--seeds", str(seeds)] if seeds != 1 else []
+    words += ["--ray", ray] if ray else []
     return command(*words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -13,20 +14,21 @@ from rich.table import Table
 from rich.text import Text
 
 from dualproc.errors import DamageError, DualprocError, Problem, RunError, SpecError
-from dualproc.report import bench
+from dualproc.report import bench, side_effects
 from dualproc.report.gallery import strip_of, write_gallery
 from dualproc.resolve import read_checked, toy_mix
 from dualproc.run import RunFolder, portable
-from dualproc.run.files import as_run_error
+from dualproc.run.files import as_run_error, write_atomically
 from dualproc.run.lock import refuse_locked
 from dualproc.spec import locate
 from dualproc.spec.files import SUFFIXES
 from dualproc.wording import command, plural, printable
 
 from .output import print_warning, say
-from .processes import Job, TrainingProcess, interrupts, threads_each
-from .progress import BenchBars
+from .processes import Job, RunningJob, TrainingProcess, interrupts, threads_each
+from .progress import Bars, BenchBars
 
+SIDE_EFFECTS = "side_effects.md"
 _POLL = 0.2
 """Seconds between two checks of the running fits."""
 _GRACE = 10.0
@@ -143,9 +145,22 @@ def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
         RunFolder.delete(job.folder)
 
 
-def run_and_show(table: Results, at_a_time: int) -> None:
-    """Run all unfinished jobs and print the table. Raises typer.Exit if a fit failed (1) or was interrupted (130)."""
-    interrupted = run_jobs(table, at_a_time)
+def run_and_show(table: Results, at_a_time: int, *, ray: str | None = None) -> None:
+    """Run all unfinished jobs and print the table. Raises typer.Exit if a fit failed (1) or was interrupted (130).
+
+    With `ray`, the address of a Ray cluster, as many at a time as it has room for.
+    """
+    for job in table.planned:
+        table.take_earlier(job)
+    if ray is None:
+        interrupted = run_jobs(table, at_a_time, partial(TrainingProcess, threads=threads_each(at_a_time)))
+    else:
+        from .ray_jobs import starting_on
+
+        with starting_on(ray, table.out, [job for job in table.planned if job not in table.rows]) as start:
+            interrupted = run_jobs(table, len(table.planned), start)
+    if not interrupted:
+        table.measure_side_effects()
     table.show()
     if interrupted:
         done = f"interrupted: {len(table.rows)} of {plural(len(table.planned), table.unit)} done"
@@ -155,20 +170,18 @@ def run_and_show(table: Results, at_a_time: int) -> None:
         raise typer.Exit(1)
 
 
-def run_jobs(table: Results, at_a_time: int) -> bool:
+def run_jobs(table: Results, at_a_time: int, start: Callable[[Job], RunningJob]) -> bool:
     """Run all unfinished jobs; True if Ctrl+C, SIGTERM or a closed terminal interrupted them."""
-    for job in table.planned:
-        table.take_earlier(job)
     if finished := sum(not row.error for row in table.rows.values()):
         say(f"already finished: {finished} of {plural(len(table.planned), table.unit)}")
     waiting = [job for job in table.planned if job not in table.rows]
     table.write()
-    running: list[TrainingProcess] = []
+    running: list[RunningJob] = []
     try:
         with interrupts() as interrupted, BenchBars(waiting) as bars:
             while running or (waiting and not interrupted()):
                 while waiting and len(running) < at_a_time and not interrupted():
-                    running.append(TrainingProcess(waiting.pop(0), threads=threads_each(at_a_time)))
+                    running.append(start(waiting.pop(0)))
                 for process in [each for each in running if each.poll() is not None]:
                     running.remove(process)
                     table.take(process, interrupted=interrupted() > 0)
@@ -184,7 +197,7 @@ def run_jobs(table: Results, at_a_time: int) -> bool:
         _end_all(running)
 
 
-def _end_all(processes: Sequence[TrainingProcess]) -> None:
+def _end_all(processes: Sequence[RunningJob]) -> None:
     """End all processes and wait for them; those that do not end within `_GRACE` seconds are killed."""
     deadline = time.monotonic() + _GRACE
     while alive := [each for each in processes if each.poll() is None]:
@@ -207,6 +220,10 @@ class Results:
     name: str = bench.BENCH
     """The table is NAME.md and NAME.json."""
     rows: dict[Job, bench.BenchRow] = field(default_factory=dict)
+    changes: dict[str, side_effects.Changes] = field(default_factory=dict)
+    """By run folder, what every scorer's values changed by."""
+    own: dict[str, frozenset[str]] = field(default_factory=dict)
+    """By run folder, the labels of the task's own scorers."""
 
     def add(self, job: Job, error: str | None = None) -> None:
         """Add the row of a finished run, or of a failed one. Raises DamageError if its files are damaged."""
@@ -224,7 +241,7 @@ class Results:
         except DamageError as error:
             self.add(job, str(error))
 
-    def take(self, process: TrainingProcess, *, interrupted: bool) -> None:
+    def take(self, process: RunningJob, *, interrupted: bool) -> None:
         """Add the row of a fit that ended: its results, or why it failed. An interrupted fit gets no row."""
         try:
             if process.poll() == 0 and bench.is_finished(process.job.folder):
@@ -244,6 +261,29 @@ class Results:
         planned, more = len(self.planned), self.conclusions()
         bench.write_table(self.out, rows, planned=planned, command=self.command, name=self.name, more=more)
         write_gallery(self.out / bench.GALLERY, self.out, rows)
+
+    def measure_side_effects(self) -> None:
+        """Measure the images of every finished run with the scorers of all specs, and write the table."""
+        from dualproc.engine.side_effects import changes, quantity, scorers_of
+
+        finished = {job: row for job, row in self.rows.items() if row.result is not None}
+        scorers = scorers_of([job.spec for job in finished])
+        self.own = {
+            row.folder: frozenset(
+                label for label, ref in scorers.items() if quantity(ref) in set(map(quantity, job.spec.scorers))
+            )
+            for job, row in finished.items()
+        }
+        with Bars() as bars:
+            bar = bars.add_task("side effects", total=len(finished), note="")
+            for job, row in finished.items():
+                try:
+                    self.changes[row.folder] = changes(job.folder, scorers)
+                except DualprocError as error:
+                    print_warning(f"side effects of {job.label} were not measured: {error.message}")
+                bars.more(bar, 1)
+        if self.changes:
+            write_atomically(self.out / SIDE_EFFECTS, side_effects.render(self.sorted_rows(), self.changes, self.own))
 
     @property
     def unit(self) -> str:
@@ -267,13 +307,18 @@ class Results:
         if rows:
             headings, *lines = bench.table(rows)
             _print_folded(headings, lines)
+        if self.changes:
+            say("\nSide effects, in standard deviations of the base images:")
+            headings, *lines = side_effects.table(rows, self.changes, self.own)
+            _print_folded(headings, lines)
+            say(f"\n{side_effects.conclusion(rows, self.changes, self.own)}")
         for line in (*self.conclusions(), *bench.footer(rows, planned=len(self.planned), command=self.command)):
             say(f"\n{line}")
         for job, row in self.rows.items():
             if row.error:
                 log = f"\n  full output: {job.log}" if job.log.exists() else ""
                 print_warning(f"{job.label} failed: {row.error}{log}")
-        files = [f"{self.name}.{ending}" for ending in ("md", "json", "html")]
+        files = [*(f"{self.name}.{ending}" for ending in ("md", "json", "html")), SIDE_EFFECTS]
         written = [self.out / name for name in (*files, bench.GALLERY)]
         say("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
 

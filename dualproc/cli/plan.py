@@ -65,13 +65,15 @@ def plan(
     dp plan line_weight --processes 4
     dp plan horizon --set generator.type=sdxl-turbo --set judge.type=qwen2.5-vl --memory 24GB
     """
-    from dualproc.resolve import read_checked, toy_mix
+    from dualproc.resolve import published, read_checked, toy_mix
 
     with stdout_for_the_result(as_json):
         limit = None if memory is None else _bytes(memory)
         spec = read_checked(file, overrides=overrides or (), variant=variant).each()[0].require()
         if mixed := toy_mix(spec):
             print_warning(mixed)
+        elif settings := published(spec):
+            print_progress(settings)
         if processes > 1:
             spec = share(spec, processes)
             images = plural(spec.train.batch, "image")

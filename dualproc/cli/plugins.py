@@ -61,6 +61,8 @@ def show(name: Annotated[str, typer.Argument(metavar="KIND/NAME", help="The plug
     say(loaded.summary)
     if loaded.gated:
         say(gated_note(loaded.preset["model"]))
+    if loaded.train:
+        say(published_note(loaded))
     parameters = _parameters(loaded)
     say("\nparameters:" if parameters else "\nno parameters")
     for parameter, form, about in parameters:
@@ -152,6 +154,12 @@ def gated_note(model: str) -> str:
     from dualproc.kit.hub import LOGIN, page
 
     return f"Gated: accept the terms at {page(model)}, then log in: {LOGIN}"
+
+
+def published_note(loaded: LoadedPlugin) -> str:
+    """The training settings that a preset suggests, and where they are published."""
+    values = ", ".join(f"`{key}: {value_words(value)}`" for key, value in loaded.train.items())
+    return f"Where a spec sets no value of `train`: {values} ({loaded.train_source})"
 
 
 def value_words(value: Any) -> str:

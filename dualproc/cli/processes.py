@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,20 +73,54 @@ class Job:
         ]  # fmt: skip
 
 
-class TrainingProcess(subprocess.Popen[bytes]):
+class RunningJob(ABC):
+    """A job that was started, here or on another machine that writes to the same folder."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._weights = job.folder / WEIGHTS
+        self._weights_before = stamp(self._weights)
+
+    def steps_done(self) -> int:
+        """Training steps so far."""
+        return _steps_done(self.job.folder)
+
+    def stage(self) -> str:
+        """`waiting` (for a machine), `loading`, `training` or `evaluating`."""
+        if stamp(self._weights) != self._weights_before:
+            return "evaluating"
+        return "training" if self.steps_done() else "loading"
+
+    @abstractmethod
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+
+    @abstractmethod
+    def failure(self) -> str:
+        """Why it failed; waits for its end."""
+
+    @abstractmethod
+    def end(self, *, at_once: bool) -> None:
+        """Ask it to end; call this repeatedly until `poll` returns an exit code. See `TrainingProcess.end`."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it, wherever it is."""
+
+
+class TrainingProcess(subprocess.Popen[bytes], RunningJob):
     """A job in a subprocess: it has its own memory, and its failure does not affect other jobs."""
 
     def __init__(self, job: Job, *, threads: int | None) -> None:
         """Start it with at most `threads` threads (None: no limit). Raises RunError if the log cannot be written."""
-        self.job = job
-        self._weights = job.folder / WEIGHTS
-        self._weights_before = _stamp(self._weights)
+        RunningJob.__init__(self, job)
         self._asked_to_end = False
         environment = dict(os.environ) | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         make_folder(job.log.parent)
         remove(job.error_file)
         with as_run_error("write", job.log), open_to_write(job.log, "wb") as log:
-            super().__init__(
+            subprocess.Popen.__init__(
+                self,
                 job.command(),
                 stdin=subprocess.PIPE,  # never written to: it closes when this process ends, however it ends
                 stdout=log,
@@ -93,16 +128,6 @@ class TrainingProcess(subprocess.Popen[bytes]):
                 env=environment,
                 start_new_session=True,  # Ctrl+C in the terminal must reach only the bench, which then calls `end`
             )
-
-    def steps_done(self) -> int:
-        """Training steps so far."""
-        return _steps_done(self.job.folder)
-
-    def stage(self) -> str:
-        """`loading`, `training` or `evaluating`."""
-        if _stamp(self._weights) != self._weights_before:
-            return "evaluating"
-        return "training" if self.steps_done() else "loading"
 
     def end(self, *, at_once: bool) -> None:
         """Ask the process to end; call this repeatedly until `poll` returns an exit code.
@@ -180,16 +205,19 @@ def threads_each(jobs: int) -> int | None:
 
 
 @contextmanager
-def interrupts() -> Iterator[Callable[[], int]]:
-    """Within, Ctrl+C, SIGTERM and a closed terminal do not interrupt; the yielded function counts them."""
+def interrupts(*names: str) -> Iterator[Callable[[], int]]:
+    """Within, signals do not interrupt; the yielded function counts them.
+
+    Without `names`: Ctrl+C, SIGTERM and a closed terminal.
+    """
     count = 0
 
     def handle(_signal: int, _frame: Any) -> None:
         nonlocal count
         count += 1
 
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), handle) for name in names}
+    counted = [name for name in names or ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), handle) for name in counted}
     try:
         yield lambda: count
     finally:
@@ -197,6 +225,6 @@ def interrupts() -> Iterator[Callable[[], int]]:
             signal.signal(getattr(signal, name), handler)
 
 
-def _stamp(path: Path) -> int:
+def stamp(path: Path) -> int:
     """When a file was last written, in nanoseconds; 0 if it does not exist."""
     return path.stat().st_mtime_ns if path.exists() else 0

@@ -20,7 +20,7 @@ from dualproc.types import StepRecord
 from dualproc.wording import duration, printable
 
 from .output import print_progress, print_warning, say
-from .processes import Job, TrainingProcess
+from .processes import Job, RunningJob
 
 
 def quiet() -> None:
@@ -152,12 +152,14 @@ class BenchBars(Bars):
         total, before = sum(job.spec.train.steps for job in jobs), sum(self._steps.values())
         self._all = self.add_task("all fits", total=total, completed=before, note="")
 
-    def show(self, process: TrainingProcess, *, ending: bool) -> None:
+    def show(self, process: RunningJob, *, ending: bool) -> None:
         """Update the bar of a running fit; `ending` if it was asked to end."""
+        if (stage := process.stage()) == "waiting":
+            return
         job, steps = process.job, process.steps_done()
         if job not in self._running:
             self._running[job] = self.add_task(job.label, total=job.spec.train.steps, completed=steps, note="")
-        note = "stopping after this step (press Ctrl+C again to stop at once)" if ending else process.stage()
+        note = "stopping after this step (press Ctrl+C again to stop at once)" if ending else stage
         self.move(self._running[job], steps, note=note)
         self._show_all(job, steps)
 

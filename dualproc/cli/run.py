@@ -113,6 +113,7 @@ def _target(spec: TaskSpec, out: str | None, *, several: bool) -> Path:
 def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: bool) -> FitResult:
     from dualproc.engine import trackers
     from dualproc.report import memory_used
+    from dualproc.resolve import published
     from dualproc.run import reset_peak_gpu_memory
     from dualproc.run.files import make_folder
     from dualproc.run.folder import METRICS
@@ -141,6 +142,8 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
         engine = Engine(spec)
         for line in loaded_models(engine):
             say(line)
+        if settings := published(spec):
+            say(f"  {settings}")
         with FitBars() as bars:
             result = fit(engine, out, spec_text=text, resume=resume, overwrite=overwrite, progress=bars, lock=lock)
     except KeyboardInterrupt:

@@ -38,7 +38,7 @@ def check(file: File, overrides: Overrides = None, variant: EveryVariant = None)
     dp spec check line_weight
     dp spec check line_weight --set train.lr=3e-4
     """
-    from dualproc.resolve import read_checked, toy_mix
+    from dualproc.resolve import published, read_checked, toy_mix
 
     loaded = read_checked(file, overrides=overrides or (), variant=variant)
     spec = loaded.each()[0].require()
@@ -48,6 +48,8 @@ def check(file: File, overrides: Overrides = None, variant: EveryVariant = None)
     say(f"ok: {spec.name}{variants}; plugins {', '.join(names)}")
     if mixed := toy_mix(spec):
         print_warning(mixed)
+    elif settings := published(spec):
+        say(settings)
 
 
 @group.command()

@@ -65,10 +65,14 @@ def copy(
                 raise DualprocError(f"{path} exists already", hint=another)
         for path, data in files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(data)
+            try:
+                path.write_bytes(data)
+            except OSError:  # on a full disk: half a file would be found there next time
+                path.unlink(missing_ok=True)
+                raise
             say(f"wrote {path}")
     except OSError as error:
-        raise DualprocError(f"cannot write {error.filename}: {error.strerror}", hint=another) from error
+        raise DualprocError(f"cannot write {error.filename or target}: {error.strerror}", hint=another) from error
     say("\nnext:", bold=True)
     for command in ("spec check", "run"):
         say(f"  dp {command} {shlex.quote(str(target))}")

@@ -8,7 +8,7 @@ import typer
 
 from dualproc.wording import command
 
-from .arguments import EveryVariant, File, Jobs, Overrides, given_folder
+from .arguments import EveryVariant, File, Jobs, Overrides, Ray, given_folder, refuse_jobs_on_ray
 
 DEFAULT_OUT = "runs/sweep"
 
@@ -36,6 +36,7 @@ def sweep(
         bool, typer.Option("--overwrite", help="Delete the earlier runs of this sweep in DIR and start again.")
     ] = False,
     jobs: Jobs = 1,
+    ray: Ray = None,
 ) -> None:
     """Train one spec with every combination of some values, and print one table.
 
@@ -48,10 +49,12 @@ def sweep(
     \b
     dp sweep horizon --variant high --grid train.lr=5e-5,1e-4 --grid train.seed=0..4 --by "on target"
     dp sweep line_weight --grid train.batch=4,8 --set train.steps=50 --out runs/batch
+    dp sweep horizon --grid train.seed=0..9 --ray auto     on the Ray cluster of this machine, see docs/scale.md
     """
     from .bench_jobs import make_way, run_and_show
     from .sweep_jobs import SweepResults, check_criterion, plan_sweep
 
+    refuse_jobs_on_ray(jobs, ray)
     folder = given_folder(out)
     planned = plan_sweep(file, grid, tuple(overrides or ()), variant, folder)
     if by is not None:
@@ -63,4 +66,5 @@ def sweep(
     words += ["--variant", variant] if variant else []
     words += ["--out", out] if out != DEFAULT_OUT else []
     words += ["--jobs", str(jobs)] if jobs != 1 else []
-    run_and_show(SweepResults(folder, planned, command(*words), name="sweep", by=by), jobs)
+    words += ["--ray", ray] if ray else []
+    run_and_show(SweepResults(folder, planned, command(*words), name="sweep", by=by), jobs, ray=ray)

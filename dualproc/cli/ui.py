@@ -24,6 +24,18 @@ def ui(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="The port.", show_default="the first free one from 7860")
     ] = None,
+    write_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A model of an OpenAI-compatible endpoint that writes questions.",
+            show_default="the judge of the task",
+        ),
+    ] = None,
+    write_url: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="That endpoint.", show_default="OPENAI_BASE_URL, or OpenAI's"),
+    ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """Write a task, check it, train and compare in the browser.
@@ -35,7 +47,7 @@ def ui(
     \b
     dp ui
     dp ui --runs experiments --port 8000
-    dp ui --no-browser
+    dp ui --write-model qwen3 --write-url http://127.0.0.1:8000/v1
     """
     if find_spec("gradio") is None:
         raise DualprocError("`dp ui` needs Gradio, which is not installed", hint="pip install 'dualproc[ui]'")
@@ -45,4 +57,9 @@ def ui(
     def started(address: str) -> None:
         say(f"dp ui: {address}  (runs in {folder}; Ctrl+C ends the page, and a fit after its training step)")
 
-    serve(folder, host=host, port=port, browser=browser, started=started)
+    writer = None
+    if write_model is not None:
+        from dualproc.engine.write import endpoint
+
+        writer = endpoint(write_model, url=write_url)
+    serve(folder, host=host, port=port, browser=browser, writer=writer, started=started)

@@ -30,15 +30,19 @@ def merged(parts: Sequence[Part], spec: TaskSpec, places: Sequence[Mapping[str, 
         joined = [value for some in values for value in some or ()]
         return tuple(joined[index] for index in order) if joined else None
 
-    scores = [list(same) for same in zip(*(part.scores for part in measured), strict=True)]
+    def scores(each: Sequence[tuple[Score, ...]]) -> tuple[Score, ...]:
+        alike = [list(same) for same in zip(*each, strict=True)]
+        return tuple(_merged_score(same, in_order([one.values for one in same]) or ()) for same in alike)
+
     whole = Measurement(
-        scores=tuple(_merged_score(same, in_order([one.values for one in same]) or ()) for same in scores),
+        scores=scores([part.scores for part in measured]),
         judge=in_order([part.judge for part in measured]) or (),
         referee=in_order([part.referee for part in measured]),
         preserved=in_order([part.preserved for part in measured]),
         hack_meter=sum(part.hack_meter * len(part.judge) for part in measured) / len(places),
         diversity=mean([part.diversity for part in measured]),
         color_diversity=mean([part.color_diversity for part in measured]),
+        side_effects=scores([part.side_effects for part in measured]),
     )
     found = (_calibration(name, parts, spec, places, whole) for name in spec.sliders)
     return replace(whole, calibration=tuple(one for one in found if one is not None))

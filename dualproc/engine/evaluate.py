@@ -130,6 +130,7 @@ def measure_images(
         hack_meter=float("nan"),
         diversity=diversity(images, texts),
         color_diversity=color_diversity(images, texts),
+        side_effects=tuple(_score(name, scorer, images, context) for name, scorer in evaluators.side_effects),
     )
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+CANVASES = 8
+"""Canvases of a visual prompt that are kept, each for one image size."""
 Live = list[tuple[PluginRef, Any]]
 """Live plugins, each with the reference that it was built from."""
 
@@ -49,10 +51,11 @@ class Evaluators:
         self._build = build
         self._canvases: dict[tuple[int, int], Image] = {}
         """The visual prompt drawn once per image size (width, height): layers are deterministic."""
-        self.built: dict[str, Live] = {"visual_prompts": [], "scorers": []}
+        self.built: dict[str, Live] = {"visual_prompts": [], "scorers": [], "side_effects": []}
         """The live plugins by kind, besides judge and referee."""
         self._live("visual_prompts", _layers(spec))
         self._live("scorers", spec.scorers)
+        self._live("side_effects", _side_effects(spec), plugins="scorers")
 
     def at(self, spec: TaskSpec) -> Evaluators:
         """The same judges with the visual prompt and the scorers of `spec`: this one's, with other slider values.
@@ -65,7 +68,7 @@ class Evaluators:
 
     @property
     def layers(self) -> list[VisualPrompt]:
-        """The layers of the visual prompt, from bottom to top."""
+        """The layers of the visual prompt that are not hidden, from bottom to top."""
         return [layer for _, layer in self._live("visual_prompts", _layers(self.spec))]
 
     @property
@@ -73,9 +76,15 @@ class Evaluators:
         """The scorers, each with the name of its plugin."""
         return [(ref.type, scorer) for ref, scorer in self._live("scorers", self.spec.scorers)]
 
-    def _live(self, kind: str, refs: Sequence[PluginRef]) -> Live:
-        self.built[kind] = live(self._build, kind, refs, self.built[kind])
-        return self.built[kind]
+    @property
+    def side_effects(self) -> list[tuple[str, Scorer]]:
+        """The scorers of what the task does not ask for, each with its label."""
+        refs = _side_effects(self.spec)
+        return [(ref.label, scorer) for ref, scorer in self._live("side_effects", refs, plugins="scorers")]
+
+    def _live(self, place: str, refs: Sequence[PluginRef], *, plugins: str | None = None) -> Live:
+        self.built[place] = live(self._build, plugins or place, refs, self.built[place])
+        return self.built[place]
 
     def shifts(self, count: int, rng: random.Random) -> list[Shift]:
         """Shifts of the visual prompt for this many images in training, from the spec's jitter."""
@@ -91,9 +100,18 @@ class Evaluators:
             return images
         height, width = images.shape[-2:]
         if (width, height) not in self._canvases:
+            if len(self._canvases) >= CANVASES:  # images of any origin may have as many sizes as there are images
+                self._canvases.clear()
             self._canvases[width, height] = draw_canvas(self.layers, width, height)
         return overlay(images, self.spec.visual_prompt, self._canvases[width, height], shifts)
 
 
+def _side_effects(spec: TaskSpec) -> list[PluginRef]:
+    """Without the scorers of the task itself, whatever their targets are."""
+    own = {ref.label for ref in spec.scorers}
+    return [ref for ref in spec.evaluation.side_effects if ref.label not in own]
+
+
 def _layers(spec: TaskSpec) -> Sequence[PluginRef]:
-    return spec.visual_prompt.layers if spec.visual_prompt else ()
+    """The layers that are drawn."""
+    return [layer for layer in spec.visual_prompt.layers if not layer.hidden] if spec.visual_prompt else ()

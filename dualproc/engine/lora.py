@@ -17,6 +17,7 @@ from dualproc.errors import DualprocError, RunError
 from dualproc.run.folder import SLIDERS
 from dualproc.run.lora_file import read_lora
 from dualproc.spec import Lora, Slider
+from dualproc.wording import listed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -86,8 +87,9 @@ def attach(
         linear = sorted(
             {name.split(".", 2)[-1] for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
         )
+        named = listed([one[:200] for one in wanted], most=20)
         raise DualprocError(
-            f"no layer of {type(module).__name__} matches the LoRA's targets {', '.join(wanted)}",
+            f"no layer of {type(module).__name__} matches the LoRA's targets {named}",
             hint=f"set train.lora.targets to the ends of names of its linear layers, such as {', '.join(linear[:8])}",
         ) from error
     for layer in module.modules():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,10 @@ _PEFT = "base_model.model."
 """Start of the names in a file of PEFT; in one of diffusers, it is the pipeline's component."""
 _CONFIGURATION = "lora_adapter_metadata"
 """Where diffusers keeps the LoRA's rank and alpha, in the header of the file."""
+MAX_RANK = 4096
+"""Of a file: a higher one would take gigabytes in every other layer."""
+LONGEST_NAME = 200
+"""Characters of a layer's name in a message."""
 
 
 class Layer(NamedTuple):
@@ -40,23 +45,33 @@ def read(file: Path) -> dict[str, Layer]:
 
     try:
         tensors, metadata = read_lora(file)
-        configuration = json.loads(metadata.get(_CONFIGURATION, "{}"))
-    except (OSError, ValueError, SafetensorError) as error:
+        scale = _scale(json.loads(metadata.get(_CONFIGURATION, "{}")))
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError, SafetensorError) as error:
         hint = "name a run's folder, or a complete file"
         raise RunError(f"cannot read the LoRA {file}: {error}", hint=hint) from error
     firsts = [name for name in tensors if name.endswith(_FIRST)]
     others = tensors.keys() - {end for name in firsts for end in (name, name.removesuffix(_FIRST) + _SECOND)}
     if not firsts or others:
-        found = listed(sorted(others)) or "nothing"
+        found = listed([name[:LONGEST_NAME] for name in sorted(others)]) or "nothing"
         message = f"{file} is not a LoRA in diffusers' format: its names should end with {_FIRST} and {_SECOND}"
         raise RunError(f"{message}; found {found}", hint="convert it with diffusers, or use a run of dualproc")
-    try:
-        return {
-            _plain(name): Layer(tensors[name], tensors[name.removesuffix(_FIRST) + _SECOND] * _scale(configuration))
-            for name in firsts
-        }
-    except KeyError as error:
-        raise RunError(f"{file} is damaged: it has no {error.args[0]}", hint="copy it again") from error
+    layers = {}
+    for name in firsts:
+        first, second = tensors[name], tensors.get(name.removesuffix(_FIRST) + _SECOND)
+        if second is None or not _is_lora(first, second):
+            wrong = f"no {_SECOND} for" if second is None else "other tensors than the two factors of a LoRA at"
+            raise RunError(f"{file} is damaged: it has {wrong} {name:.{LONGEST_NAME}}", hint="copy it again")
+        layers[_plain(name)] = Layer(first, second * scale)
+    return layers
+
+
+def _is_lora(first: Tensor, second: Tensor) -> bool:
+    """Whether two tensors are matrices of floating-point numbers that can be multiplied, of a sane rank."""
+    import torch
+
+    known = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    matrices = first.ndim == second.ndim == 2 and first.dtype in known and second.dtype in known
+    return matrices and first.shape[0] == second.shape[1] <= MAX_RANK
 
 
 def _plain(name: str) -> str:
@@ -65,11 +80,19 @@ def _plain(name: str) -> str:
     return layer.removeprefix(_PEFT) if layer.startswith(_PEFT) else layer.partition(".")[2]
 
 
-def _scale(configuration: Mapping[str, Any]) -> float:
-    """alpha / rank, as diffusers applies it; it takes alpha for the rank where nothing is noted."""
+def _scale(configuration: Any) -> float:
+    """alpha / rank, as diffusers applies it; it takes alpha for the rank where nothing is noted.
+
+    Raises ValueError, TypeError or OverflowError if the configuration is not valid.
+    """
+    if not isinstance(configuration, dict):
+        raise ValueError(f"its {_CONFIGURATION} is not a JSON object")
     values = {name.rpartition(".")[2]: value for name, value in configuration.items()}
     rank, alpha = values.get("r"), values.get("lora_alpha")
-    return float(alpha) / float(rank) if rank and alpha else 1.0
+    scale = float(alpha) / float(rank) if rank and alpha else 1.0
+    if not math.isfinite(scale):
+        raise ValueError(f"its {_CONFIGURATION} has no finite alpha / rank")
+    return scale
 
 
 def start_from(module: nn.Module, spec: Lora, file: Path) -> None:
@@ -83,8 +106,9 @@ def start_from(module: nn.Module, spec: Lora, file: Path) -> None:
     scale, own = spec.strength * spec.alpha / spec.rank, _attached(module)
     layers = read(file)
     if unknown := sorted(layers.keys() - own.keys()):
+        names = listed([name[:LONGEST_NAME] for name in unknown])
         raise RunError(
-            f"{file} has a LoRA on layers that are not trained here: {listed(unknown)}",
+            f"{file} has a LoRA on layers that are not trained here: {names}",
             hint="set train.lora.targets to include them, or check that it is for this generator",
         )
     with torch.no_grad():
@@ -124,8 +148,10 @@ class LoraSum:
                 second.zero_()
             for file, layers, start in zip(files, loras, itertools.accumulate(self.ranks, initial=0), strict=False):
                 for name, layer in layers.items():
-                    if name not in self.own or self.own[name][0].shape[1] != layer.first.shape[1]:
-                        raise RunError(f"{file} is not a LoRA of this generator: it has other layers, such as {name}")
+                    shapes = (layer.first.shape[1], layer.second.shape[0])
+                    if name not in self.own or (self.own[name][0].shape[1], self.own[name][1].shape[0]) != shapes:
+                        message = f"{file} is not a LoRA of this generator: it has other layers, such as "
+                        raise RunError(f"{message}{name:.{LONGEST_NAME}}")
                     mine = slice(start, start + layer.first.shape[0])
                     self.own[name][0][mine] = layer.first
                     self.seconds[name][:, mine] = layer.second

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dualproc.errors import DualprocWarning
 from dualproc.kit.image_files import to_tensor
 from dualproc.protocols import VisualPrompt
 from dualproc.spec import VisualPromptSpec
@@ -26,12 +28,21 @@ MAX_PIXELS = 2**24
 def draw_canvas(layers: Sequence[VisualPrompt], width: int, height: int) -> Image:
     """All layers on one transparent canvas, an integer number of times as large as the image, premultiplied.
 
+    Warns (DualprocWarning) if the image is so thin that MAX_PIXELS limits how much larger.
+
     Premultiplied, because otherwise the transparent black around a red line would darken its edge in downscaling.
     """
     from PIL import Image
 
-    largest = math.isqrt(MAX_PIXELS // (width * height))
-    times = max(1, min(-(-CANVAS // min(width, height)), largest))
+    wanted = -(-CANVAS // min(width, height))
+    times = max(1, min(wanted, math.isqrt(MAX_PIXELS // (width * height))))
+    if times < wanted:
+        warnings.warn(
+            f"the visual prompt is drawn less exactly on an image of {width} x {height} pixels: its canvas is {times}"
+            f" times as large instead of {wanted} times, to limit memory; crop the image, or enlarge its shorter side",
+            DualprocWarning,
+            stacklevel=2,
+        )
     canvas = Image.new("RGBA", (times * width, times * height))
     for layer in layers:
         layer.draw(canvas)

@@ -35,14 +35,17 @@ def image_files(places: Sequence[str | PathLike[str]]) -> list[Path]:
     return found
 
 
-def load_image(file: Path) -> Image:
+def load_image(file: Path, *, max_pixels: int | None = None) -> Image:
     """An image file's first frame, rotated as its EXIF says, in 8-bit RGB, or RGBA if it has transparent parts.
 
-    Raises DualprocError if the file is not an image of one of the `FORMATS`, is damaged, or is not a regular file.
+    Raises DualprocError if the file is not an image of one of the `FORMATS`, is damaged, is not a regular file, or has
+    more than `max_pixels` pixels (which is known before they are read).
     """
     from PIL import ImageOps
 
     with _opened(file) as image:
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise ValueError(f"it has {image.width} x {image.height} pixels, expected at most {max_pixels:,}")
         upright = _eight_bits(ImageOps.exif_transpose(image))
         return upright.convert("RGBA" if upright.has_transparency_data else "RGB")
 

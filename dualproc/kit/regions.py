@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -105,7 +106,13 @@ def layouts(images: Tensor) -> Iterator[Layout | None]:
         mode = "area" if height >= ROWS else "bilinear"
         small = F.interpolate(image[None].clamp(0, 1), size=size, mode=mode)[0]
         lab = rgb2lab(small.permute(1, 2, 0).numpy()).astype("float32")
-        yield layout(lab, textured=height > ROWS)
+        yield _known(lab.tobytes(), lab.shape[1], height > ROWS)
+
+
+@lru_cache(maxsize=160)
+def _known(lab: bytes, width: int, textured: bool) -> Layout:
+    """`layout` of an image of ROWS rows, once for all scorers that need it."""
+    return layout(np.frombuffer(lab, "float32").reshape(-1, width, 3), textured=textured)
 
 
 def layout(lab: Array, *, textured: bool = False) -> Layout:

@@ -16,7 +16,7 @@ from dualproc.errors import DualprocError, DualprocWarning, PluginError
 from dualproc.wording import listed
 
 from .hub import hub_reason
-from .model_files import checked_config, require_regular_files
+from .model_files import checked_config, refuse_kernels, require_regular_files
 from .patching import replaced
 
 if TYPE_CHECKING:
@@ -46,12 +46,14 @@ def safe_loading(what: str, model: str, kind: str, source: Mapping[str, Any] | N
     """
     from diffusers import ConfigMixin, ModelMixin
     from transformers import PreTrainedConfig, PreTrainedModel, dynamic_module_utils
+    from transformers.integrations import hub_kernels
 
     # Otherwise transformers asks a service of the hub to convert the weights of a model that has no safetensors.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     with ExitStack() as stack:
         # diffusers does not pass `trust_remote_code` on to processors, which would then ask the user.
         stack.enter_context(replaced(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", 0))
+        stack.enter_context(replaced(hub_kernels, "get_kernel", partial(refuse_kernels, what, model)))
         for library in (PreTrainedModel, ModelMixin):
             complete = partial(_load_complete, vars(library)["from_pretrained"].__func__, what, model)
             stack.enter_context(replaced(library, "from_pretrained", classmethod(complete)))

@@ -32,6 +32,18 @@ def spread(values: Sequence[float]) -> float:
     return statistics.pstdev(finite) if finite else math.nan
 
 
+def standardised_change(before: Sequence[float], after: Sequence[float]) -> float:
+    """The change of the mean, in standard deviations of `before` (Glass's delta); nan if that is not defined.
+
+    Numbers that are not finite are left out.
+    """
+    old, new = measured(before), measured(after)
+    if len(old) < 2 or not new:
+        return math.nan
+    unit = spread(old)
+    return (statistics.fmean(new) - statistics.fmean(old)) / unit if unit > 1e-9 else math.nan
+
+
 def ratio(value: float, base: float) -> float:
     """`value / base`; nan if the base is not positive."""
     return value / base if base > 0 else math.nan

@@ -58,11 +58,13 @@ def publish(run: RunFolder, repo: str, *, private: bool = True, api: HfApi | Non
 
     `repo` is `OWNER/NAME`, or `NAME` for the owner of the token. Files of the same names are replaced. `private`
     concerns a new repository only. Raises DualprocError if the hub refuses or cannot be reached, RunError if the model
-    card is damaged.
+    card is damaged, or a file of the run is a link: what it points to may be private.
     """
     from huggingface_hub import HfApi
 
     metadata(run)
+    if link := next((path for path in sorted(run.path.rglob("*")) if path.is_symlink()), None):
+        raise RunError(f"{link} is a link, and what it points to would be published", hint="replace it by a file")
     models = (str(value) for key, value in leaves(run.resolved) if key.rpartition(".")[2] in MODELS)
     if folder := next((model for model in models if Path(model).is_absolute()), None):
         raise RunError(

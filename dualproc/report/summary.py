@@ -10,7 +10,7 @@ from dualproc.run import Outcome
 from dualproc.types import Calibration, Evaluation, Measurement, Score, StepRecord
 from dualproc.wording import NOT_MEASURED, number, percent, plural, times
 
-from .numeric import mean, mean_and_spread, measured, ratio, unmeasured
+from .numeric import mean, mean_and_spread, measured, ratio, standardised_change, unmeasured
 
 PRESERVED_ABOVE = 0.5
 """An image's subject counts as kept if the referee's P(wanted answer) to the `preserve` question is above this."""
@@ -26,6 +26,8 @@ HACK_LIMIT = 1.5
 """Hack meter, as a multiple of the base's: healthy fits stay below this, hacked ones end at 3 to 7."""
 DIVERSITY_LIMIT = 0.5
 """Warn if less than this share of the base's diversity is left."""
+LISTED_EFFECTS = 3
+"""The number of side effects in the table, the largest first."""
 LOST_LIMIT = 0.1
 """Warn if more than this share of the subjects is lost."""
 
@@ -60,8 +62,20 @@ class Row(NamedTuple):
     """Target, unit, or how to read it; may be empty."""
 
 
+class SideEffect(NamedTuple):
+    """The change of something that the task does not ask for."""
+
+    label: str
+    before: float
+    """The base generator's mean."""
+    after: float
+    """The trained generator's mean."""
+    change: float
+    """The change of the mean in standard deviations of the base images."""
+
+
 def summary_rows(evaluation: Evaluation) -> list[Row]:
-    """The table of results: every scorer, judge, referee, subjects kept, hack meter, diversity."""
+    """The table of results: scorers, judge, referee, subjects kept, hack meter, diversity, largest side effects."""
     base, trained = evaluation.base, evaluation.trained
     rows = [row for pair in zip(base.calibration, trained.calibration, strict=True) for row in _slider_rows(*pair)]
     rows += [row for pair in zip(base.scores, trained.scores, strict=True) for row in _score_rows(*pair)]
@@ -85,7 +99,21 @@ def summary_rows(evaluation: Evaluation) -> list[Row]:
         if evaluation.asked and math.isnan(left) and label != HACK_METER:
             note = "needs two images of a prompt at the same values: more `evaluation.seeds`"
         rows.append(Row(label, number(left), number(right), note))
+    for effect in side_effects(evaluation)[:LISTED_EFFECTS]:
+        note = f"{effect.change:+.1f} standard deviations of the base images"
+        rows.append(Row(f"side effect: {effect.label}", number(effect.before), number(effect.after), note))
     return rows
+
+
+def side_effects(evaluation: Evaluation) -> list[SideEffect]:
+    """What changed though the task does not ask for it, the largest change first; unmeasured ones are left out."""
+    found = [
+        SideEffect(
+            title(after), mean(before.values), mean(after.values), standardised_change(before.values, after.values)
+        )
+        for before, after in zip(evaluation.base.side_effects, evaluation.trained.side_effects, strict=True)
+    ]
+    return sorted((each for each in found if math.isfinite(each.change)), key=lambda each: -abs(each.change))
 
 
 def image_rows(measurement: Measurement) -> list[tuple[str, str, str, str]]:

@@ -33,7 +33,7 @@ from .images import BASE, JUDGE_VIEW, PREVIEW, TRAINED
 from .inputs import INPUTS
 from .lock import FolderLock, refuse_locked
 from .lora_file import write_lora
-from .records import Outcome, T, from_json, sealed, to_json
+from .records import Outcome, T, fits_together, from_json, sealed, to_json
 from .resolved import STEPS, differing_keys, plain, slider_loras
 
 if TYPE_CHECKING:
@@ -279,7 +279,12 @@ class RunFolder:
 
     def read_evaluation(self) -> Evaluation | None:
         """The measurements on the held-out images; None before the fit is done."""
-        return self._read(EVALUATION, Evaluation, f"evaluate the run again: {command('dp', 'score', self.path)}")
+        hint = f"evaluate the run again: {command('dp', 'score', self.path)}"
+        evaluation = self._read(EVALUATION, Evaluation, hint)
+        if evaluation is not None and not fits_together(evaluation):
+            message = f"{self.path / EVALUATION} is damaged: its measurements are not of the same images and scorers"
+            raise DamageError(message, hint=hint)
+        return evaluation
 
     def read_warnings(self) -> list[str]:
         """What the user was warned of when the run was trained and evaluated; empty if there was nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +57,55 @@ def refuse_locked(folder: Path) -> None:
         with suppress(OSError):  # not lockable: writing to the folder will raise the error
             _acquire(lock, folder)
         lock.release()
+
+
+def holder(folder: Path) -> int:
+    """The id of the `dp run` process of this machine that writes a run folder.
+
+    The system must confirm that this process has the folder's lock file open, and runs `dp run`: another machine may
+    write to a shared disk, the holder may be a notebook, and ids are used again. Only Linux tells.
+
+    Raises RunError if there is no such process.
+    """
+    text = read_text(folder / HOLDER) if is_plain_file(folder / HOLDER) else ""
+    words = text.removeprefix("process ").split(",")[0]
+    process = Path("/proc", words) if words.isdecimal() else None
+    hint = "press Ctrl+C where it was started"
+    if process is None or not process.is_dir():
+        raise RunError(f"no process of this machine is known to write {folder}", hint=hint)
+    with suppress(OSError):  # a process of another user, or one that has just ended
+        arguments = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        opened = [_link(file) for file in (process / "fd").iterdir()]
+        if "run" in arguments and _is_dp(arguments) and str((folder / LOCK).resolve()) in opened:
+            return int(words)
+    raise RunError(
+        f"the process {words} that writes {folder} is not a `dp run` that can be stopped from here", hint=hint
+    )
+
+
+def stop_holder(folder: Path) -> int:
+    """Ask the `dp run` that writes a run folder to stop after its training step, with SIGTERM; returns its id.
+
+    Raises RunError as `holder` does, and if this process may not send it a signal.
+    """
+    process = holder(folder)
+    try:
+        os.kill(process, signal.SIGTERM)
+    except OSError as error:
+        raise RunError(f"cannot stop process {process}: {error.strerror}") from error
+    return process
+
+
+def _is_dp(arguments: list[str]) -> bool:
+    """Whether these are the arguments of `dp`, `python -m dualproc`, or a training job of `dp bench` or `dp ui`."""
+    return any(Path(word).name == "dp" or word == "dualproc" or "dualproc.cli" in word for word in arguments[:4])
+
+
+def _link(file: Path) -> str:
+    try:
+        return os.readlink(file)
+    except OSError:
+        return ""
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_json as pydantic_json
 
 from dualproc.errors import DamageError
+from dualproc.types import Evaluation
 
 T = TypeVar("T")
 
@@ -70,6 +71,19 @@ def from_json(kind: type[T], text: str, *, source: Path | str, hint: str | None 
         first = error.errors(include_url=False, include_input=False)[0]
         cause = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
         raise DamageError(f"{source} is damaged, or from another version of dualproc: {cause}", hint=hint) from error
+
+
+def fits_together(evaluation: Evaluation) -> bool:
+    """Whether base and trained generator were measured on the same images, at least one, by the same scorers."""
+    per_image: list[Sequence[float]] = [evaluation.seeds, *evaluation.asked.values()]
+    measured_by = []
+    for one in (evaluation.base, evaluation.trained):
+        per_image += [one.judge, *(score.values for score in one.scores)]
+        per_image += [values for values in (one.referee, one.preserved) if values is not None]
+        sliders = [(known.slider, known.scorer, len(known.points)) for known in one.calibration]
+        measured_by.append(([score.name for score in one.scores], one.referee is None, one.preserved is None, sliders))
+    same = measured_by[0] == measured_by[1] and all(len(values) == len(evaluation.prompts) for values in per_image)
+    return same and bool(evaluation.prompts)
 
 
 def _sum(text: str) -> str:

@@ -65,7 +65,7 @@ def task(spec: Mapping[str, Any]) -> Task:
 def slider_loras(spec: Mapping[str, Any]) -> list[str]:
     """The names of the sliders' LoRAs, from what `plain` returned: one for each slider and power of its value."""
     degrees = {name: _mapping(one).get("degree", 1) for name, one in _mapping(spec.get("sliders")).items()}
-    known = {name: degree for name, degree in degrees.items() if degree in (1, 2)}
+    known = {name: degree for name, degree in degrees.items() if type(degree) is int and degree in (1, 2)}
     return [f"{name}-{power}" if power > 1 else name for name, most in known.items() for power in range(1, most + 1)]
 
 

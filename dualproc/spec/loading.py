@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from dualproc.wording import nearest
 from .crosschecks import cross_problems
 from .document import Node, Place, dotted, from_data, problem_at
 from .files import read_chain
-from .merge import override
+from .merge import merge, override
 from .messages import for_report, problems_from
 from .models import MAX_VARIANTS, TaskSpec
 from .paths import resolve_paths
@@ -82,13 +82,15 @@ def read_spec(
     overrides: Sequence[str] = (),
     variant: str | None = None,
     text: str | None = None,
+    suggest: Callable[[Node], Node] | None = None,
 ) -> LoadedSpec:
     """Read and check a spec: a file (`.yaml`, `.yml`, `.json`), or the name of a shipped spec, such as `line_weight`.
 
-    Precedence, from low to high: defaults, the file named by `extends`, the file itself, `overrides` (`a.b=c`) from
-    left to right. The variant's values are filled in last. `text` replaces the content of the file, which then need not
-    exist (its folder is where relative paths start). Mistakes in the contents are returned in `problems`. Raises
-    SpecError if the file is missing, not a regular file, larger than 1 MB, or not readable.
+    Precedence, from low to high: defaults, what `suggest` returns for the document, the file named by `extends`, the
+    file itself, `overrides` (`a.b=c`) from left to right. The variant's values are filled in last. `text` replaces the
+    content of the file, which then need not exist (its folder is where relative paths start). Mistakes in the contents
+    are returned in `problems`. Raises SpecError if the file is missing, not a regular file, larger than 1 MB, or not
+    readable.
     """
     file = locate(path)
     document, problems = read_chain(file, text)
@@ -96,6 +98,7 @@ def read_spec(
         shown = for_report(problems)
         return LoadedSpec(None, shown, None, (), Node({}, Place(str(file))), None, shown)
     document, more = override(document, overrides)
+    document = merge(suggest(document), document) if suggest else document
     return _load(document, [*problems, *more], variant)
 
 

@@ -207,6 +207,6 @@ def _fields(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(filter(None, map(_model_in, get_args(annotation))), None)
+    if arguments := get_args(annotation):  # first: on Python 3.10, `tuple[int]` is an instance of `type`, too
+        return next(filter(None, map(_model_in, arguments)), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

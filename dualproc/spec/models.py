@@ -9,13 +9,13 @@ from pydantic import (
     AliasChoices,
     BeforeValidator,
     Field,
-    ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+from pydantic.functional_validators import ModelWrapValidatorHandler  # pydantic itself has it only later
 from pydantic_core import to_jsonable_python
 from typing_extensions import Self
 
@@ -69,10 +69,11 @@ class VisualPromptSpec(SpecModel):
     jitter: Jitter = Field(
         default=Jitter(), description="Random shift of the whole visual prompt in training; none by default."
     )
-    layers: tuple[refs.LayerRef, ...] = Field(
+    layers: tuple[refs.VisualLayerRef, ...] = Field(
         min_length=1,
         max_length=refs.MAX_LISTED,
-        description="Plugins that draw the visual prompt, from bottom to top; 1 to 100.",
+        description="Plugins that draw the visual prompt, from bottom to top; 1 to 100. One with `hidden: true` is "
+        "left out.",
     )
 
 
@@ -195,6 +196,14 @@ class EvaluationSpec(SpecModel):
     batch: Count = Field(
         default=16,
         description="Images generated and judged at a time, in the evaluation and in checks; fewer need less memory.",
+    )
+    side_effects: tuple[refs.ScorerRef, ...] = Field(
+        default=tuple(
+            refs.PluginRef.model_validate({"type": "tone", "of": of}) for of in ("lightness", "chroma", "contrast")
+        ),
+        max_length=refs.MAX_LISTED,
+        description="Scorers of what the task does not ask for. The evaluation reports by how much the LoRA changes "
+        "their values. Scorers of the spec itself are left out.",
     )
 
 

@@ -35,6 +35,17 @@ class PluginRef(SpecModel):
         """The plugin's parameters: dicts, lists, strings, numbers, booleans and None."""
         return dict(self.model_extra or {})
 
+    @property
+    def label(self) -> str:
+        """The plugin's name with those of its parameters that are words, such as `tone lightness`."""
+        return " ".join([self.type, *(value for value in self.params.values() if isinstance(value, str))])
+
+
+class LayerRef(PluginRef):
+    """A layer of the visual prompt by name; it may be hidden without being lost."""
+
+    hidden: bool = Field(default=False, strict=True, description="Leave this layer out of the visual prompt.")
+
 
 class AnchorRef(PluginRef):
     """An anchor by name, with the weight of its penalty."""
@@ -70,7 +81,7 @@ class PluginPlace(NamedTuple):
 
     @property
     def own_keys(self) -> tuple[str, ...]:
-        """The keys that the spec reads itself: `type`, and in some places `weight`."""
+        """The keys that the spec reads itself: `type`, and in some places `weight` or `hidden`."""
         pattern = tuple("*" if str(part).isdecimal() else part for part in split(self.path))
         model = next((model for place, _, model in _PLACES if place == pattern), PluginRef)
         return tuple(model.model_fields)
@@ -81,13 +92,14 @@ MAX_LISTED = 100
 
 _PLACES: tuple[tuple[KeyPath, str, type[PluginRef]], ...] = (
     (("reward",), "rewards", PluginRef),
-    (("visual_prompt", "layers", "*"), "visual_prompts", PluginRef),
+    (("visual_prompt", "layers", "*"), "visual_prompts", LayerRef),
     (("generator",), "generators", PluginRef),
     (("judge",), "judges", PluginRef),
     (("judge", "*"), "judges", MemberRef),
     (("referee",), "judges", PluginRef),
     (("referee", "*"), "judges", MemberRef),
     (("scorers", "*"), "scorers", PluginRef),
+    (("evaluation", "side_effects", "*"), "scorers", PluginRef),
     (("anchor",), "anchors", AnchorRef),
     (("anchor", "*"), "anchors", AnchorRef),
 )
@@ -120,7 +132,7 @@ def one_or_list(value: Any) -> str:
 
 # `schema.json_schema` replaces these markers with the installed plugins of each kind.
 RewardRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "rewards"})]
-LayerRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "visual_prompts"})]
+VisualLayerRef = Annotated[LayerRef, WithJsonSchema({"x-plugin": "visual_prompts"})]
 GeneratorRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "generators"})]
 JudgeRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "judges"})]
 ScorerRef = Annotated[PluginRef, WithJsonSchema({"x-plugin": "scorers"})]

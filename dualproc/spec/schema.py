@@ -9,12 +9,13 @@ from dualproc.protocols import KINDS
 
 from .fields import WORD
 from .models import TaskSpec
-from .refs import AnchorRef, MemberRef, PluginRef
+from .refs import AnchorRef, LayerRef, MemberRef, PluginRef
 
 Schema = dict[str, Any]
 
 _PLACES: dict[str, tuple[str, type[PluginRef]]] = {kind: (kind, PluginRef) for kind in KINDS}
 _PLACES |= {"anchors": ("anchors", AnchorRef), "members": ("judges", MemberRef)}
+_PLACES |= {"visual_prompts": ("visual_prompts", LayerRef)}
 """For each `x-plugin` marker: the kind of plugin, and the model with the keys besides the plugin's parameters."""
 _FILLED_KINDS = ("rewards", "visual_prompts", "anchors", "scorers")
 _FILLED_MODELS = ("Jitter", "QuestionSpec", "VisualPromptSpec")
@@ -74,7 +75,7 @@ def _plugin(kind: str, name: str, params: Mapping[str, Any]) -> Schema:
 
 
 def _own_keys(kind: str) -> Schema:
-    """The spec's own keys in a reference to a plugin: `type`, and for some kinds `weight`."""
+    """The spec's own keys in a reference to a plugin: `type`, and for some kinds `weight` or `hidden`."""
     schema = _PLACES[kind][1].model_json_schema()
     return dict((_with_placeholders(schema) if kind in _FILLED_KINDS else schema)["properties"])
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import time
-from collections.abc import Sequence
-from dataclasses import astuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
 
+from dualproc.engine.write import Writer, Written, cannot_write, write_prompts, write_questions
 from dualproc.errors import DualprocError
 from dualproc.report import render_curves
 from dualproc.run import RunFolder
@@ -21,6 +24,7 @@ from dualproc.spec import TaskSpec, shipped_specs
 from dualproc.spec.models import MAX_SLIDERS
 from dualproc.wording import MISSING, number, plural
 
+from . import layers as layers_of
 from . import runs as runs_of
 from . import task
 from .models import Models, shown
@@ -59,11 +63,30 @@ def bar(share: float) -> str:
     )
 
 
+def under(text: str) -> Any:
+    """Mistakes of a field, shown under it; nothing without any."""
+    return gr.update(
+        value=f'<p class="dp-wrong" role="alert">{html.escape(text)}</p>' if text else "", visible=bool(text)
+    )
+
+
+def as_data(image: Any) -> str:
+    """An image as text that a page can show."""
+    small, buffer = image.width * image.height <= 640 * 640, io.BytesIO()
+    image.save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 92}))
+    return f"data:image/{'png' if small else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+NEW_LAYER = -1
+"""The choice of a layer that says: none."""
+
+
 class Page:
     """The functions behind the page, for one runs folder. They take and return what components show."""
 
-    def __init__(self, runs: Path) -> None:
-        self.runs = runs
+    def __init__(self, runs: Path, writer: Writer | None = None) -> None:
+        """`writer` writes questions; by default the judge of the task."""
+        self.runs, self.writer = runs, writer
         self.models = Models()
         self.queue = Queue(runs, self.models.release)
 
@@ -87,32 +110,104 @@ class Page:
         text, variant = kept if known else (task.EMPTY, None)
         return text, *self.fields(text), *self.checked(text, variant)
 
-    def starts(self) -> list[str]:
-        """What a task can start from."""
+    def starts(self) -> list[tuple[str, str]]:
+        """What a task can start from: what the list shows, and the name."""
         runs = [f"run: {runs_of.label(path, self.runs)}" for path in find_runs(self.runs)]
-        return ["an empty task", *(f"shipped: {name}" for name in shipped_specs()), *runs]
+        about = task.about_shipped()
+        shipped = [(f"{name}: {about[name]}" if about[name] else name, f"shipped: {name}") for name in shipped_specs()]
+        return [("an empty task", "an empty task"), *shipped, *((one, one) for one in runs)]
 
     def checked(self, text: str, variant: str | None, kept: Any = None) -> tuple[Any, ...]:
         """Message, variants, command and base prompts for a text; without a variant, that of `kept`, or the first."""
         found = task.check(text, self.runs)
-        good = found.loaded is not None
-        if not good:
-            return message(found.message, False), gr.skip(), "", gr.skip()
+        wrong = [under(task.mistakes_at(found.problems, field)) for field in task.FIELDS]
+        if found.loaded is None:
+            return message(found.message, False), gr.skip(), "", gr.skip(), *self.may_write(None), *wrong
         variants = found.variants
         before = kept[1] if isinstance(kept, list) and len(kept) == 2 else None
         chosen = next((one for one in (variant, before, *variants) if one in variants), None)
-        prompts = [prompt.text for prompt in found.chosen(chosen).require().prompts.train_prompts()][:50]
+        spec = found.chosen(chosen).require()
+        prompts = [prompt.text for prompt in spec.prompts.train_prompts()][:50]
         return (
             message(found.message, True),
             gr.update(choices=variants, value=chosen, visible=bool(variants)),
             task.run_command(text, chosen, self.runs),
             gr.update(choices=prompts),
+            *self.may_write(spec),
+            *wrong,
+        )
+
+    def may_write(self, spec: TaskSpec | None) -> tuple[Any, ...]:
+        """The two buttons that let a model write, and why they are off, or who writes."""
+        why = "correct the mistakes of the task" if spec is None else ""
+        if spec is not None and self.writer is None:
+            why = cannot_write(spec.judges[0][1])
+        by = self.writer.name if self.writer is not None else spec.judges[0][1].type if spec is not None else ""
+        off = (
+            f"Off: {why}. Choose a pretrained judge, or start the page with "
+            "`dp ui --write-model NAME` (any OpenAI-compatible endpoint)."
+        )
+        on = (
+            f"Written by `{by}`, by the instructions `{self.runs / task.SPECS}/write_questions.txt` and "
+            "`write_prompts.txt`, which you can change. Ask what it writes (page Ask) before you train."
+        )
+        button = gr.update(interactive=not why)
+        return button, button, off if why else on
+
+    def write(self, kind: str, text: str, variant: str | None, count: float) -> tuple[Any, ...]:
+        """Add what a model writes, `questions` or `prompts`, to the text; with the form, and a message."""
+        spec = self.spec(text, variant)
+        entries = spec.prompts.train, spec.prompts.eval
+
+        def use(writer: Writer) -> Written:
+            if kind == "questions":
+                instruction = task.instruction("questions", self.runs)
+                return write_questions(spec.prompts.template, writer, count=int(count), instruction=instruction)
+            known, taken = ([one for one in part if isinstance(one, str)] for part in entries)
+            if len(known) < len(entries[0]):
+                raise DualprocError("only prompts of one text each can be expanded, not those with several fields")
+            instruction = task.instruction("prompts", self.runs)
+            return write_prompts(
+                known, writer, template=spec.prompts.template, count=int(count), taken=taken, instruction=instruction
+            )
+
+        found = use(self.writer) if self.writer is not None else self.models.write(spec, use)
+        if kind == "questions":
+            new = [
+                (one.template, one.answer if isinstance(one.answer, str) else one.answer[0]) for one in found.questions
+            ]
+            changed = task.with_written(text, new, found.by)
+        else:
+            changed = task.with_written_prompts(text, found.prompts, found.by)
+        added = f"{plural(len(found.questions) + len(found.prompts), kind[:-1])} added, written by {found.by}"
+        refused = "".join(f"\nrefused: {one}" for one in found.refused)
+        return (
+            changed,
+            *self.fields(changed),
+            message(f"{added}; the description says so. Ask them first{refused}", True),
         )
 
     def fields(self, text: str) -> tuple[Any, ...]:
-        """The values of the form for a text; unchanged if its YAML is not valid."""
+        """The values of the form for a text, and all of them once more; unchanged if its YAML is not valid."""
         form = task.form(text)
-        return astuple(form) if form is not None else (gr.skip(),) * len(task.Form.__dataclass_fields__)
+        if form is None:
+            return (gr.skip(),) * (len(task.Form.__dataclass_fields__) + 1)
+        return *astuple(form), asdict(form)
+
+    def edited(
+        self, edits: Mapping[str, Callable[[str, Any], str]], text: str, shown: dict[str, Any], *values: Any
+    ) -> Any:
+        """The text after edits of the form, whose fields have `values`; `shown` is the form as the text last set it.
+
+        Every field that was changed since then is applied, not only the last one: a field may be left before the text
+        with the change of the one before has arrived.
+        """
+        changed = text
+        for (key, edit), value in zip(edits.items(), values, strict=True):
+            form = task.form(changed)
+            if value != (shown or {}).get(key) and value is not None and (form is None or getattr(form, key) != value):
+                changed = edit(changed, value)
+        return gr.skip() if changed == text else changed
 
     def spec(self, text: str, variant: str | None) -> TaskSpec:
         """The spec with a variant. Raises DualprocError if it has mistakes."""
@@ -126,11 +221,128 @@ class Page:
     # --- Visual prompt ------------------------------------------------------------------------------------------
 
     def look(self, text: str, variant: str | None, prompt: str | None, seed: float) -> tuple[Any, ...]:
-        """Base image, judge's view and the judge's answers."""
+        """What the judge sees, the base image, and the judge's answers."""
         spec = self.spec(text, variant)
         known = {one.text: one for one in spec.prompts.train_prompts()}
         found = self.models.look(spec, known.get(prompt or "") or next(iter(known.values())), int(seed or 0))
-        return found.base, found.seen, [[question, wanted, number(p)] for question, wanted, p in found.rows]
+        return as_data(found.seen), found.base, [[question, wanted, number(p)] for question, wanted, p in found.rows]
+
+    def layer_choices(self, rows: Sequence[Sequence[Any]], chosen: int | None) -> Any:
+        """The list of layers, the topmost first, and a choice for none."""
+        known = task.plugins_of("layer", rows)
+        names = [(layers_of.name_of(index, layer), index) for index, layer in enumerate(known)]
+        value = chosen if chosen is not None and chosen < len(known) else NEW_LAYER
+        return gr.update(choices=[*reversed(names), ("none: the next one that is drawn", NEW_LAYER)], value=value)
+
+    def picked(self, rows: Sequence[Sequence[Any]], chosen: int | None) -> tuple[Any, ...]:
+        """Colour, thickness and text of the chosen layer; unchanged where it has none."""
+        known = task.plugins_of("layer", rows)
+        if chosen is None or not 0 <= chosen < len(known):
+            return (gr.skip(),) * 3
+        color, thickness, words = layers_of.look_of(known[chosen])
+        return color or gr.skip(), gr.skip() if thickness is None else thickness, words
+
+    def changed(
+        self,
+        change: Callable[[list[layers_of.Layer], int], int],
+        text: str,
+        rows: Sequence[Sequence[Any]],
+        chosen: int | None,
+        *blended: Any,
+    ) -> tuple[Any, ...]:
+        """Text, table and choice after a change of the layers, which returns the index of the layer to choose."""
+        known: list[layers_of.Layer] = list(task.plugins_of("layer", rows))
+        at = chosen if chosen is not None and 0 <= chosen < len(known) else NEW_LAYER
+        at = change(known, at)
+        new = task.rows_of(known)
+        return task.with_layers(text, new, *blended), new, self.layer_choices(new, at), *self.picked(new, at)
+
+    def gesture(
+        self, text: str, rows: Any, chosen: int | None, blend: str, opacity: float,
+        tool: str, color: str, thickness: float, words: str, event: gr.EventData,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """Draw on the image: a new layer, or the chosen one is moved."""
+        given = event._data if isinstance(event._data, dict) else {}
+        points = layers_of.points_of(given.get("points"))
+        color = layers_of.color_of(color)
+
+        def change(known: list[layers_of.Layer], at: int) -> int:
+            if tool == "Pick and move":
+                found = layers_of.picked(known, points[0])
+                at = at if found is None else found
+                if at >= 0 and len(points) > 1 and points[0] != points[-1]:
+                    known[at] = layers_of.moved(known[at], points)
+            elif tool == "Free-hand":
+                before = known[at].get("path") if at >= 0 and known[at].get("type") == "image" else None
+                onto = before if isinstance(before, str) and before.startswith(layers_of.DRAWING) else None
+                aspect = given.get("aspect")
+                path = layers_of.stroke(
+                    self.runs / task.SPECS, points, color=color, thickness=thickness, onto=onto,
+                    aspect=aspect if isinstance(aspect, (int, float)) else 1.0,
+                )  # fmt: skip
+                if onto is not None:
+                    known[at] = {**known[at], "path": path}
+                else:
+                    known.append({"type": "image", "path": path})
+                    at = len(known) - 1
+            else:
+                known.append(layers_of.drawn(tool, points, color=color, thickness=thickness, text=words))
+                at = len(known) - 1
+            return at
+
+        return self.changed(change, text, rows, chosen, blend, opacity)
+
+    def uploaded(
+        self, text: str, rows: Any, chosen: int | None, blend: str, opacity: float, event: gr.EventData
+    ) -> tuple[Any, ...]:
+        """An image of the user's becomes a layer."""
+        given = event._data if isinstance(event._data, dict) else {}
+        path = layers_of.upload(self.runs / task.SPECS, given.get("data"))
+
+        def change(known: list[layers_of.Layer], _: int) -> int:
+            known.append({"type": "image", "path": path})
+            return len(known) - 1
+
+        return self.changed(change, text, rows, chosen, blend, opacity)
+
+    def act(
+        self, what: str, text: str, rows: Any, chosen: int | None, blend: str, opacity: float, kind: str
+    ) -> tuple[Any, ...]:
+        """What a button does with the chosen layer: `up`, `down`, `hide`, `delete`, or `add` one of a `kind`."""
+
+        def change(known: list[layers_of.Layer], at: int) -> int:
+            if what == "add":
+                known += task.plugins_of("layer", [[kind, task.LAYERS[kind]]])
+                return len(known) - 1
+            if at < 0:
+                raise DualprocError("no layer is chosen", hint="choose one in the list of layers, or click on it")
+            if what == "delete":
+                del known[at]
+                return min(at, len(known) - 1)
+            if what == "hide":
+                rest = {key: value for key, value in known[at].items() if key != "hidden"}
+                known[at] = rest if known[at].get("hidden") else {**rest, "hidden": True}
+                return at
+            known[:], at = layers_of.ordered(known, at, 1 if what == "up" else -1)
+            return at
+
+        return self.changed(change, text, rows, chosen, blend, opacity)
+
+    def restyled(
+        self, text: str, rows: Any, chosen: int | None, blend: str, opacity: float,
+        color: str, thickness: float, words: str,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """Another colour, thickness or text for the chosen layer; without one, they are for the next one."""
+        known = task.plugins_of("layer", rows)
+        if chosen is None or not 0 <= chosen < len(known):
+            return (gr.skip(),) * 6
+
+        def change(known: list[layers_of.Layer], at: int) -> int:
+            look: Mapping[str, Any] = {"color": layers_of.color_of(color), "thickness": thickness, "text": words}
+            known[at] = layers_of.with_look(known[at], **look)
+            return at
+
+        return *self.changed(change, text, rows, chosen, blend, opacity)[:3], *(gr.skip(),) * 3
 
     # --- Ask ----------------------------------------------------------------------------------------------------
 

@@ -17,11 +17,15 @@ REFUSED = (
     "/undo-vibe", "/dev/", "/profiling", "/monitoring",
 )  # fmt: skip
 """Parts of Gradio's routes that the page does not use: they write files, or fetch other addresses."""
+MAX_BODY = 32 * 2**20
+"""Bytes of the largest request: an image of `layers.MAX_BYTES`, encoded, and the text of a spec."""
 LOCAL = ("localhost", "127.0.0.1", "[::1]", "::1")
 
 
 class Guard:
-    """ASGI middleware: serves files of one folder only, links resolved, and accepts no upload.
+    """ASGI middleware: serves files of one folder only, links resolved, and refuses Gradio's uploads.
+
+    Images for a visual prompt come as data of an event of the page, see `layers.upload`.
 
     With `local`, also refuses requests for other hosts than this machine, and those that a page of another site makes:
     it could otherwise reach the server by its address, or through a name that resolves to 127.0.0.1.
@@ -46,6 +50,10 @@ class Guard:
         asked = [headers.get(b"host", ""), *([headers[b"origin"]] if b"origin" in headers else [])]
         if self.local and not all(_host(one) in LOCAL for one in asked):
             return "this page is served to this machine only"
+        if not headers.get(b"content-length", "0").isdecimal() or b"transfer-encoding" in headers:
+            return "a request must say how long it is"
+        if int(headers.get(b"content-length", "0")) > MAX_BODY:
+            return f"a request has at most {MAX_BODY // 2**20} MiB"
         if any(part in re.split(r"/file[=/]", path, maxsplit=1)[0] for part in REFUSED):
             return "the page does not use this address"
         for marker in ("/file=", "/file/"):
@@ -56,6 +64,6 @@ class Guard:
 
 
 def _host(address: str) -> str:
-    """The host of a `Host` or `Origin` header, without scheme and port."""
+    """The host of a `Host` or `Origin` header, without scheme and port; the whole address if it has more parts."""
     host = address.rpartition("://")[2]
-    return host if host.endswith("]") else host.rsplit(":", 1)[0]
+    return re.sub(r"(?<=[\w.\]]):\d*$", "", host) if host not in LOCAL else host

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from dualproc.engine.evaluators import Evaluators
 from dualproc.engine.reload import generate, load_generator, open_run
 from dualproc.engine.seeds import audit_seeds
 from dualproc.engine.sliders import set_sliders
+from dualproc.engine.write import Writer, Written, judge_as_writer
 from dualproc.kit.devices import free_memory
 from dualproc.protocols import Generator
 from dualproc.run.folder import WEIGHTS
@@ -75,6 +76,13 @@ class Models:
         """`dp audit` with the loaded models."""
         with self._lock:
             return audit(*self._loaded(spec), images=images)
+
+    def write(self, spec: TaskSpec, use: Callable[[Writer], Written]) -> Written:
+        """What the spec's judge writes. Raises DualprocError if it cannot write, before it is loaded."""
+        ref = spec.judges[0][1]
+        judge_as_writer(ref)
+        with self._lock:
+            return use(judge_as_writer(ref, self._loaded(spec)[1].judge))
 
     def draw(
         self, run: Path, prompt: str, seeds: Sequence[int], *, strength: float, values: dict[str, float]

@@ -14,7 +14,7 @@ from dualproc.errors import DualprocError, RunError
 from dualproc.run import RunFolder, portable
 from dualproc.run.files import make_folder, write_atomically
 from dualproc.run.folder import RESOLVED
-from dualproc.run.lock import refuse_locked
+from dualproc.run.lock import holder, refuse_locked, stop_holder
 from dualproc.run.resolved import task
 from dualproc.spec import TaskSpec
 from dualproc.wording import duration
@@ -52,6 +52,8 @@ class Queue:
         """`before_start` is called before a fit is started, to release memory."""
         self.runs = runs
         self.fits: list[Fit] = []
+        self._stopped: set[tuple[Path, int]] = set()
+        """Run folders and the processes that were asked to stop them, which were started elsewhere."""
         self._before_start = before_start
         self._lock = threading.Lock()
 
@@ -79,7 +81,7 @@ class Queue:
         with self._lock:
             fit = self._active(folder)
             if fit is None:
-                return "nothing to stop: no fit of this run was started from this page"
+                return self._stop_elsewhere(folder)
             if fit.state == "waiting":
                 fit.state = "stopped"
                 return "taken out of the queue"
@@ -142,6 +144,18 @@ class Queue:
         """Share of the training steps that are done, from 0 to 1."""
         total = _planned(folder)
         return min(1.0, len(RunFolder(folder).metrics()) / total) if total else 0.0
+
+    def _stop_elsewhere(self, folder: Path) -> str:
+        """Stop a `dp run` that was started in a terminal of this machine."""
+        if not is_locked(folder):
+            return "nothing to stop: this run is not being trained"
+        if len(RunFolder(folder).metrics()) >= _planned(folder):
+            return "nothing to stop: all training steps are done, it is being evaluated"
+        process = holder(folder)
+        if (folder, process) not in self._stopped:  # a second signal would end it at once
+            stop_holder(folder)
+            self._stopped.add((folder, process))
+        return "stopping after this training step; the LoRA so far is then saved and evaluated"
 
     def _active(self, folder: Path) -> Fit | None:
         return next((fit for fit in self.fits if fit.job.folder == folder and not fit.over), None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from dualproc.errors import RunError
 from dualproc.report import headline, render_report
 from dualproc.report.compare import render_comparison
@@ -84,9 +86,12 @@ def report(names: list[str], folder: Path) -> str:
 
 
 def sliders(name: str, folder: Path) -> dict[str, Slider]:
-    """The sliders of a run, by name; empty if it has none."""
-    data = run_at(name, folder).resolved.get("sliders") or {}
-    return {key: Slider.model_validate(value) for key, value in data.items()}
+    """The sliders of a run, by name; empty if it has none. Raises RunError if they cannot be read."""
+    run = run_at(name, folder)
+    try:
+        return TypeAdapter(dict[str, Slider]).validate_python(run.resolved.get("sliders") or {})
+    except ValidationError as error:
+        raise RunError(f"{run.path / RESOLVED} is damaged: it has no valid sliders") from error
 
 
 def delete(name: str, folder: Path) -> None:

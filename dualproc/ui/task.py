@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dualproc.cli.specs import copies
-from dualproc.errors import DualprocError, SpecError
+from dualproc.engine.write import read_instruction, shipped_instruction
+from dualproc.errors import DualprocError, Problem, SpecError
 from dualproc.resolve import read_checked, toy_mix
 from dualproc.run import RunFolder
 from dualproc.run.files import as_run_error, make_folder, write_atomically
 from dualproc.run.folder import SPEC
-from dualproc.spec import LoadedSpec, shipped_specs
+from dualproc.spec import LoadedSpec, TaskSpec, shipped_specs
 from dualproc.spec.document import KeyPath
 from dualproc.spec.editing import edited, line_of
 from dualproc.spec.reading import read_text
 from dualproc.wording import command
+
+from .runs import inside
 
 SPECS = "specs"
 """The subfolder of the runs folder that has the specs written in the page."""
@@ -62,6 +67,7 @@ class Checked:
     loaded: LoadedSpec | None
     """None if there are mistakes."""
     message: str
+    problems: tuple[Problem, ...] = ()
 
     @property
     def variants(self) -> list[str]:
@@ -84,12 +90,38 @@ def check(text: str, runs: Path) -> Checked:
         loaded = read_checked(file, text=text)
         spec = loaded.each()[0].require()
     except SpecError as error:
-        return Checked(None, str(error).replace(f"{file}:", "line ").replace(f"{file}: ", ""))
+        return Checked(None, str(error).replace(f"{file}:", "line ").replace(f"{file}: ", ""), error.problems)
     except DualprocError as error:
         return Checked(None, str(error))
     names = ", ".join(dict.fromkeys(f"{place.kind}/{place.type}" for place in spec.plugins()))
     mixed = toy_mix(spec)
     return Checked(loaded, f"ok: {spec.name}; plugins {names}" + (f"\nwarning: {mixed}" if mixed else ""))
+
+
+FIELDS = {
+    "name": ("name",),
+    "template": ("prompts.template",),
+    "train": ("prompts.train",),
+    "eval": ("prompts.eval", "prompts"),
+    "questions": ("question", "preserve"),
+    "models": ("generator", "judge", "referee"),
+    "numbers": ("train.steps", "train.batch", "train.lr", "train.preview"),
+    "more": ("reward", "scorers"),
+    "layers": ("visual_prompt",),
+}
+"""The fields of the form, or groups of them, and the keys of a spec whose mistakes are shown under each."""
+
+
+def mistakes_at(problems: Sequence[Problem], field: str) -> str:
+    """The mistakes of a field or group of `FIELDS`, one on each line; empty if it has none."""
+    prefixes = FIELDS[field]
+    more_exact = [path for name, paths in FIELDS.items() if name != field for path in paths]
+
+    def belongs(path: str) -> bool:
+        own = [prefix for prefix in prefixes if path == prefix or path.startswith(f"{prefix}.")]
+        return any(not any(len(one) > len(p) and path.startswith(one) for one in more_exact) for p in own)
+
+    return "\n".join(": ".join(filter(None, (one.message, one.hint))) for one in problems if belongs(one.path))
 
 
 def shipped_text(name: str, runs: Path) -> str:
@@ -114,6 +146,39 @@ def run_text(run: RunFolder) -> str:
     path = run.path / SPEC
     with as_run_error("read", path):
         return path.read_text(encoding="utf-8")
+
+
+@functools.cache
+def about_shipped() -> dict[str, str]:
+    """What each shipped spec is for: the first sentence of its description, without the values of its variants."""
+    found = {}
+    for name, file in shipped_specs().items():
+        about = str((_plain(file.read_text(encoding="utf-8")) or {}).get("description") or "")
+        found[name] = re.sub(r"\{\w+\}", "...", about.split(". ")[0].rstrip("."))
+    return found
+
+
+@functools.cache
+def known_questions() -> list[str]:
+    """The questions of the shipped specs for the shipped judge, which knows few words."""
+    specs = [name for name in shipped_specs() if not name.startswith("real/")]
+    texts = [shipped_specs()[name].read_text(encoding="utf-8") for name in specs]
+    asked = [str(_mapping(one).get("template", "")) for text in texts for one in _questions(_plain(text) or {})]
+    return list(dict.fromkeys(one for one in asked if one))
+
+
+def instruction(kind: Literal["questions", "prompts"], runs: Path) -> str:
+    """The text that tells a model to write: `specs/write_KIND.txt`, which is made from the shipped text if needed.
+
+    Raises DualprocError if it cannot be read or written.
+    """
+    file = runs / SPECS / f"write_{kind}.txt"
+    if not file.exists():
+        make_folder(file.parent)
+        write_atomically(file, shipped_instruction(kind))
+    if not inside(file, runs):
+        raise DualprocError(f"{file} leads out of the runs folder", hint="delete this link")
+    return read_instruction(file)
 
 
 def save(text: str, runs: Path) -> Path:
@@ -161,10 +226,18 @@ class Form:
     lr: float | None
     preview: float | None
     """Training steps from one preview to the next; 0 for none."""
+    suffix: str
+    """What is added after every question; empty for the default, and if the questions differ."""
+    reward: str
+    scorers: list[list[str]]
+    """Type and parameters (YAML) of each scorer."""
     layers: list[list[str]]
     """Type and parameters (YAML) of each layer of the visual prompt, from bottom to top."""
     blend: str
     opacity: float
+    jitter_x: float | None
+    """Largest random shift of the visual prompt to either side, as a share of the width; None if it is one-sided."""
+    jitter_y: float | None
 
 
 def form(text: str) -> Form | None:
@@ -186,9 +259,14 @@ def form(text: str) -> Form | None:
         batch=_number(train.get("batch", 4)),
         lr=_number(train.get("lr", 1e-4)),
         preview=_number(_mapping(train.get("preview")).get("every", 20)) if train.get("preview") is not None else 0,
-        layers=[_layer_row(one) for one in _list(view.get("layers"))],
+        suffix=_suffix(_questions(data)),
+        reward=_type(data.get("reward", {"type": TaskSpec.model_fields["reward"].default.type})),
+        scorers=rows_of(_list(data.get("scorers"))),
+        layers=rows_of(_list(view.get("layers"))),
         blend=str(view.get("blend", "solid")),
         opacity=_number(view.get("opacity", 0.5)) or 0.0,
+        jitter_x=_jitter(view, "x"),
+        jitter_y=_jitter(view, "y"),
     )
 
 
@@ -235,16 +313,37 @@ def with_questions(text: str, rows: Sequence[Sequence[Any]]) -> str:
     return edited(text, ("question",), questions[0] if single else questions)
 
 
+def with_suffix(text: str, suffix: str) -> str:
+    """The text with the same suffix after every question; the default with an empty one."""
+    given = _plain(text) or {}
+    questions = []
+    for one in _questions(given):
+        rest = {key: value for key, value in _mapping(one).items() if key != "suffix"}
+        questions.append({**rest, "suffix": suffix.strip()} if suffix.strip() else rest)
+    single = isinstance(given.get("question"), dict)
+    return edited(text, ("question",), questions[0] if single else questions) if questions else text
+
+
+def with_scorers(text: str, rows: Sequence[Sequence[Any]]) -> str:
+    """The text with other scorers. Raises DualprocError if the parameters of one are not YAML."""
+    scorers = plugins_of("scorer", rows)
+    before = _list((_plain(text) or {}).get("scorers"))
+    return edited(text, ("scorers",), scorers) if scorers != before else text
+
+
+def with_jitter(text: str, axis: str, most: float | None) -> str:
+    """The text with a random shift of the visual prompt along `axis`, `x` or `y`, of at most `most` to either side."""
+    if not _mapping((_plain(text) or {}).get("visual_prompt")) or most is None:
+        return text
+    return edited(text, ("visual_prompt", "jitter", axis), [-most, most])
+
+
 def with_layers(text: str, rows: Sequence[Sequence[Any]], blend: str, opacity: float) -> str:
     """The text with another visual prompt; without layers, it has none.
 
     Raises DualprocError if the parameters of a layer are not YAML such as `from: [0, .5], to: [1, .5]`.
     """
-    layers = []
-    for row in rows:
-        kind, params = (str(cell or "").strip() for cell in (*row, "", "")[:2])
-        if kind:
-            layers.append({"type": kind, **_params(kind, params)})
+    layers = plugins_of("layer", rows)
     old = _mapping((_plain(text) or {}).get("visual_prompt"))
     if not layers:
         return edited(text, ("visual_prompt",), None) if old else text
@@ -258,6 +357,41 @@ def with_layers(text: str, rows: Sequence[Sequence[Any]], blend: str, opacity: f
         path: KeyPath = ("visual_prompt", key)
         changed = edited(changed, path, value) if old.get(key) != value else changed
     return changed
+
+
+def with_written(text: str, questions: Sequence[tuple[str, str]], by: str) -> str:
+    """The text with further questions (template, wanted answer); its description says who wrote them."""
+    given = _questions(_plain(text) or {})
+    new = [{"template": template, "answer": answer} for template, answer in questions]
+    changed = edited(text, ("question",), [*given, *new])
+    return _described(changed, f"Questions written by {by}: {'; '.join(template for template, _ in questions)}")
+
+
+def with_written_prompts(text: str, entries: Sequence[str], by: str) -> str:
+    """The text with further training prompts; its description says who wrote them."""
+    data = _plain(text) or {}
+    changed = edited(text, ("prompts", "train"), [*_list(_mapping(data.get("prompts")).get("train")), *entries])
+    return _described(changed, f"Training prompts written by {by}: {', '.join(entries)}")
+
+
+def _described(text: str, note: str) -> str:
+    before = str((_plain(text) or {}).get("description") or "").strip()
+    note = note.replace("{", "(").replace("}", ")")  # a description may use placeholders of variants only
+    return edited(text, ("description",), f"{before} {note}".strip())
+
+
+def plugins_of(what: str, rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+    """The plugins (`what`: layer or scorer) of a table of types and parameters (YAML).
+
+    Raises DualprocError if the parameters of a row are not YAML.
+    """
+    cells = [[str(cell or "").strip() for cell in (*row, "", "")[:2]] for row in rows]
+    return [{"type": kind, **_params(what, kind, params)} for kind, params in cells if kind]
+
+
+def rows_of(plugins: Sequence[Any]) -> list[list[str]]:
+    """The table of `plugins_of`."""
+    return [_layer_row(one) for one in plugins]
 
 
 def _plain(text: str) -> dict[str, Any] | None:
@@ -288,6 +422,17 @@ def _questions(data: Mapping[str, Any]) -> list[Any]:
     return given if isinstance(given, list) else [given] if given else []
 
 
+def _suffix(questions: Sequence[Any]) -> str:
+    given = {str(_mapping(one).get("suffix", "")) for one in questions}
+    return given.pop() if len(given) == 1 else ""
+
+
+def _jitter(view: Mapping[str, Any], axis: str) -> float | None:
+    bounds = _list(_mapping(view.get("jitter")).get(axis, [0, 0]))
+    low, high = map(_number, bounds) if len(bounds) == 2 else (None, None)
+    return high if low is not None and high is not None and low == -high else None
+
+
 def _question_row(question: Any) -> list[str]:
     answer = _mapping(question).get("answer", "Yes")
     wordings = answer if isinstance(answer, list) else [answer]
@@ -299,11 +444,12 @@ def _layer_row(layer: Any) -> list[str]:
     return [str(_mapping(layer).get("type") or ""), line_of(params)[1:-1]]
 
 
-def _params(kind: str, written: str) -> dict[str, Any]:
+def _params(what: str, kind: str, written: str) -> dict[str, Any]:
     data = _flow(f"{{{written}}}")
     if data is None:
-        message = f"the parameters of the layer `{kind}` are not valid YAML: {written}"
-        raise DualprocError(message, hint="for example from: [0, 0.5], to: [1, 0.5], color: red")
+        message = f"the parameters of the {what} `{kind}` are not valid YAML: {written}"
+        hint = "target: 0.5" if what == "scorer" else "from: [0, 0.5], to: [1, 0.5], color: red"
+        raise DualprocError(message, hint=f"for example {hint}")
     return data
 
 

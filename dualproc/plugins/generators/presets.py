@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,17 @@ ATTENTION = [*PROJECTIONS, "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out
 FEED_FORWARD = ["ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"]
 # Only for the shipped generator: without a LoRA on these, its training needs many more steps.
 TINY_ONLY = ["x_embedder", "proj_mlp"]
+
+PAPER = "Dual-Process Image Generation, Luo et al., ICCV 2025, arXiv 2506.01955"
+# The paper's training settings for FLUX.1. It trained Stable Diffusion 1.4, but not 1.5, and none of the others.
+PAPER_TRAIN = {
+    "steps": 100,
+    "batch": 1,
+    "lr": 5e-5,
+    "weight_decay": 0.0,
+    "clip": 1.0,
+    "lora": {"rank": 16, "alpha": 8.0, "strength": 5.0},
+}
 
 
 def within(blocks: str, names: Sequence[str]) -> list[str]:
@@ -30,6 +41,7 @@ def large(
     guidance: float | None,
     lora_targets: Sequence[str],
     gated: bool = False,
+    train: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> Preset:
     """A model from the Hugging Face hub: square images, weights in bfloat16.
@@ -40,6 +52,8 @@ def large(
         of="diffusers",
         summary=summary,
         gated=gated,
+        train=train or {},
+        train_source=PAPER if train else "",
         params={
             "model": model,
             "height": size,
@@ -95,6 +109,7 @@ FLUX_SCHNELL = large(
     "FLUX.1-schnell (12 B parameters): 512 x 512 pixels in one step; LoRA on the double-stream blocks.",
     model="black-forest-labs/FLUX.1-schnell",
     gated=True,
+    train=PAPER_TRAIN,
     size=512,
     steps=1,
     guidance=0.0,
@@ -106,6 +121,7 @@ FLUX_DEV = large(
     "FLUX.1-dev (12 B parameters): 512 x 512 pixels in 28 steps; LoRA on the double-stream blocks.",
     model="black-forest-labs/FLUX.1-dev",
     gated=True,
+    train=PAPER_TRAIN,
     size=512,
     steps=28,
     guidance=3.5,
@@ -164,6 +180,7 @@ SD3_5 = large(
 SANA = large(
     "Sana (1.6 B parameters): 512 x 512 pixels in 20 steps.",
     model="Efficient-Large-Model/Sana_1600M_512px_diffusers",
+    train={**PAPER_TRAIN, "lr": 5e-6},
     size=512,
     steps=20,
     guidance=4.5,

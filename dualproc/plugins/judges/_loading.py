@@ -25,6 +25,11 @@ LOADING_ARGUMENTS = (
 """Arguments of `from_pretrained` that say where to load from and what to trust; `images` must not set them."""
 
 
+GENERATION = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
+"""What is kept of a model's own settings for `generate`. Others change the answers of greedy decoding, such as a
+repetition penalty, ask for code from a repository, or for a million beams."""
+
+
 class TensorImageProcessor:
     """An image processor that processes the given tensors [B, 3, H, W] instead of the images that it is called with."""
 
@@ -66,7 +71,7 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
     Raises PluginError if they cannot be loaded, or if `images` sets one of LOADING_ARGUMENTS.
     """
     import torch
-    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, GenerationConfig
 
     dtype = getattr(torch, params.dtype)
     more: dict[str, Any] = {"attn_implementation": "flash_attention_2"} if params.attention == "flash" else {}
@@ -95,6 +100,9 @@ def load(params: TransformersJudge.Params, device: torch.device) -> tuple[Any, A
                 f"cannot load the judge {params.model!r}: {error}",
                 hint="install the missing package",
             ) from error
+    model.generation_config = GenerationConfig(
+        **{key: getattr(model.generation_config, key, None) for key in GENERATION if model.can_generate()}
+    )
     pack_attention(model)
     moves = not (params.quantize or params.offload)  # quantised weights are already on the device
     return (model.to(device) if moves else model), processor
