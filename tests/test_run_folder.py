@@ -276,6 +276,25 @@ def test_resume_is_refused_for_another_spec_naming_the_keys(tmp_path: Path) -> N
     assert RunFolder.open(tmp_path).resolved["train"] == {"steps": 4, "lr": 1e-4}
 
 
+def test_a_run_of_an_earlier_version_lacks_keys_and_has_their_defaults(tmp_path: Path) -> None:
+    from dualproc.spec import TaskSpec, to_yaml
+
+    line = {"type": "line", "from": [0, 0.5], "to": [1, 0.5], "width": 0.02}
+    given = {"name": "x", "prompts": {"train": ["a cat"], "eval": ["a dog"]}, "visual_prompt": {"layers": [line]},
+             "question": {"template": "Is the sky blue?", "answer": "Yes"}}  # fmt: skip
+    today = to_yaml(TaskSpec.model_validate(given))
+    earlier = "".join(
+        text
+        for text in today.splitlines(True)
+        if text.split(":")[0].strip() not in ("hidden", "lr_decay", "accumulate")
+    )
+    assert earlier.count("\n") == today.count("\n") - 3
+    create(tmp_path, resolved=earlier).close()
+    create(tmp_path, resolved=today, resume=True).close()
+    with pytest.raises(RunError, match=r"different: train\.lr_decay\n"):
+        create(tmp_path, resolved=today.replace("lr_decay: 0.0", "lr_decay: 0.5"), resume=True)
+
+
 # --- writing --------------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dualproc.errors import DamageError
+from dualproc.errors import DamageError, SpecError
+from dualproc.spec import TaskSpec, to_yaml
 from dualproc.spec.reading import read_text
 from dualproc.spec.template import fill_text
 
@@ -72,15 +73,24 @@ def slider_loras(spec: Mapping[str, Any]) -> list[str]:
 def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], *, training: bool = False) -> list[str]:
     """Dotted keys whose values differ between the specs of two runs, in alphabetical order; without `MAY_CHANGE`.
 
+    A key that one of them lacks, because an earlier version of dualproc wrote it, has its default there.
     If the `training` continues with `new`, also without `train.steps` where it was raised. With `train.lr_decay`, the
     learning rate of the steps so far depends on the number of steps, so it cannot be raised.
     """
-    before, after = dict(leaves(old)), dict(leaves(new))
+    before, after = dict(leaves(_filled_in(old))), dict(leaves(_filled_in(new)))
     differ = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
     # A learning rate that falls towards the last step would have been another one in all steps done so far.
     if training and not before.get(LR_DECAY) and _count(before.get(STEPS)) < _count(after.get(STEPS)):
         differ.discard(STEPS)
     return sorted(key for key in differ if not MAY_CHANGE.fullmatch(key))
+
+
+def _filled_in(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """With the defaults of keys that an earlier version of dualproc did not write; unchanged if it is not valid."""
+    try:
+        return plain(to_yaml(TaskSpec.model_validate(spec)), "the resolved spec")
+    except SpecError:
+        return spec
 
 
 def _count(value: Any) -> int:
