@@ -61,11 +61,14 @@ developed:
   current questions, then 60 minutes each (4,050 and 5,370 steps) with more questions about horizon and palette,
   mostly near the correct answer. Before that, the models could not tell small distances from it apart. "Where
   is Point A?" and "Which is closer to the camera?" were added late; without them, the question `depth` stayed
-  at chance. Last, 35 minutes each ({steps_judge} and {steps_referee} steps, learning rate 4e-4) with other labels and
-  scenes. A palette matches only if two of its three swatches are in the image. A horizon between two areas of the
-  same colour is not one. A quarter of the scenes has such areas. Questions about line weight are asked more often,
-  near the correct answer. The command was `python -m tools.tiny_world.judges NAME dualproc/weights/generator/vae OUT
-  --start dualproc/weights/NAME --generator dualproc/weights/generator --lr 4e-4 --minutes 35`.
+  at chance. Then 35 minutes each (5,678 and 7,473 steps, learning rate 4e-4) with other labels and scenes: a
+  palette matches only if two of its three swatches are in the image; a horizon between two areas of the same
+  colour is not one, and a quarter of the scenes has such areas; line weights are asked about more often, near the
+  correct answer. The command: `python -m tools.tiny_world.judges NAME dualproc/weights/generator/vae OUT --start
+  dualproc/weights/NAME --generator dualproc/weights/generator --lr 4e-4 --minutes 35`. Last, 13 minutes each (2,415
+  and 3,159 steps) with the same command, `--lr 3e-4`, and `--fits` with the LoRAs of twelve fits against the judge of
+  the stage before (four of *thin*, five palettes, *commonsense*, two horizons; training subjects only). They show
+  the mistakes that a judge makes under training. `make weights` has no such stage.
 
 The generator's captions name the subjects and the setting. Everything else varies with the noise, by design: in
 training, the mean over tokens of packed noise channel k was set so that Phi(8 * mean) is the scene's k-th code
@@ -74,8 +77,9 @@ the map from noise to image was designed, not discovered.
 
 The judge was trained on renders (line weights from {wide_low} to {wide_high} of the height, far beyond the
 generator's), on their VAE reconstructions, and on the generator's own images (line weight labelled by the
-scorer `line_weight`, everything else by the noise), with noise, blur and stains, and with the visual prompt in
-many places. The referee has another architecture, other scenes and another seed.
+scorer `line_weight`, everything else by the noise; with a LoRA also sky and ground by the scorer `region_color`),
+with noise, blur and stains, and with the visual prompt in many places. The referee has another architecture, other
+scenes and another seed.
 
 ## Accuracy
 
