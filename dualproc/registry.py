@@ -139,7 +139,7 @@ def discover(kind: str) -> Discovery:
     group = f"dualproc.{kind}"
     unreadable: list[str] = []
     try:
-        # Not get_group_all, which warns about a line that it skips: to see that, the warnings of all threads would change.
+        # Not get_group_all: it warns about a line that it skips, and filters of warnings are for all threads at once.
         points = [
             entrypoints.EntryPoint.from_string(text, name, distro)
             for config, distro in entrypoints.iter_files_distros()
