@@ -120,8 +120,12 @@ class Page:
     def asked_too(self, text: str, rows: Sequence[Sequence[Any]], question: str | None) -> tuple[Any, ...]:
         """Text and form with one more question, whose wanted answer is Yes, and the list without a choice."""
         asked = [row for row in rows if str(row[0]).strip()]
-        if question and question not in [row[0] for row in asked]:
-            text = task.with_questions(text, [*asked, [question, "Yes"]])
+        form = self.fields(text)
+        if (
+            not question or question in [row[0] for row in asked] or not text.strip()
+        ):  # without a text, it is not loaded
+            return gr.skip(), *(gr.skip() for _ in form), gr.update(value=None)
+        text = task.with_questions(text, [*asked, [question, "Yes"]])
         return text, *self.fields(text), gr.update(value=None)
 
     def checked(self, text: str, variant: str | None, kept: Any = None) -> tuple[Any, ...]:
@@ -139,7 +143,7 @@ class Page:
             message(found.message, True),
             gr.update(choices=variants, value=chosen, visible=bool(variants)),
             task.run_command(text, chosen, self.runs),
-            gr.update(choices=prompts, value=prompts[0]),
+            gr.update(choices=prompts),
             *self.may_write(spec),
             *wrong,
         )

@@ -138,6 +138,7 @@ element.addEventListener('change', async event => {
 STEPS = (
     "**Start here.** A shipped task, such as *horizon*, is complete: choose it, then its variant, and train it. "
     "Or change the empty task below: your prompts, and what should be true of every image, as questions to a judge. "
+    "The held-out prompts are not trained on: their images show whether the LoRA works. "
     "Then follow the tabs from left to right."
 )
 
@@ -199,10 +200,7 @@ def build(page: Page) -> Any:
                         about("template")
                         train = gr.Textbox(label="Training prompts, one on each line", lines=5, max_lines=10)
                         about("train")
-                        held = gr.Textbox(
-                            label="Held-out prompts, one on each line", lines=3, max_lines=8,
-                            info="Not trained on: their images show whether the LoRA works.",
-                        )  # fmt: skip
+                        held = gr.Textbox(label="Held-out prompts, one on each line", lines=3, max_lines=8)
                         about("eval")
                         questions = gr.Dataframe(
                             headers=["question", "wanted answer"], type="array", column_count=2, wrap=True,
@@ -270,8 +268,9 @@ def build(page: Page) -> Any:
                         canvas = gr.HTML("", html_template=CANVAS, js_on_load=DRAW, apply_default_css=False)
                         with gr.Row():
                             base_prompt = gr.Dropdown(
-                                [], label="Base image of the training prompt", allow_custom_value=True, scale=2
-                            )
+                                [], label="Base image of the training prompt", allow_custom_value=True, scale=2,
+                                info="Empty: the first one.",
+                            )  # fmt: skip
                             base_seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80)
                             redraw = gr.Button("Draw again", min_width=80)
                         answers = gr.Dataframe(
