@@ -10,7 +10,6 @@ import importlib.metadata
 import inspect
 import re
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -140,11 +139,15 @@ def discover(kind: str) -> Discovery:
     group = f"dualproc.{kind}"
     unreadable: list[str] = []
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)  # get_group_all warns about a line that it skips
-            points = entrypoints.get_group_all(group)
+        # Not get_group_all: it warns about a line that it skips, and filters of warnings are for all threads at once.
+        points = [
+            entrypoints.EntryPoint.from_string(text, name, distro)
+            for config, distro in entrypoints.iter_files_distros()
+            if group in config
+            for name, text in config[group].items()
+        ]
         found = [(p.name, f"{p.module_name}:{p.object_name or ''}".rstrip(":"), p.distro) for p in points]
-    except (UserWarning, configparser.Error, UnicodeError, OSError):
+    except (entrypoints.BadEntryPoint, configparser.Error, UnicodeError, OSError):
         found = list(_read_each_file(group, unreadable))
     unique: dict[tuple[str, str], Entry] = {}
     for name, target, distro in found:

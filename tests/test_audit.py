@@ -76,6 +76,11 @@ def test_unknown_words_are_findings_and_are_not_printed_twice(recwarn: pytest.Wa
     assert not [one for one in recwarn if "does not know" in str(one.message)]
 
 
+def test_unknown_words_of_held_out_prompts_are_findings_before_training() -> None:
+    found = audit_spec(horizon("prompts.eval=[a spaceship]")).findings
+    assert any("the generator" in text and "does not know the words: spaceship" in text for text in found)
+
+
 def test_candidates_that_the_judge_does_not_say_are_pointed_out() -> None:
     question = 'question={template: "Is the sky blue?", answer: sheep, candidates: [sheep, cat]}'
     found = audit_spec(horizon(question)).findings

@@ -278,7 +278,7 @@ def test_models_are_loaded_once_and_follow_the_visual_prompt() -> None:
 
 def test_runs_are_listed_drawn_and_reported(trained: Path) -> None:
     names = ["horizon/low", "horizon_slider"]
-    assert runs_of.finished(trained) == names
+    assert runs_of.finished(trained) == names[::-1]  # the newest first
     assert [row[:2] for row in runs_of.table(trained)] == [[name, "2 of 2"] for name in names]
     assert [name for _, name in runs_of.gallery(trained)] == names
     assert "held-out" in runs_of.report(names[:1], trained)
@@ -395,8 +395,30 @@ def test_run_of_a_terminal_is_stopped_after_its_step_and_can_be_resumed(tmp_path
 def test_fit_of_another_spec_in_a_run_folder_is_refused(trained: Path) -> None:
     text = task.shipped_text("horizon", trained)
     spec = task.check(text, trained).chosen("low").require()
-    with pytest.raises(RunError, match="another spec"):
+    with pytest.raises(RunError, match="another spec") as refused:
         Queue(trained).add(text, spec, "low")
+    assert "another name" in str(refused.value)  # not the arguments of the library
+
+
+def test_question_of_the_list_is_added_once(tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    from dualproc.ui.actions import Page
+
+    page, question = Page(tmp_path), task.known_questions()[-1]
+    rows = task.form(task.EMPTY).questions  # type: ignore[union-attr]
+    text = page.asked_too(task.EMPTY, rows, question)[0]
+    assert task.form(text).questions == [*rows, [question, "Yes"]]  # type: ignore[union-attr]
+    unchanged = page.asked_too(text, [*rows, [question, "Yes"]], question)
+    assert "__type__" in unchanged[0]  # an update that changes nothing
+    assert len(unchanged) == len(page.asked_too(task.EMPTY, rows, question))
+
+
+def test_an_unexpected_error_is_a_message_too() -> None:
+    gradio = pytest.importorskip("gradio")
+    from dualproc.ui.page import said
+
+    with pytest.raises(gradio.Error, match=r"unexpected ZeroDivisionError: .*the terminal"):
+        said(lambda: 1 / 0)()
 
 
 def test_status_of_finished_and_missing_runs(trained: Path) -> None:

@@ -114,7 +114,8 @@ def audit(generator: Generator, evaluators: Evaluators, *, images: int = IMAGES)
     texts, size = [prompt.text for prompt in prompts], spec.evaluation.batch
     parts = [slice(start, start + size) for start in range(0, images, size)]
     with _hidden(), noting(notes), torch.no_grad():
-        generator.prepare(list(dict.fromkeys(texts)))
+        held_out = [prompt.text for prompt in spec.prompts.eval_prompts()]  # not drawn, but their words are checked
+        generator.prepare(list(dict.fromkeys([*texts, *held_out])))
         drawn = torch.cat([returned.sample(generator, texts[p], seeds[p], base=True).images.cpu() for p in parts])
         view = torch.cat([evaluators.judge_view(drawn[p]) for p in parts])
         answers = tuple(_answers(evaluators, drawn, view, prompts, parts))

@@ -117,6 +117,17 @@ class Page:
         shipped = [(f"{name}: {about[name]}" if about[name] else name, f"shipped: {name}") for name in shipped_specs()]
         return [("an empty task", "an empty task"), *shipped, *((one, one) for one in runs)]
 
+    def asked_too(self, text: str, rows: Sequence[Sequence[Any]], question: str | None) -> tuple[Any, ...]:
+        """Text and form with one more question, whose wanted answer is Yes, and the list without a choice."""
+        asked = [row for row in rows if str(row[0]).strip()]
+        form = self.fields(text)
+        if (
+            not question or question in [row[0] for row in asked] or not text.strip()
+        ):  # without a text, it is not loaded
+            return gr.skip(), *(gr.skip() for _ in form), gr.update(value=None)
+        text = task.with_questions(text, [*asked, [question, "Yes"]])
+        return text, *self.fields(text), gr.update(value=None)
+
     def checked(self, text: str, variant: str | None, kept: Any = None) -> tuple[Any, ...]:
         """Message, variants, command and base prompts for a text; without a variant, that of `kept`, or the first."""
         found = task.check(text, self.runs)
@@ -384,9 +395,10 @@ class Page:
         return self.runs / name
 
     def fits(self) -> list[str]:
-        """The names of all runs, and of the fits that have not written anything yet; the newest fit first."""
+        """The names of all runs, and of the fits that have not written anything yet; the newest first."""
+        found = runs_of.newest_first(find_runs(self.runs))
         queued = [runs_of.label(fit.job.folder, self.runs) for fit in reversed(self.queue.fits)]
-        return list(dict.fromkeys([*queued, *(runs_of.label(path, self.runs) for path in find_runs(self.runs))]))
+        return list(dict.fromkeys([*queued, *(runs_of.label(path, self.runs) for path in found)]))
 
     def watched(self, name: str | None) -> Any:
         """The list of runs on the page Train; by default, one that is being trained is chosen."""
@@ -399,7 +411,7 @@ class Page:
     def progress(self, name: str | None, before: str) -> tuple[Any, ...]:
         """Status, bar, curves and previews of a run, and what they were made from: unchanged parts are not sent."""
         if not name or name not in self.fits():
-            return message("no run is chosen", True), bar(0), "", "", ""
+            return message("no run is chosen", True), "", "", "", ""
         folder = self.runs / name
         status = self.queue.status(folder)
         run = RunFolder(folder)
@@ -421,11 +433,16 @@ class Page:
 
     # --- Runs ---------------------------------------------------------------------------------------------------
 
-    def overview(self, chosen: list[str] | None) -> tuple[Any, ...]:
-        """Table, gallery and choices of the page Runs, and what `choose` returns for those that are chosen."""
+    def overview(self, chosen: list[str] | None, trained: str | None = None) -> tuple[Any, ...]:
+        """Table, gallery and choices of the page Runs, and what `choose` returns for those that are chosen.
+
+        Without a choice, the run of the page Train (`trained`) is chosen, or the first one.
+        """
         names = runs_of.finished(self.runs)
-        kept = [name for name in chosen or [] if name in names] or names[:1]
-        listed = runs_of.table(self.runs), figures(runs_of.gallery(self.runs)), gr.update(choices=names, value=kept)
+        first = [trained] if trained in names else names[:1]
+        kept = [name for name in chosen or [] if name in names] or first
+        grids = sorted(runs_of.gallery(self.runs), key=lambda grid: grid[1] not in kept)  # the chosen ones come first
+        listed = runs_of.table(self.runs), figures(grids), gr.update(choices=names, value=kept)
         return *listed, *self.choose(kept)
 
     def choose(self, names: list[str]) -> tuple[Any, ...]:

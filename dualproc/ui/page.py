@@ -39,10 +39,12 @@ CSS = """
 .dp-bar i { display: block; height: 100%; background: #17706c; }
 .dp-page { width: 100%; height: 75vh; border: 1px solid var(--border-color-primary); border-radius: 8px; }
 .gradio-container { max-width: min(1280px, 100vw) !important; margin: 0 auto; }
+.gradio-container.gradio-container { width: 100%; }
 .gradio-container :is(.main, .wrap, main, .column, .tabs, .tabitem, .row, .form) { min-width: 0 !important; }
 .gradio-container :is(main, .tabs, .tabitem, .column) { max-width: 100%; }
 .html-container { padding: 0 !important; }
-.grid-wrap.fixed-height { min-height: 0 !important; }
+.grid-wrap.fixed-height { min-height: 0 !important; max-height: none !important; }
+.table-wrap span.text { overflow-wrap: break-word !important; word-break: normal !important; }
 @media (max-width: 640px) {
   main.contain { padding: 0; }
   .row { flex-wrap: wrap; }
@@ -50,6 +52,7 @@ CSS = """
   .row > button { flex: 1 1 40%; }
   .row > .form { flex: 1 1 100%; }
   .table-wrap :is(th, td, span, div) { font-size: 11px !important; }
+  .table-wrap .cell-wrap { padding: 5px 3px !important; }
   .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
   .caption-label { max-width: 100% !important; white-space: normal !important; font-size: 11px !important; }
 }
@@ -135,12 +138,13 @@ element.addEventListener('change', async event => {
 STEPS = (
     "**Start here.** A shipped task, such as *horizon*, is complete: choose it, then its variant, and train it. "
     "Or change the empty task below: your prompts, and what should be true of every image, as questions to a judge. "
+    "The held-out prompts are not trained on: their images show whether the LoRA works. "
     "Then follow the tabs from left to right."
 )
 
 
 def said(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Show an error of the library as a message of the page, and leave the page as it was."""
+    """Show an error as a message of the page, and leave the page as it was; one that we did not expect says so."""
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
@@ -150,6 +154,11 @@ def said(function: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(
                 html.escape(str(error)).replace("\n", "<br>"), duration=None, print_exception=False
             ) from None
+        except gr.Error:
+            raise
+        except Exception as error:  # Gradio would show the word "Error" alone
+            about = html.escape(f"unexpected {type(error).__name__}: {error}")
+            raise gr.Error(f"{about}<br>the terminal of `dp ui` shows where", duration=None) from error
 
     return call
 
@@ -178,7 +187,10 @@ def build(page: Page) -> Any:
             with gr.Tab("Task", id="task"):
                 gr.Markdown(STEPS)
                 with gr.Row():
-                    start = gr.Dropdown(page.starts(), value=None, label="Start from", scale=3, min_width=280)
+                    start = gr.Dropdown(
+                        page.starts(), value=None, label="Start from", info="Replaces the task below.", scale=3,
+                        min_width=280,
+                    )  # fmt: skip
                     variant = gr.Dropdown([], value=None, label="Variant", visible=False, scale=1, min_width=140)
                 with gr.Row():
                     with gr.Column(min_width=320):
@@ -195,8 +207,11 @@ def build(page: Page) -> Any:
                             label="Questions to the judge", interactive=True, column_widths=["70%", "30%"],
                         )  # fmt: skip
                         about("questions")
-                        with gr.Accordion("Questions that the shipped judge can answer", open=False):
-                            gr.Markdown("\n".join(f"* {one}" for one in task.known_questions()))
+                        known = gr.Dropdown(
+                            task.known_questions(), value=None,
+                            label="Add a question that the shipped judge can answer",
+                            info="Questions about an overlaid line, palette or instruction need a visual prompt.",
+                        )  # fmt: skip
                         with gr.Accordion("Let a model write questions and prompts", open=False):
                             about_writer = gr.Markdown()
                             with gr.Row():
@@ -253,13 +268,14 @@ def build(page: Page) -> Any:
                         canvas = gr.HTML("", html_template=CANVAS, js_on_load=DRAW, apply_default_css=False)
                         with gr.Row():
                             base_prompt = gr.Dropdown(
-                                [], label="Base image of the training prompt", allow_custom_value=True, scale=2
-                            )
+                                [], label="Base image of the training prompt", allow_custom_value=True, scale=2,
+                                info="Empty: the first one.",
+                            )  # fmt: skip
                             base_seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=80)
                             redraw = gr.Button("Draw again", min_width=80)
                         answers = gr.Dataframe(
                             headers=["question", "wanted", "P(wanted)"], label="The judge's answers", wrap=True,
-                            interactive=False, column_widths=["60%", "20%", "20%"],
+                            interactive=False, column_widths=["56%", "20%", "24%"],
                         )  # fmt: skip
                     with gr.Column(min_width=320):
                         layer = gr.Dropdown(
@@ -290,7 +306,7 @@ def build(page: Page) -> Any:
                             jitter_y = gr.Number(label="Random shift up or down, ±", min_width=140, step=0.01)
                         layers = gr.Dataframe(
                             headers=["type", "parameters"], type="array", column_count=2, wrap=True, interactive=True,
-                            label="Layers as a table, from bottom to top",
+                            label="Layers as a table, from bottom to top. [0, 0] is top left, [1, 1] bottom right.",
                             column_widths=["25%", "75%"],
                         )  # fmt: skip
                         about("layers")
@@ -309,12 +325,12 @@ def build(page: Page) -> Any:
                     images = gr.Slider(4, 64, value=16, step=4, label="Base images", scale=3)
                     ask = gr.Button("Ask", variant="primary", min_width=100)
                 findings = gr.HTML(apply_default_css=False)
-                forward.append((gr.Button("Next: train", variant="primary"), "train"))
                 table = gr.Dataframe(
                     headers=["question and wanted answer", "asked", "P(wanted)", "without visual prompt"],
                     label="Answers: mean P(wanted answer), and its range over the images", wrap=True,
-                    interactive=False, column_widths=["46%", "15%", "22%", "17%"],
+                    interactive=False, column_widths=["42%", "17%", "23%", "18%"],
                 )  # fmt: skip
+                forward.append((gr.Button("Next: train", variant="primary"), "train"))
                 seen = gr.Gallery(
                     label="What the judge sees, and P(wanted answer) to the first question", columns=4, buttons=[],
                     interactive=False, height="auto",
@@ -334,10 +350,10 @@ def build(page: Page) -> Any:
                 shown_now = gr.State("")
             with gr.Tab("Runs", id="runs") as runs_tab:
                 listed = gr.Dataframe(
-                    headers=["run", "training steps", "result"], label="Runs", wrap=True, interactive=False,
+                    headers=["run", "steps", "result"], label="Runs", wrap=True, interactive=False,
                     column_widths=["22%", "16%", "62%"],
                 )  # fmt: skip
-                with gr.Accordion("Base and trained images of every run", open=False):
+                with gr.Accordion("Held-out prompts: base and trained images of every run", open=True):
                     grids = gr.HTML(apply_default_css=False)
                 chosen = gr.Dropdown([], multiselect=True, label="Chosen runs (several: side by side)")
                 with gr.Row():
@@ -373,6 +389,7 @@ def build(page: Page) -> Any:
             on(event, lambda *task: list(task), [text, variant], [kept], **latest)
         on(text.input, page.fields, [text], form, **latest)
         on(start.input, page.started, [start], [text, *form])
+        on(known.input, page.asked_too, [text, questions, known], [text, *form, known])
         on(variant.input, page.checked, [text, variant, kept], checks)
         edits: dict[str, tuple[Any, Callable[[str, Any], str]]] = {
             "name": (name, functools.partial(_set, "name", str)),
@@ -432,7 +449,10 @@ def build(page: Page) -> Any:
         for button, target in forward:
             on(button.click, functools.partial(gr.Tabs, selected=target), None, [tabs])
 
-        on(ask.click, page.audit, [text, variant, images], [table, findings, seen], show_progress="full")
+        on(
+            ask.click, page.audit, [text, variant, images], [table, findings, seen], show_progress="full",
+            show_progress_on=[seen],
+        )  # fmt: skip
 
         # Train: a timer asks what the run folder says, so a page that was closed finds its fit again.
         timer = gr.Timer(TICK)
@@ -447,7 +467,7 @@ def build(page: Page) -> Any:
 
         # Runs
         picked = [lora, prompt, *values]
-        listing = {"inputs": [chosen], "outputs": [listed, grids, chosen, *picked]}
+        listing = {"inputs": [chosen, watched], "outputs": [listed, grids, chosen, *picked]}
         on(runs_tab.select, page.overview, **listing)
         on(chosen.input, page.choose, [chosen], picked)
         draw: dict[str, Any] = {

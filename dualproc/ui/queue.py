@@ -23,6 +23,8 @@ from .runs import find_runs
 
 POLL = 0.5
 """Seconds between two checks of the running fit."""
+OTHER_NAME = "give the task another name, or delete this run on the page Runs"
+"""What to do if the run folder of a task has a run of another spec."""
 
 
 @dataclass(eq=False)
@@ -67,6 +69,8 @@ class Queue:
             if any(fit.job.folder == folder and not fit.over for fit in self.fits):
                 raise RunError(f"{folder} is already in the queue")
             resolved = portable(spec, folder).text
+            if (folder / RESOLVED).is_file():  # with a hint for this page; `refuse` is for the library
+                RunFolder(folder).refuse_changes(resolved, OTHER_NAME, training=True)
             RunFolder.refuse(folder, resolved, resume=True, overwrite=False)
             file = self.runs / "specs" / f"{spec.label.replace('/', '.')}.queued.yaml"
             make_folder(file.parent)
@@ -138,11 +142,13 @@ class Queue:
             return _of_folder(folder)
         stage = fit.process.stage() if fit.process is not None else "loading"
         ending = "stopping after this step; " if fit.state == "stopping" else ""
-        return f"{ending}{stage}: {_steps(folder, fit.job.spec.train.steps)}"
+        left = stage == "training" and not ending
+        return f"{ending}{stage}: {_steps(folder, fit.job.spec.train.steps, left=left)}"
 
     def progress(self, folder: Path) -> float:
         """Share of the training steps that are done, from 0 to 1."""
-        total = _planned(folder)
+        fit = self._active(folder)  # it may have more training steps than the run that it continues
+        total = fit.job.spec.train.steps if fit is not None else _planned(folder)
         return min(1.0, len(RunFolder(folder).metrics()) / total) if total else 0.0
 
     def _stop_elsewhere(self, folder: Path) -> str:
@@ -183,12 +189,12 @@ def _planned(folder: Path) -> int:
     return task(RunFolder(folder).resolved).steps if (folder / RESOLVED).is_file() else 0
 
 
-def _steps(folder: Path, total: int) -> str:
-    """Steps done, and the time left at the speed of the last ones."""
+def _steps(folder: Path, total: int, *, left: bool = True) -> str:
+    """Steps done and, if asked, the time left at the speed of the last ones."""
     records = RunFolder(folder).metrics() if (folder / RESOLVED).is_file() else []
     text = f"{len(records)} of {total} training steps"
     last = records[-20:]
-    if last and len(records) < total:
+    if left and last and len(records) < total:
         seconds = sum(record.seconds for record in last) / len(last) * (total - len(records))
         text += f", about {duration(seconds)} left"
     return text

@@ -69,9 +69,19 @@ def gallery(folder: Path) -> list[tuple[Path, str]]:
 
 
 def finished(folder: Path) -> list[str]:
-    """The names of the runs that have a LoRA."""
-    runs = find_runs(folder)
-    return [label(path, folder) for path in runs if (path / WEIGHTS).is_file() and inside(path / WEIGHTS, folder)]
+    """The names of the runs that have a LoRA, the newest first."""
+    runs = [path for path in find_runs(folder) if (path / WEIGHTS).is_file() and inside(path / WEIGHTS, folder)]
+    return [label(path, folder) for path in newest_first(runs)]
+
+
+def newest_first(runs: list[Path]) -> list[Path]:
+    """Runs by the time when their LoRA was written or, without one, when they started."""
+
+    def changed(run: Path) -> float:
+        times = [file.stat().st_mtime for file in (run / WEIGHTS, run / RESOLVED) if file.is_file()]
+        return times[0] if times else 0.0
+
+    return sorted(runs, key=changed, reverse=True)
 
 
 def report(names: list[str], folder: Path) -> str:

@@ -93,9 +93,8 @@ def check(text: str, runs: Path) -> Checked:
         return Checked(None, str(error).replace(f"{file}:", "line ").replace(f"{file}: ", ""), error.problems)
     except DualprocError as error:
         return Checked(None, str(error))
-    names = ", ".join(dict.fromkeys(f"{place.kind}/{place.type}" for place in spec.plugins()))
     mixed = toy_mix(spec)
-    return Checked(loaded, f"ok: {spec.name}; plugins {names}" + (f"\nwarning: {mixed}" if mixed else ""))
+    return Checked(loaded, f"ok: {spec.name} can be trained" + (f"\nwarning: {mixed}" if mixed else ""))
 
 
 FIELDS = {
@@ -164,7 +163,7 @@ def known_questions() -> list[str]:
     specs = [name for name in shipped_specs() if not name.startswith("real/")]
     texts = [shipped_specs()[name].read_text(encoding="utf-8") for name in specs]
     asked = [str(_mapping(one).get("template", "")) for text in texts for one in _questions(_plain(text) or {})]
-    return list(dict.fromkeys(one for one in asked if one))
+    return list(dict.fromkeys(one for one in asked if one and one != "{asked}"))
 
 
 def instruction(kind: Literal["questions", "prompts"], runs: Path) -> str:
