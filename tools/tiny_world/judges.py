@@ -43,7 +43,7 @@ from dualproc.types import ScoreContext
 from .data import SIZE, Data, load
 from .generator import codes_of, tokenize, tokenizer
 from .questions import GROUND, OF_PAIRS, QUESTIONS, SIDES, SKY, SUFFIX, SWATCHES, WORDINGS, Asked, ask, overlay
-from .scenes import CODE, COLOURS, GROUNDS, KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes
+from .scenes import ALIKE, CODE, COLOURS, GROUNDS, KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes
 from .vae import autocast, to_tensor
 
 DIM, PATCH, TEXT = 128, 8, 36
@@ -294,12 +294,15 @@ def recoded(vae: AutoencoderKL, data: Data, count: int) -> Data:
     return Data(data.scenes[:count], np.concatenate(out))
 
 
-def generated(folder: Path, count: int, *, names: list[str], seed: int, lora: Path | None = None) -> Data:
+def generated(
+    folder: Path, count: int, *, names: list[str], seed: int, alike: float = 0.0, lora: Path | None = None
+) -> Data:
     """One-step images of the trained generator, labelled by the codes that their noise encodes.
 
     Their line weight is labelled by the scorer instead. Thin lines become paler than their code says, and a judge that
     is trained on the intended weight learns to see lines that are not there. With a LoRA, whose strength varies, the
-    codes are no longer true: the colours of sky and ground are measured too, and only `OF_FITS` may be asked.
+    codes are no longer true: the colours of sky and ground are measured too, and only `OF_FITS` may be asked. In the
+    share `alike` of the images, the ground has nearly the colour of the sky.
     """
     pipe = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.vae.to(memory_format=torch.channels_last)
@@ -312,9 +315,9 @@ def generated(folder: Path, count: int, *, names: list[str], seed: int, lora: Pa
     for start in range(0, count, 100):
         part = scenes[start : start + 100]
         noise = torch.randn(len(part), (SIZE // 8) ** 2, 32, generator=rng)
-        for sky, ground in ALIKE_CODES:  # a quarter has a ground of nearly the colour of the sky, as `scenes.ALIKE`
-            means = noise[: len(part) // 4].mean(1)
-            noise[: len(part) // 4, :, ground] += (means[:, sky] - means[:, ground])[:, None]
+        first = noise[: round(alike * len(part))]
+        for sky, ground in ALIKE_CODES:
+            first[..., ground] += (first[..., sky] - first[..., ground]).mean(1, keepdim=True)
         text = tokenize(pipe, [scene.caption for scene in part])
         if lora is not None:
             pipe.set_adapters("fit", STRENGTHS[start // 100 % len(STRENGTHS)])
@@ -452,7 +455,7 @@ def main() -> None:
     sources = [Source(rendered), Source(recoded(vae, rendered, 6_000))]
     shares = [0.7, 0.3]
     if args.generator:
-        sources.append(Source(generated(args.generator, 6_000, names=names, seed=seed)))
+        sources.append(Source(generated(args.generator, 6_000, names=names, seed=seed, alike=ALIKE)))
         shares = [0.35, 0.15, 0.5]
     if args.fits:
         sources.append(Source(of_fits(args.generator, args.fits, names=names, seed=seed + 100), OF_FITS))
