@@ -344,7 +344,10 @@ def generated(
 
 def of_fits(folder: Path, loras: Sequence[Path], *, names: list[str], seed: int) -> Data:
     """Images of generators that were trained against a judge, whose mistakes they show; the useful ones only."""
-    parts = [generated(folder, 600, names=names, seed=seed + index, lora=lora) for index, lora in enumerate(loras)]
+    parts = [
+        generated(folder, 600, names=names, seed=seed + index, alike=ALIKE, lora=lora)
+        for index, lora in enumerate(loras)
+    ]
     scenes = [scene for part in parts for scene in part.scenes]
     useful = [i for i, one in enumerate(scenes) if one.measured is not None and one.colours and all(one.colours)]
     return Data([scenes[i] for i in useful], np.concatenate([part.images for part in parts])[useful])
