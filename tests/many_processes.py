@@ -20,6 +20,7 @@ from stub_plugins import BrightnessJudge, stubs
 
 from dualproc import Engine, TaskSpec
 from dualproc.engine.distributed import processes
+from dualproc.engine.seeds import held_out_seeds
 from dualproc.errors import DualprocError
 from dualproc.spec import spec_from_dict
 
@@ -40,7 +41,7 @@ def make_spec(**train: Any) -> TaskSpec:
             "referee": {"type": "tiny-referee"},
             "anchor": {"type": "base_denoise"},
             "train": {"steps": STEPS, "batch": 5, "lr": 0.01, "lora": {"rank": 2}, "watch": {"every": 10}, **train},
-            "evaluation": {"seeds": 1},
+            "evaluation": {"seeds": 3},
         }
     )
 
@@ -140,6 +141,20 @@ def full(out: Path) -> Any:
     return engine(make_spec()).fit(out).outcome.steps
 
 
+def sharing(out: Path) -> Any:
+    """The held-out images that this process draws; the LoRA is the one of the referee's best check."""
+    made, counted = engine(make_spec(stop={"patience": 9})), [0]
+    sample, held_out = made.generator.sample, set(held_out_seeds(3))
+
+    def counting(prompts: Sequence[str], seeds: Sequence[int], **how: bool) -> Any:
+        counted[0] += len(held_out.intersection(seeds))
+        return sample(prompts, seeds, **how)
+
+    made.generator.sample = counting  # type: ignore[method-assign]
+    made.fit(out)
+    return counted[0]
+
+
 def too_many(out: Path) -> Any:
     return engine(make_spec(batch=1)).fit(out).outcome.steps
 
@@ -150,7 +165,7 @@ def dying(out: Path) -> Any:
 
 
 SCENARIOS: tuple[Callable[[Path], Any], ...] = (
-    whole, resumed, interrupted, failing, full, too_many, dying,
+    whole, resumed, interrupted, sharing, failing, full, too_many, dying,
 )  # fmt: skip
 """In this order; the last one leaves a process alone."""
 

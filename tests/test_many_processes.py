@@ -67,6 +67,21 @@ def test_two_processes_train_the_lora_of_one(shared: Path, alone: Path, scenario
         assert record.grad_norm == pytest.approx(other.grad_norm, rel=1e-3)
 
 
+def test_processes_share_the_evaluation_and_measure_what_one_does(shared: Path, tmp_path: Path) -> None:
+    assert [one["result"] for one in said(shared, "sharing")] == [2 * 1, 2 * 2]  # of 3 images, base and trained
+    alone = engine(make_spec(stop={"patience": 9})).fit(tmp_path / "alone").run
+    together, expected = RunFolder.open(shared / "sharing").read_evaluation(), RunFolder.open(alone).read_evaluation()
+    assert together is not None
+    assert expected is not None
+    assert (together.prompts, together.seeds) == (expected.prompts, expected.seeds)
+    for one, other in ((together.base, expected.base), (together.trained, expected.trained)):
+        assert one.judge == pytest.approx(other.judge, abs=1e-4)
+        assert one.referee == pytest.approx(other.referee, abs=1e-4)
+        assert one.hack_meter == pytest.approx(other.hack_meter, rel=1e-3)
+        assert one.diversity == pytest.approx(other.diversity, rel=1e-3, nan_ok=True)
+    assert len(list((shared / "sharing/samples/trained").glob("*.png"))) == 3
+
+
 @pytest.mark.parametrize("parts", [2, 9])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(alone: Path, tmp_path: Path, parts: int) -> None:
     run = engine(make_spec(accumulate=parts)).fit(tmp_path / "run").run

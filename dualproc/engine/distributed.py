@@ -52,8 +52,12 @@ class Processes:
         if batch < self.count:
             hint = "raise `train.batch`, or start fewer processes"
             raise DualprocError(f"train.batch is {batch}, but the fit has {self.count} processes", hint=hint)
-        (start, end) = _split(0, batch, self.count)[self.rank]
-        return [slice(*part) for part in _split(start, end, min(accumulate, end - start))]
+        mine = self.share(batch)
+        return [slice(*part) for part in _split(mine.start, mine.stop, min(accumulate, mine.stop - mine.start))]
+
+    def share(self, count: int) -> slice:
+        """The part of `count` things that this process computes; empty where there are more processes than things."""
+        return slice(*_split(0, count, self.count)[self.rank])
 
     @contextmanager
     def summed(self, weights: Sequence[Tensor], totals: Tensor) -> Iterator[None]:
@@ -109,6 +113,20 @@ class Processes:
         with self._connected():
             torch.distributed.all_gather_object(values, value, group=_control())
         return cast("list[T]", values)
+
+    def collected(self, make: Callable[[], T]) -> list[T]:
+        """What `make` returns in each process, in all of them; an error in one is raised in all."""
+        value, error = None, None
+        try:
+            value = make()
+        except Exception as caught:
+            if self.count == 1:
+                raise
+            error = caught
+        found = self.gather((error is not None, value))
+        if any(failed for failed, _ in found):
+            self._raise(error)
+        return [cast("T", value) for _, value in found]
 
     def from_first(self, value: T) -> T:
         """The value of the first process."""

@@ -45,9 +45,68 @@ def held_out(loop: Loop) -> tuple[list[Prompt], list[int]]:
     return prompts, held_out_seeds(len(prompts))
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Held-out images, and what the models measure on them."""
+
+    images: Tensor
+    """[B, 3, H, W] in [0, 1]."""
+    answers: _Answers
+    hacked: float
+    """The sum of the images' hack meters."""
+
+
 @without_cudnn_attention()
-def evaluate(loop: Loop, advance: Callable[[int], None] = lambda _: None) -> tuple[Evaluation, Images]:
-    """Measure the generator with the LoRA off and on; `advance` gets the number of images just generated."""
+def draw(loop: Loop, advance: Callable[[int], None] = lambda _: None) -> list[tuple[Drawn, Drawn]]:
+    """Base and trained held-out images, for each value of the sliders: all that takes long in an evaluation.
+
+    Called by every process of a fit: each draws and measures a share of the images, and gets those of the others.
+    `advance` gets the number of images that this process has just generated.
+    """
+    import torch
+
+    prompts, seeds = held_out(loop)
+    pairs = []
+    with torch.no_grad():
+        for task, chosen in sliders.groups(loop, sliders.grid(loop.spec, len(seeds))):
+            some, own = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
+            base, trained = (_shared(task, some, own, base=off, advance=advance) for off in (True, False))
+            pairs.append((base, trained))
+    return pairs
+
+
+def _shared(
+    loop: Loop, prompts: Sequence[Prompt], seeds: Sequence[int], *, base: bool, advance: Callable[[int], None]
+) -> Drawn:
+    """These images with the LoRA off or on, of which each process draws and measures a share."""
+    import torch
+
+    mine = loop.processes.share(len(seeds))
+
+    def part() -> Drawn | None:
+        if mine.start == mine.stop:
+            return None
+        sample = _sample(loop, prompts[mine], seeds[mine], base=base, advance=advance)
+        answers = _answers(loop.evaluators, sample.images, prompts[mine])
+        return Drawn(sample.images, answers, _hacked(loop, sample, prompts[mine], seeds[mine]))
+
+    parts = [one for one in loop.processes.collected(part) if one is not None]
+    judge, referee, preserved = (_joined(each) for each in zip(*(one.answers for one in parts), strict=True))
+    images = torch.cat([one.images for one in parts])
+    return Drawn(images, (judge or (), referee, preserved), sum(one.hacked for one in parts))
+
+
+@without_cudnn_attention()
+def evaluate(
+    loop: Loop,
+    advance: Callable[[int], None] = lambda _: None,
+    *,
+    drawn: Sequence[tuple[Drawn, Drawn]] | None = None,
+) -> tuple[Evaluation, Images]:
+    """Measure the generator with the LoRA off and on; `advance` gets the number of images just generated.
+
+    `drawn` are the images if `draw` has made them.
+    """
     import torch
 
     prompts, seeds = held_out(loop)
@@ -55,13 +114,13 @@ def evaluate(loop: Loop, advance: Callable[[int], None] = lambda _: None) -> tup
     images: list[Images] = []
     base_parts: list[calibration.Part] = []
     trained_parts: list[calibration.Part] = []
+    drawn = draw(loop, advance) if drawn is None else drawn
     with torch.no_grad():
-        for task, chosen in sliders.groups(loop, places):
+        for (task, chosen), (base, trained) in zip(sliders.groups(loop, places), drawn, strict=True):
             some, own = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
-            base = _sample(task, some, own, base=True, advance=advance)
-            trained = _sample(task, some, own, base=False, advance=advance)
-            base_parts.append((chosen, measure(task, base, some, own, base.images)))
-            trained_parts.append((chosen, measure(task, trained, some, own, base.images)))
+            for parts, one in ((base_parts, base), (trained_parts, trained)):
+                measured = _measured(task.evaluators, one.images, some, own, base.images, one.answers)
+                parts.append((chosen, replace(measured, hack_meter=one.hacked / len(chosen))))
             images.append(Images(base.images, trained.images, task.judge_view(trained.images)))
         strips = {name: _strip(loop, name, prompts[0], seeds[0], advance) for name in loop.spec.sliders}
     evaluation = Evaluation(
@@ -97,14 +156,6 @@ def _strip(loop: Loop, name: str, prompt: Prompt, seed: int, advance: Callable[[
     return torch.cat([sample.images for sample in drawn])
 
 
-def measure(
-    loop: Loop, sample: Sample, prompts: Sequence[Prompt], seeds: Sequence[int], base_images: Tensor | None
-) -> Measurement:
-    """Everything that is measured on images of the loop's own generator."""
-    measured = measure_images(loop.evaluators, sample.images, prompts, seeds, base_images)
-    return replace(measured, hack_meter=hack_meter(loop, sample, prompts, seeds))
-
-
 def measure_images(
     evaluators: Evaluators,
     images: Tensor,
@@ -113,19 +164,41 @@ def measure_images(
     base_images: Tensor | None = None,
 ) -> Measurement:
     """What can be measured on images [B, 3, H, W] of any origin: all but the hack meter, which is nan."""
+    return _measured(evaluators, images, prompts, seeds, base_images, _answers(evaluators, images, prompts))
+
+
+_Answers = tuple[tuple[float, ...], tuple[float, ...] | None, tuple[float, ...] | None]
+"""P(wanted answer), one per image: the judge's, the referee's, and the referee's to the `preserve` question."""
+
+
+def _answers(evaluators: Evaluators, images: Tensor, prompts: Sequence[Prompt]) -> _Answers:
+    """What judge and referee answer about images [B, 3, H, W]."""
     spec, referee = evaluators.spec, evaluators.referee
-    context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
-    texts = [prompt.text for prompt in prompts]
     questions, preserve, size = spec.measured_questions, spec.preserve, spec.evaluation.batch
     judges = {"judge": evaluators.judge, **({"referee": referee} if referee else {})}
     judged, *refereed = _p_wanted(judges, images, prompts, questions, size, evaluators.judge_view)
     preserved = None
     if referee and preserve:
         (preserved,) = _p_wanted({"referee": referee}, images, prompts, [preserve], size)
+    return judged, refereed[0] if refereed else None, preserved
+
+
+def _measured(
+    evaluators: Evaluators,
+    images: Tensor,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    base_images: Tensor | None,
+    answers: _Answers,
+) -> Measurement:
+    """The answers, and what scorers and diversity say about the same images; the hack meter is nan."""
+    context = ScoreContext(prompts=prompts, seeds=seeds, base_images=base_images)
+    texts = [prompt.text for prompt in prompts]
+    judge, referee, preserved = answers
     return Measurement(
         scores=tuple(_score(name, scorer, images, context) for name, scorer in evaluators.scorers),
-        judge=judged,
-        referee=refereed[0] if refereed else None,
+        judge=judge,
+        referee=referee,
         preserved=preserved,
         hack_meter=float("nan"),
         diversity=diversity(images, texts),
@@ -163,12 +236,17 @@ def measure_batches(
 
 def hack_meter(loop: Loop, sample: Sample, prompts: Sequence[Prompt], seeds: Sequence[int]) -> float:
     """Mean squared distance between latents and what the base model denoises them to from noise level `HACK_LEVEL`."""
+    return _hacked(loop, sample, prompts, seeds) / len(seeds)
+
+
+def _hacked(loop: Loop, sample: Sample, prompts: Sequence[Prompt], seeds: Sequence[int]) -> float:
+    """The hack meter of each image, added up."""
     total = 0.0
     for part in _batches(len(seeds), loop.spec.evaluation.batch):
         latents, texts = sample.latents[part], [prompt.text for prompt in prompts[part]]
         again = returned.denoised(loop.generator, latents, HACK_LEVEL, texts, seeds[part])
         total += (latents - again).square().flatten(1).mean(1).sum().item()
-    return total / len(seeds)
+    return total
 
 
 def diversity(images: Tensor, prompts: Sequence[str]) -> float:

@@ -35,7 +35,7 @@ from dualproc.types import Evaluation, StepRecord
 from dualproc.wording import command, duration, number, plural
 
 from . import lora, sliders
-from .evaluate import evaluate, held_out, monitor, preview
+from .evaluate import Drawn, draw, evaluate, held_out, monitor, preview
 from .failures import explained
 from .loop import Loop
 from .sliders import set_sliders
@@ -149,15 +149,15 @@ def fit(
                 monitoring.restore(checkpoint.tensors, checkpoint.state)
         end = _train(loop, run, monitoring, trackers, progress)
 
-        def conclude() -> _Result:
+        def save() -> None:
             monitoring.take_best()
             with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `resume=True`"):
                 _save_lora(loop, run, lora_facts(spec, loop.generator.recipe(), resolved.text))
-            try:
-                evaluation = finish(loop, run, progress)
-            finally:
-                if end.error is not None:
-                    raise end.error
+
+        def conclude() -> _Result:
+            evaluation = _written(loop, run, drawn, progress)
+            if end.error is not None:
+                raise end.error
             records = run.metrics()
             outcome = Outcome(
                 steps=loop.done,
@@ -175,7 +175,16 @@ def fit(
             _present(loop, run)  # again, now with the outcome
             return run.path, evaluation, outcome, tuple(run.read_warnings())
 
-        return _fit_result(loop, processes.decided(conclude))
+        processes.decided(save)
+        processes.from_first({name: value.cpu() for name, value in monitoring.kept.items()})
+        try:
+            drawn = _drawn(loop, run, progress)
+            result = processes.decided(conclude)
+        except Exception as error:
+            if end.error is None:
+                raise
+            raise end.error from error
+        return _fit_result(loop, result)
 
 
 _Result = tuple[Path, Evaluation, Outcome, tuple[str, ...]]
@@ -207,6 +216,10 @@ def _follow(loop: Loop) -> FitResult:
                 pass
             if over or asked_to_end:
                 break
+    processes.decided(_elsewhere)  # the LoRA is saved
+    if best := processes.from_first(dict[str, "Tensor"]()):  # the referee's best check
+        lora.restore(loop.generator.adapter_module, best)
+    draw(loop)
     return _fit_result(loop, processes.decided(_elsewhere))
 
 
@@ -228,18 +241,20 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
 
     Raises RunError if another process is writing the run, DualprocError if a plugin raises anything.
     """
-    made, total = 0, 2 * len(held_out(loop)[1]) + sliders.images(loop.spec)
+    return _written(loop, run, _drawn(loop, run, progress), progress)
 
-    def advance(count: int) -> None:
-        nonlocal made
-        made += count
-        if progress is not None:
-            progress.images(made, total)
 
-    again = command("dp", "score", run.path)
-    remedy = f"the LoRA is saved: fix the cause, then continue with `resume=True`, or run `{again}`"
-    with run.writing(), noting(loop.warnings), explained(loop, run, "during the evaluation", remedy):
-        evaluation, images = evaluate(loop, advance)
+def _drawn(loop: Loop, run: RunFolder, progress: Progress | None) -> _Pairs:
+    """The held-out images, of which every process of the fit draws a share."""
+    with _evaluating(loop, run):
+        return draw(loop, _Images(loop, progress).advance)
+
+
+def _written(loop: Loop, run: RunFolder, drawn: _Pairs, progress: Progress | None) -> Evaluation:
+    """Measure these images, and write everything."""
+    strips = _Images(loop, progress, done=2 * len(held_out(loop)[1]))
+    with run.writing(), _evaluating(loop, run):
+        evaluation, images = evaluate(loop, strips.advance, drawn=drawn)
         write_samples(
             run.samples,
             images.base,
@@ -258,6 +273,33 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
         run.write_evaluation(evaluation)
         _present(loop, run)
         return evaluation
+
+
+_Pairs = list[tuple[Drawn, Drawn]]
+"""Base and trained held-out images, for each value of the sliders."""
+
+
+@contextmanager
+def _evaluating(loop: Loop, run: RunFolder) -> Iterator[None]:
+    """Within, warnings go to the report, and errors say how to continue."""
+    again = command("dp", "score", run.path)
+    remedy = f"the LoRA is saved: fix the cause, then continue with `resume=True`, or run `{again}`"
+    with noting(loop.warnings), explained(loop, run, "during the evaluation", remedy):
+        yield
+
+
+class _Images:
+    """Counts images as they are generated, for the progress of an evaluation that several processes may share."""
+
+    def __init__(self, loop: Loop, progress: Progress | None, *, done: int = 0) -> None:
+        self.done, self.total = done, 2 * len(held_out(loop)[1]) + sliders.images(loop.spec)
+        self.progress, self.count = progress, loop.processes.count
+
+    def advance(self, count: int) -> None:
+        """This process has generated `count` more; the others as many."""
+        self.done = min(self.done + count * self.count, self.total)
+        if self.progress is not None:
+            self.progress.images(self.done, self.total)
 
 
 def _present(loop: Loop, run: RunFolder) -> None:
