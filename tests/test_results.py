@@ -27,18 +27,18 @@ def write_documents(root: Path) -> None:
         (root / file).write_text(f"before\n{outdated}", encoding="utf-8")
 
 
-def test_small_table_shows_target_kept_and_seconds_per_variant(tmp_path: Path) -> None:
+def test_small_table_shows_target_and_kept_per_variant(tmp_path: Path) -> None:
     rows = [
         row(tmp_path / "thick"),
-        BenchRow("attribute", None, "blue", read_result(finished(tmp_path / "blue", fit=outcome(seconds=7.25)))),
+        BenchRow("attribute", None, "blue", read_result(finished(tmp_path / "blue", fit=outcome()))),
         BenchRow("palette", "retro", "retro", error="out of memory"),
     ]
     head, rule, *lines = small_table(rows).splitlines()
-    assert head == "| task | variant | on target, before -> after | subjects kept | training |"
+    assert head == "| task | variant | on target, before -> after | subjects kept |"
     assert rule.count("---") == len(COLUMNS)
-    assert lines[0] == "| line_weight | thick | 25% -> 75% | 100% | 42 s |"
-    assert lines[1] == "| attribute |  | 25% -> 75% | 100% | 7.2 s |"
-    assert lines[2] == "| palette | retro | – | – | – |"  # noqa: RUF001
+    assert lines[0] == "| line_weight | thick | 25% -> 75% | 100% |"
+    assert lines[1] == "| attribute |  | 25% -> 75% | 100% |"
+    assert lines[2] == "| palette | retro | – | – |"  # noqa: RUF001
     assert len(lines) == len(rows)
 
 

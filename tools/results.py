@@ -20,7 +20,6 @@ from dualproc.report.bench import (
     grouped,
     read_result,
 )
-from dualproc.wording import MISSING
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL_TABLE = ("<!-- results: make table -->", "<!-- end of results -->")
@@ -34,7 +33,6 @@ COLUMNS = {
     "variant": "variant",
     "on target": "on target, before -> after",
     "kept": "subjects kept",
-    "seconds": "training",
 }
 """Columns of the small table: heading in the bench's table -> heading in README.md."""
 
@@ -54,8 +52,7 @@ def small_table(rows: Sequence[BenchRow]) -> str:
     lines = [list(COLUMNS.values()), ["---"] * len(COLUMNS)]
     for group in grouped(rows):
         shown = dict(zip(HEADINGS, cells(*group), strict=True))
-        shown["kept"] = shown["kept"].rpartition(" -> ")[2]
-        shown["seconds"] += "" if shown["seconds"] == MISSING else " s"
+        shown["kept"] = shown["kept"].rpartition(" -> ")[2].partition(" (")[0]  # the mean only
         lines.append([shown[heading] for heading in COLUMNS])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
