@@ -229,7 +229,7 @@ def test_plugins_show_requires_a_kind(capsys: pytest.CaptureFixture[str]) -> Non
 def test_spec_check_prints_variants_and_plugins(spec_file: str) -> None:
     assert dp("spec", "check", spec_file) == (
         "ok: demo, variants thin, thick; plugins rewards/half, visual_prompts/line, visual_prompts/text, "
-        "generators/painter, judges/oracle\n"
+        "generators/painter, judges/oracle, scorers/tone\n"
     )
     assert dp("spec", "check", spec_file, "--variant", "thin").startswith("ok: demo, variant thin; plugins")
 

@@ -43,6 +43,7 @@ BUILT_IN: list[tuple[str, str, dict[str, Any]]] = [
     ("scorers", "palette", {"colors": ["red", "blue"]}),
     ("scorers", "region_color", {"region": "sky", "color": "blue"}),
     ("scorers", "hue", {"region": "sky", "target": 200.0}),
+    ("scorers", "tone", {"of": "chroma", "low": 0.0, "high": 8.0}),
     ("scorers", "kept", {"least": 0.5}),
     ("scorers", "horizon", {"target": 0.5}),
     ("scorers", "depth_order", {"a": [0.25, 0.8], "b": [0.75, 0.8], "nearer": "a"}),

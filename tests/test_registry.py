@@ -59,7 +59,7 @@ BUILT_IN = {
     "anchors": ["base_denoise", "base_image", "base_layout"],
     "scorers": [
         "clip", "composition", "depth", "depth_horizon", "depth_order", "detect", "dino", "horizon", "hue",
-        "kept", "line_weight", "palette", "pickscore", "region_color",
+        "kept", "line_weight", "palette", "pickscore", "region_color", "tone",
     ],
 }  # fmt: skip
 

@@ -360,7 +360,7 @@ def test_calibration_chart_has_a_dot_per_image_and_the_means() -> None:
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
     """A fit of the shipped models with a second-order slider."""
-    train = {"steps": 3, "batch": 1, "lr": 2e-3, "lora": {"rank": 4}}
+    train = {"steps": 3, "batch": 1, "lr": 1e-3, "lora": {"rank": 4}}
     question = {"template": "Is the overlaid red line aligned with the horizon of the scene?"}
     spec = make_spec(sliders={"row": {"from": 0.26, "to": 0.66, "degree": 2}}, train=train, question=question)
     return Engine(spec, build=build).fit(tmp_path_factory.mktemp("runs") / "horizon")

@@ -289,7 +289,9 @@ def test_plugins_of_a_spec_with_mistakes_can_still_be_listed(tmp_path: Path) -> 
         PluginPlace("scorers.0", "scorers", "line_weight", {"target": 0.016}),
         PluginPlace("anchor", "anchors", "base_denoise", {}),
     )
-    assert [place.path for place in load(tmp_path, PLAIN).require().plugins()] == ["reward", "generator", "judge"]
+    side_effects = [f"evaluation.side_effects.{index}" for index in range(3)]
+    paths = [place.path for place in load(tmp_path, PLAIN).require().plugins()]
+    assert paths == ["reward", "generator", "judge", *side_effects]
 
 
 def test_plugin_references_are_flat() -> None:
