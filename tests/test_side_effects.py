@@ -22,6 +22,7 @@ from dualproc.report.numeric import standardised_change
 from dualproc.report.samples import write_samples
 from dualproc.report.summary import summary_rows
 from dualproc.run import RunFolder
+from dualproc.run.records import fits_together
 from dualproc.spec import PluginRef, TaskSpec
 from dualproc.types import ScoreContext
 from dualproc.wording import MISSING
@@ -76,6 +77,13 @@ def test_the_largest_side_effects_are_in_the_table_of_results() -> None:
         "side effect: tone contrast", "side effect: tone chroma", "side effect: tone lightness",
     ]  # fmt: skip
     assert rows[1].note == "-1.0 standard deviations of the base images"
+
+
+def test_side_effects_of_other_scorers_or_images_make_an_evaluation_damaged() -> None:
+    four, three = (score((0.1,) * count, name="tone chroma") for count in (4, 3))
+    assert fits_together(evaluation(measurement(side_effects=(four,)), side_effects=(four,)))
+    assert not fits_together(evaluation(measurement(side_effects=(four,)), side_effects=()))
+    assert not fits_together(evaluation(measurement(side_effects=(three,)), side_effects=(three,)))
 
 
 def spec(**changed: object) -> TaskSpec:

@@ -78,10 +78,11 @@ def fits_together(evaluation: Evaluation) -> bool:
     per_image: list[Sequence[float]] = [evaluation.seeds, *evaluation.asked.values()]
     measured_by = []
     for one in (evaluation.base, evaluation.trained):
-        per_image += [one.judge, *(score.values for score in one.scores)]
+        scores = [*one.scores, *one.side_effects]
+        per_image += [one.judge, *(score.values for score in scores)]
         per_image += [values for values in (one.referee, one.preserved) if values is not None]
         sliders = [(known.slider, known.scorer, len(known.points)) for known in one.calibration]
-        measured_by.append(([score.name for score in one.scores], one.referee is None, one.preserved is None, sliders))
+        measured_by.append(([score.name for score in scores], one.referee is None, one.preserved is None, sliders))
     same = measured_by[0] == measured_by[1] and all(len(values) == len(evaluation.prompts) for values in per_image)
     return same and bool(evaluation.prompts)
 
