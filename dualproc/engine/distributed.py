@@ -116,17 +116,9 @@ class Processes:
 
     def collected(self, make: Callable[[], T]) -> list[T]:
         """What `make` returns in each process, in all of them; an error in one is raised in all."""
-        value, error = None, None
-        try:
+        with self.agreed():
             value = make()
-        except Exception as caught:
-            if self.count == 1:
-                raise
-            error = caught
-        found = self.gather((error is not None, value))
-        if any(failed for failed, _ in found):
-            self._raise(error)
-        return [cast("T", value) for _, value in found]
+        return self.gather(value)
 
     def from_first(self, value: T) -> T:
         """The value of the first process."""
@@ -141,15 +133,10 @@ class Processes:
 
     def decided(self, make: Callable[[], T]) -> T:
         """What `make` returns in the first process, in all of them; the others do not call it."""
-        value, error = None, None
-        try:
-            value = make() if self.first else None
-        except Exception as caught:
-            if self.count == 1:
-                raise
-            error = caught
-        if any(self.gather(error is not None)):
-            self._raise(error)
+        value = None
+        with self.agreed():
+            if self.first:
+                value = make()
         return cast("T", self.from_first(value))
 
     def _raise(self, error: Exception | None) -> None:

@@ -56,8 +56,19 @@ class Drawn:
     """The sum of the images' hack meters."""
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Base and trained held-out images at one value of the sliders."""
+
+    evaluators: Evaluators
+    chosen: Sequence[int]
+    """The images' places in the evaluation."""
+    base: Drawn
+    trained: Drawn
+
+
 @without_cudnn_attention()
-def draw(loop: Loop, advance: Callable[[int], None] = lambda _: None) -> list[tuple[Drawn, Drawn]]:
+def draw(loop: Loop, advance: Callable[[int], None] = lambda _: None) -> list[Pair]:
     """Base and trained held-out images, for each value of the sliders: all that takes long in an evaluation.
 
     Called by every process of a fit: each draws and measures a share of the images, and gets those of the others.
@@ -71,7 +82,7 @@ def draw(loop: Loop, advance: Callable[[int], None] = lambda _: None) -> list[tu
         for task, chosen in sliders.groups(loop, sliders.grid(loop.spec, len(seeds))):
             some, own = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
             base, trained = (_shared(task, some, own, base=off, advance=advance) for off in (True, False))
-            pairs.append((base, trained))
+            pairs.append(Pair(task.evaluators, chosen, base, trained))
     return pairs
 
 
@@ -101,7 +112,7 @@ def evaluate(
     loop: Loop,
     advance: Callable[[int], None] = lambda _: None,
     *,
-    drawn: Sequence[tuple[Drawn, Drawn]] | None = None,
+    drawn: Sequence[Pair] | None = None,
 ) -> tuple[Evaluation, Images]:
     """Measure the generator with the LoRA off and on; `advance` gets the number of images just generated.
 
@@ -116,12 +127,13 @@ def evaluate(
     trained_parts: list[calibration.Part] = []
     drawn = draw(loop, advance) if drawn is None else drawn
     with torch.no_grad():
-        for (task, chosen), (base, trained) in zip(sliders.groups(loop, places), drawn, strict=True):
-            some, own = [prompts[i] for i in chosen], [seeds[i] for i in chosen]
-            for parts, one in ((base_parts, base), (trained_parts, trained)):
-                measured = _measured(task.evaluators, one.images, some, own, base.images, one.answers)
-                parts.append((chosen, replace(measured, hack_meter=one.hacked / len(chosen))))
-            images.append(Images(base.images, trained.images, task.judge_view(trained.images)))
+        for pair in drawn:
+            some, own = [prompts[i] for i in pair.chosen], [seeds[i] for i in pair.chosen]
+            base, trained = pair.base.images, pair.trained.images
+            for parts, one in ((base_parts, pair.base), (trained_parts, pair.trained)):
+                measured = _measured(pair.evaluators, one.images, some, own, base, one.answers)
+                parts.append((pair.chosen, replace(measured, hack_meter=one.hacked / len(pair.chosen))))
+            images.append(Images(base, trained, pair.evaluators.judge_view(trained)))
         strips = {name: _strip(loop, name, prompts[0], seeds[0], advance) for name in loop.spec.sliders}
     evaluation = Evaluation(
         prompts=tuple(prompts),

@@ -35,7 +35,7 @@ from dualproc.types import Evaluation, StepRecord
 from dualproc.wording import command, duration, number, plural
 
 from . import lora, sliders
-from .evaluate import Drawn, draw, evaluate, held_out, monitor, preview
+from .evaluate import Pair, draw, evaluate, held_out, monitor, preview
 from .failures import explained
 from .loop import Loop
 from .sliders import set_sliders
@@ -155,7 +155,7 @@ def fit(
                 _save_lora(loop, run, lora_facts(spec, loop.generator.recipe(), resolved.text))
 
         def conclude() -> _Result:
-            evaluation = _written(loop, run, drawn, progress)
+            evaluation = _written(loop, run, drawn, advance)
             if end.error is not None:
                 raise end.error
             records = run.metrics()
@@ -177,8 +177,9 @@ def fit(
 
         processes.decided(save)
         processes.from_first({name: value.cpu() for name, value in monitoring.kept.items()})
+        advance = _counting(loop, progress)
         try:
-            drawn = _drawn(loop, run, progress)
+            drawn = _drawn(loop, run, advance)
             result = processes.decided(conclude)
         except Exception as error:
             if end.error is None:
@@ -241,20 +242,20 @@ def finish(loop: Loop, run: RunFolder, progress: Progress | None = None) -> Eval
 
     Raises RunError if another process is writing the run, DualprocError if a plugin raises anything.
     """
-    return _written(loop, run, _drawn(loop, run, progress), progress)
+    advance = _counting(loop, progress)
+    return _written(loop, run, _drawn(loop, run, advance), advance)
 
 
-def _drawn(loop: Loop, run: RunFolder, progress: Progress | None) -> _Pairs:
+def _drawn(loop: Loop, run: RunFolder, advance: Callable[[int], None]) -> list[Pair]:
     """The held-out images, of which every process of the fit draws a share."""
     with _evaluating(loop, run):
-        return draw(loop, _Images(loop, progress).advance)
+        return draw(loop, advance)
 
 
-def _written(loop: Loop, run: RunFolder, drawn: _Pairs, progress: Progress | None) -> Evaluation:
+def _written(loop: Loop, run: RunFolder, drawn: list[Pair], advance: Callable[[int], None]) -> Evaluation:
     """Measure these images, and write everything."""
-    strips = _Images(loop, progress, done=2 * len(held_out(loop)[1]))
     with run.writing(), _evaluating(loop, run):
-        evaluation, images = evaluate(loop, strips.advance, drawn=drawn)
+        evaluation, images = evaluate(loop, advance, drawn=drawn)
         write_samples(
             run.samples,
             images.base,
@@ -275,10 +276,6 @@ def _written(loop: Loop, run: RunFolder, drawn: _Pairs, progress: Progress | Non
         return evaluation
 
 
-_Pairs = list[tuple[Drawn, Drawn]]
-"""Base and trained held-out images, for each value of the sliders."""
-
-
 @contextmanager
 def _evaluating(loop: Loop, run: RunFolder) -> Iterator[None]:
     """Within, warnings go to the report, and errors say how to continue."""
@@ -288,18 +285,17 @@ def _evaluating(loop: Loop, run: RunFolder) -> Iterator[None]:
         yield
 
 
-class _Images:
-    """Counts images as they are generated, for the progress of an evaluation that several processes may share."""
+def _counting(loop: Loop, progress: Progress | None) -> Callable[[int], None]:
+    """A function that counts the images of an evaluation, of which other processes generate as many as this one."""
+    done, total = 0, 2 * len(held_out(loop)[1]) + sliders.images(loop.spec)
 
-    def __init__(self, loop: Loop, progress: Progress | None, *, done: int = 0) -> None:
-        self.done, self.total = done, 2 * len(held_out(loop)[1]) + sliders.images(loop.spec)
-        self.progress, self.count = progress, loop.processes.count
+    def advance(count: int) -> None:
+        nonlocal done
+        done = min(done + count * loop.processes.count, total)
+        if progress is not None:
+            progress.images(done, total)
 
-    def advance(self, count: int) -> None:
-        """This process has generated `count` more; the others as many."""
-        self.done = min(self.done + count * self.count, self.total)
-        if self.progress is not None:
-            self.progress.images(self.done, self.total)
+    return advance
 
 
 def _present(loop: Loop, run: RunFolder) -> None:
