@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import pytest
+from benchmark_modules import load_benchmark
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "failing_nodes.py"
-    spec = importlib.util.spec_from_file_location("failing_nodes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("failing_nodes")
 
 
 def test_without_failures_the_makespan_is_the_ideal_and_nothing_is_lost(benchmark: ModuleType) -> None:

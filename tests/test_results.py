@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bench_examples import finished, outcome, row
 
-from dualproc.cli.bench_jobs import SIDE_EFFECTS
+from dualproc.report import side_effects
 from dualproc.report.bench import GALLERY, TABLE_MARKDOWN, BenchRow, read_result, write_table
 from dualproc.report.gallery import write_gallery
 from tools.results import COLUMNS, FULL_TABLE, SIDE_TABLE, SMALL_TABLE, fill, publish, read_bench, small_table
@@ -50,7 +50,7 @@ def test_tables_and_images_are_published(tmp_path: Path) -> None:
         row(bench / "snow", name="commonsense", variant=None),
     ]
     write_bench(bench, rows)
-    (bench / SIDE_EFFECTS).write_text("the matrix\n", encoding="utf-8")
+    (bench / side_effects.FILE).write_text("the matrix\n", encoding="utf-8")
     write_documents(tmp_path)
     publish(bench, tmp_path)
     full = (bench / TABLE_MARKDOWN).read_text(encoding="utf-8").strip()

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from benchmark_modules import load_benchmark
 
 from dualproc.types import ScoreContext
 
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "benchmarks" / "scorers.py"
-    spec = importlib.util.spec_from_file_location("scorer_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("scorers")
 
 
 def test_on_flat_surfaces_every_scorer_finds_the_truth(benchmark: ModuleType) -> None:

@@ -177,6 +177,13 @@ def test_instruction_is_a_file_that_can_be_changed_but_not_a_link_out_of_the_fol
     file.symlink_to(tmp_path / "secret")
     with pytest.raises(DualprocError, match="leads out of the runs folder"):
         task.instruction("questions", runs)
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "outside").mkdir()
+    (other / "specs").symlink_to(tmp_path / "outside")
+    with pytest.raises(DualprocError, match="leads out of the runs folder"):
+        task.instruction("questions", other)
+    assert list((tmp_path / "outside").iterdir()) == []
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dualproc.cli.bench_jobs import SIDE_EFFECTS
+from dualproc.report import side_effects
 from dualproc.report.bench import (
     GALLERY,
     HEADINGS,
@@ -77,7 +77,7 @@ def read_bench(bench: Path) -> list[BenchRow]:
 def publish(bench: Path, root: Path) -> None:
     """Write the tables into `root/docs/results.md` and `root/README.md`, and their images into `root/docs/images`."""
     rows, images = read_bench(bench), root / "docs" / "images"
-    full, effects = ((bench / name).read_text(encoding="utf-8") for name in (TABLE_MARKDOWN, SIDE_EFFECTS))
+    full, effects = ((bench / name).read_text(encoding="utf-8") for name in (TABLE_MARKDOWN, side_effects.FILE))
     for file, markers, content in (
         (root / "docs" / "results.md", FULL_TABLE, full),
         (root / "docs" / "results.md", SIDE_TABLE, effects),

@@ -28,7 +28,6 @@ from .output import print_warning, say
 from .processes import Job, RunningJob, TrainingProcess, interrupts, threads_each
 from .progress import Bars, BenchBars
 
-SIDE_EFFECTS = "side_effects.md"
 _POLL = 0.2
 """Seconds between two checks of the running fits."""
 _GRACE = 10.0
@@ -264,7 +263,8 @@ class Results:
 
     def measure_side_effects(self) -> None:
         """Measure the images of every finished run with the scorers of all specs, and write the table."""
-        from dualproc.engine.side_effects import changes, quantity, scorers_of
+        from dualproc.engine.evaluators import quantity
+        from dualproc.engine.side_effects import changes, scorers_of
 
         finished = {job: row for job, row in self.rows.items() if row.result is not None}
         scorers = scorers_of([job.spec for job in finished])
@@ -283,7 +283,8 @@ class Results:
                     print_warning(f"side effects of {job.label} were not measured: {error.message}")
                 bars.more(bar, 1)
         if self.changes:
-            write_atomically(self.out / SIDE_EFFECTS, side_effects.render(self.sorted_rows(), self.changes, self.own))
+            text = side_effects.render(self.sorted_rows(), self.changes, self.own)
+            write_atomically(self.out / side_effects.FILE, text)
 
     @property
     def unit(self) -> str:
@@ -318,7 +319,7 @@ class Results:
             if row.error:
                 log = f"\n  full output: {job.log}" if job.log.exists() else ""
                 print_warning(f"{job.label} failed: {row.error}{log}")
-        files = [*(f"{self.name}.{ending}" for ending in ("md", "json", "html")), SIDE_EFFECTS]
+        files = [*(f"{self.name}.{ending}" for ending in ("md", "json", "html")), side_effects.FILE]
         written = [self.out / name for name in (*files, bench.GALLERY)]
         say("\n" + "\n".join(f"  {path}" for path in written if path.exists()))
 

@@ -140,10 +140,10 @@ def starting_on(address: str, out: Path, jobs: Sequence[Job]) -> Iterator[Callab
         counts = f"{plural(int(total['CPU']), 'CPU')}, {plural(int(total['GPU']), 'GPU')}"
         say(f"Ray at {address}: {plural(len(nodes), 'node')}, {counts}")
         needs = plan_needs(jobs, nodes)
-        for job, one in {needs[job]: job for job in jobs}.items():
-            say(f"  {one.spec.label}: {job} for each fit")
-            if not any(job.fits(node) for node in nodes):
-                print_warning(f"no node of the cluster has {job}: {one.spec.label} waits until one does")
+        for need, job in {needs[job]: job for job in jobs}.items():
+            say(f"  {job.spec.label}: {need} for each fit")
+            if not any(need.fits(node) for node in nodes):
+                print_warning(f"no node of the cluster has {need}: {job.spec.label} waits until one does")
         make_folder(mark.parent)
         write_atomically(mark, "", durable=False)
         yield lambda job: RayJob(ray, job, needs[job], mark)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CANVASES = 8
 """Canvases of a visual prompt that are kept, each for one image size."""
+AIMS = frozenset({"target", "tolerance", "within", "low", "high", "margin", "nearer"})
+"""Parameters of scorers that say what is on target, but do not change what is measured."""
 Live = list[tuple[PluginRef, Any]]
 """Live plugins, each with the reference that it was built from."""
 
@@ -108,8 +110,13 @@ class Evaluators:
 
 def _side_effects(spec: TaskSpec) -> list[PluginRef]:
     """Without the scorers of the task itself, whatever their targets are."""
-    own = {ref.label for ref in spec.scorers}
-    return [ref for ref in spec.evaluation.side_effects if ref.label not in own]
+    own = set(map(quantity, spec.scorers))
+    return [ref for ref in spec.evaluation.side_effects if quantity(ref) not in own]
+
+
+def quantity(ref: PluginRef) -> str:
+    """A text that is the same for scorers that measure the same."""
+    return repr((ref.type, sorted((key, repr(value)) for key, value in ref.params.items() if key not in AIMS)))
 
 
 def _layers(spec: TaskSpec) -> Sequence[PluginRef]:

@@ -17,9 +17,7 @@ from dualproc.spec import PluginRef, TaskSpec
 from dualproc.types import ScoreContext
 
 from . import returned
-
-AIMS = frozenset({"target", "tolerance", "within", "low", "high", "margin", "nearer"})
-"""Parameters of scorers that say what is on target, but do not change what is measured."""
+from .evaluators import quantity
 
 
 def scorers_of(specs: Sequence[TaskSpec]) -> dict[str, PluginRef]:
@@ -33,11 +31,6 @@ def scorers_of(specs: Sequence[TaskSpec]) -> dict[str, PluginRef]:
         ref.label if labels.count(ref.label) == 1 or not variant else f"{ref.label} ({variant})": ref
         for ref, variant in found.values()
     }
-
-
-def quantity(ref: PluginRef) -> str:
-    """A text that is the same for scorers that measure the same."""
-    return repr((ref.type, sorted((key, repr(value)) for key, value in ref.params.items() if key not in AIMS)))
 
 
 def changes(folder: Path, scorers: Mapping[str, PluginRef]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -27,6 +27,7 @@ from dualproc.wording import cause
 if TYPE_CHECKING:
     from openai import OpenAI
 
+T = TypeVar("T")
 Ask = Callable[[str], str]
 """Answers an instruction with text. Raises DualprocError if that is not possible."""
 KEY, URL = "OPENAI_API_KEY", "OPENAI_BASE_URL"
@@ -83,9 +84,7 @@ def write_questions(prompt: str, writer: Writer, *, count: int = 4, instruction:
             refused.append(f"{str(template)[:200]!r}: {why}")
         else:
             questions.append(question)
-    if not questions:
-        raise DualprocError(f"{writer.name} wrote no question that can be used", hint="\n  ".join(refused[:5]) or None)
-    return Written(writer.name, questions=tuple(questions[:MAX_COUNT]), refused=tuple(refused))
+    return Written(writer.name, questions=_usable("question", questions, refused, writer), refused=tuple(refused))
 
 
 def write_prompts(
@@ -114,9 +113,14 @@ def write_prompts(
             refused.append(f"{subject!r}: it is in the prompts already")
         else:
             new.append(subject)
-    if not new:
-        raise DualprocError(f"{writer.name} wrote no prompt that can be used", hint="\n  ".join(refused[:5]) or None)
-    return Written(writer.name, prompts=tuple(new[:MAX_COUNT]), refused=tuple(refused))
+    return Written(writer.name, prompts=_usable("prompt", new, refused, writer), refused=tuple(refused))
+
+
+def _usable(what: str, found: Sequence[T], refused: Sequence[str], writer: Writer) -> tuple[T, ...]:
+    """What can be used, at most `MAX_COUNT`. Raises DualprocError with what was refused if it is nothing."""
+    if not found:
+        raise DualprocError(f"{writer.name} wrote no {what} that can be used", hint="\n  ".join(refused[:5]) or None)
+    return tuple(found[:MAX_COUNT])
 
 
 def endpoint(model: str, *, url: str | None = None) -> Writer:
@@ -142,9 +146,7 @@ def endpoint(model: str, *, url: str | None = None) -> Writer:
                 model=model, messages=[{"role": "user", "content": text}], max_completion_tokens=MAX_TOKENS
             )
             return reply.choices[0].message.content or ""
-        except (
-            Exception
-        ) as error:  # the client raises many kinds: no connection, a wrong key, an answer of another form
+        except Exception as error:  # the client raises many kinds: no connection, a wrong key, another form of answer
             hint = f"check the model's name, the address, and {KEY}"
             raise DualprocError(f"{where} did not answer: {cause(error)}", hint=hint) from error
 

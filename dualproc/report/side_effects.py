@@ -11,6 +11,8 @@ from . import markdown
 from .bench import BenchRow, grouped
 from .numeric import mean
 
+FILE = "side_effects.md"
+"""The file that `dp bench` and `dp sweep` write beside the runs."""
 SMALL = 0.5
 """A side effect is small if it is at most this many standard deviations of the base images."""
 LEGEND = (
@@ -29,10 +31,9 @@ def table(
 
     `changes` and `own`, the labels of a task's own scorers, are by the row's folder.
     """
-    groups = [group for group in grouped(rows) if any(row.folder in changes for row in group)]
     labels = list(dict.fromkeys(label for each in changes.values() for label in each))
     lines = [("task", *labels)]
-    for group in groups:
+    for group in _measured(rows, changes):
         cells = []
         for label in labels:
             change = _change(group, changes, label)
@@ -44,8 +45,7 @@ def table(
 
 def conclusion(rows: Sequence[BenchRow], changes: Mapping[str, Changes], own: Mapping[str, frozenset[str]]) -> str:
     """How many tasks have only small side effects, and the largest of the others."""
-    groups = [group for group in grouped(rows) if any(row.folder in changes for row in group)]
-    largest = []
+    groups, largest = _measured(rows, changes), []
     for group in groups:
         labels = {label for row in group for label in changes.get(row.folder, {})} - own[group[0].folder]
         found = [
@@ -63,6 +63,11 @@ def render(rows: Sequence[BenchRow], changes: Mapping[str, Changes], own: Mappin
     headings, *lines = table(rows, changes, own)
     below = [markdown.text(conclusion(rows, changes, own)), LEGEND]
     return "\n\n".join([markdown.table(headings, lines), *below]) + "\n"
+
+
+def _measured(rows: Sequence[BenchRow], changes: Mapping[str, Changes]) -> list[list[BenchRow]]:
+    """The rows of each spec, variant and setting of which a run was measured."""
+    return [group for group in grouped(rows) if any(row.folder in changes for row in group)]
 
 
 def _name(group: Sequence[BenchRow]) -> str:

@@ -121,9 +121,8 @@ class Page:
         """Text and form with one more question, whose wanted answer is Yes, and the list without a choice."""
         asked = [row for row in rows if str(row[0]).strip()]
         form = self.fields(text)
-        if (
-            not question or question in [row[0] for row in asked] or not text.strip()
-        ):  # without a text, it is not loaded
+        loaded = bool(text.strip())
+        if not loaded or not question or question in [row[0] for row in asked]:
             return gr.skip(), *(gr.skip() for _ in form), gr.update(value=None)
         text = task.with_questions(text, [*asked, [question, "Yes"]])
         return text, *self.fields(text), gr.update(value=None)

@@ -252,10 +252,7 @@ def upload(folder: Path, data: Any) -> str:
         content = base64.b64decode(body, validate=True)
     except (binascii.Error, ValueError):
         raise DualprocError("the image did not arrive complete: choose it again") from None
-    made = folder / IMAGES / f"{hashlib.sha256(content).hexdigest()[:12]}.upload"
-    make_folder(made.parent)
-    if not inside(made, folder):
-        raise DualprocError(f"{made.parent} leads out of the folder of the specs", hint="delete this link")
+    made = _place(folder, f"{IMAGES}/{hashlib.sha256(content).hexdigest()[:12]}.upload")
     write_atomically(made, content)
     try:
         image = load_image(made, max_pixels=MAX_PIXELS)
@@ -270,11 +267,17 @@ def _keep(folder: Path, image: Image, kind: str) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     path = f"{IMAGES}/{kind}_{hashlib.sha256(buffer.getvalue()).hexdigest()[:12]}.png"
-    make_folder((folder / path).parent)
-    if not inside(folder / path, folder):
-        raise DualprocError(f"{(folder / path).parent} leads out of the folder of the specs", hint="delete this link")
-    write_atomically(folder / path, buffer.getvalue())
+    write_atomically(_place(folder, path), buffer.getvalue())
     return path
+
+
+def _place(folder: Path, path: str) -> Path:
+    """Where a file can be written. Raises DualprocError if a link leads out of the folder."""
+    file = folder / path
+    make_folder(file.parent)
+    if not inside(file, folder):
+        raise DualprocError(f"{file.parent} leads out of the folder of the specs", hint="delete this link")
+    return file
 
 
 # --- places ---------------------------------------------------------------------------------------------------------

@@ -172,11 +172,11 @@ def instruction(kind: Literal["questions", "prompts"], runs: Path) -> str:
     Raises DualprocError if it cannot be read or written.
     """
     file = runs / SPECS / f"write_{kind}.txt"
+    if not inside(file, runs):
+        raise DualprocError(f"{file} leads out of the runs folder", hint="delete this link")
     if not file.exists():
         make_folder(file.parent)
         write_atomically(file, shipped_instruction(kind))
-    if not inside(file, runs):
-        raise DualprocError(f"{file} leads out of the runs folder", hint="delete this link")
     return read_instruction(file)
 
 

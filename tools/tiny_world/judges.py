@@ -43,7 +43,7 @@ from dualproc.types import ScoreContext
 from .data import SIZE, Data, load
 from .generator import codes_of, tokenize, tokenizer
 from .questions import GROUND, OF_PAIRS, QUESTIONS, SIDES, SKY, SUFFIX, SWATCHES, WORDINGS, Asked, ask, overlay
-from .scenes import ALIKE, CODE, COLOURS, GROUNDS, KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes
+from .scenes import ALIKE, CODE, COLOURS, GROUNDS, KNOWN, NAMES, PHRASES, WIDE_RANGE, Scene, draw_scenes, hex_color
 from .vae import autocast, to_tensor
 
 DIM, PATCH, TEXT = 128, 8, 36
@@ -357,7 +357,7 @@ def as_hex(lab: np.ndarray | None) -> str:
     """A colour in CIELAB as `#rrggbb`; empty for None."""
     from skimage.color import lab2rgb
 
-    return "" if lab is None else "#" + "".join(f"{round(255 * c):02x}" for c in lab2rgb(lab).clip(0, 1).tolist())
+    return "" if lab is None else hex_color(lab2rgb(lab).clip(0, 1).tolist())
 
 
 def to_uint8(x: torch.Tensor) -> np.ndarray:

@@ -119,7 +119,7 @@ class Scene:
             _lerp(0.06, 0.62, self._code("ground_saturation")),
             _lerp(0.55, 0.97, self._code("ground_value")),
         )
-        return _hex(_at_least(MIN_GROUND_LUMINANCE, sky)), _hex(_at_least(MIN_GROUND_LUMINANCE, ground))
+        return hex_color(_at_least(MIN_GROUND_LUMINANCE, sky)), hex_color(_at_least(MIN_GROUND_LUMINANCE, ground))
 
     @property
     def boxes(self) -> list[tuple[float, float, float]]:
@@ -191,14 +191,14 @@ def _draw_colours(rng: np.random.Generator) -> tuple[str, str]:
 
     def near(prototypes: dict[str, str]) -> str:
         if rng.random() < 0.35:
-            return _hex(_at_least(0.32, tuple(rng.random(3))))
+            return hex_color(_at_least(0.32, tuple(rng.random(3))))
         rgb = np.array([int(str(rng.choice(list(prototypes.values())))[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-        return _hex(_at_least(0.32, tuple((rgb + rng.normal(0, 0.05, 3)).clip(0, 1))))
+        return hex_color(_at_least(0.32, tuple((rgb + rng.normal(0, 0.05, 3)).clip(0, 1))))
 
     sky = near(COLOURS)
     if rng.random() < ALIKE:
         rgb = np.array([int(sky[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-        return sky, _hex(_at_least(0.32, tuple((rgb + rng.normal(0, rng.choice([0.01, 0.06]), 3)).clip(0, 1))))
+        return sky, hex_color(_at_least(0.32, tuple((rgb + rng.normal(0, rng.choice([0.01, 0.06]), 3)).clip(0, 1))))
     return sky, near(GROUNDS)
 
 
@@ -295,7 +295,7 @@ def _lighten(body: str) -> str:
         rgb = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
         if max(rgb) < 0.02:  # pure black is ink: eyes, nostrils
             return match[0]
-        return f'fill="{_hex(_at_least(MIN_LUMINANCE, rgb))}"'
+        return f'fill="{hex_color(_at_least(MIN_LUMINANCE, rgb))}"'
 
     return re.sub(r'fill="#([0-9a-fA-F]{6}|[0-9a-fA-F]{3})"', lightened, body)
 
@@ -311,5 +311,5 @@ def _at_least(luminance: float, rgb: Sequence[float]) -> tuple[float, ...]:
     return tuple(c + (1 - c) * share for c in rgb)
 
 
-def _hex(rgb: tuple[float, ...]) -> str:
+def hex_color(rgb: tuple[float, ...]) -> str:
     return "#" + "".join(f"{round(255 * c):02x}" for c in rgb)
