@@ -92,9 +92,19 @@ def distances(found: Array, colors: Sequence[str], *, lightness: float = 1.0) ->
 
 def distances_to_each(found: Array, colors: Sequence[str], *, lightness: float = 1.0) -> Array:
     """[N, K]: CIEDE2000 distance from each of `found` [N, 3] (CIELAB) to each of K `colors`. See `distances`."""
+    return _apart(found, to_lab(colors), lightness)
+
+
+def distances_between(found: Array, *, lightness: float = 1.0) -> Array:
+    """[N, N]: CIEDE2000 distance from each of `found` [N, 3] (CIELAB) to each of them. See `distances`."""
+    return _apart(found, found, lightness)
+
+
+def _apart(first: Array, second: Array, lightness: float) -> Array:
+    """[N, K]: CIEDE2000 distance from each of `first` [N, 3] to each of `second` [K, 3]."""
     from skimage.color import deltaE_ciede2000
 
-    apart: Array = deltaE_ciede2000(found[:, None], to_lab(colors)[None], kL=lightness)
+    apart: Array = deltaE_ciede2000(first[:, None], second[None], kL=lightness)
     return apart
 
 

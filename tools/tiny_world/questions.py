@@ -17,9 +17,11 @@ import numpy.typing as npt
 import torch
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from dualproc.plugins.scorers.palette import Palette, palette_distance
+
 from . import overlays
 from .overlays import Canvas
-from .scenes import COLOURS, GROUNDS, HORIZON_RANGE, NAMES, SETTINGS, Scene
+from .scenes import COLOURS, GROUNDS, HORIZON_RANGE, NAMES, SETTINGS, Scene, hex_color
 
 SUFFIX = "Answer with Yes or No."
 SURE = 3.5
@@ -191,20 +193,22 @@ def nearer(scene: Scene, rng: np.random.Generator) -> Asked:
 
 
 def palette(scene: Scene, rng: np.random.Generator) -> Asked:
-    """Do the swatches match? The log-odds depend on the distance of the image's colours from the swatches, both ways.
+    """Do the swatches match? The log-odds depend on the scorer's value for the scene's two large areas, sky and ground.
 
-    Sky and ground are near swatches, and two of the three swatches are in the image: it has only two large areas.
+    So sky and ground are near swatches, two of the three swatches are in the image, and one colour between two swatches
+    does not stand for both.
     """
     own = np.stack([_rgb(colour) for colour in scene.palette])
     colours = rng.random((3, 3))
     if rng.random() < 0.25:  # a theme: variations of one colour
         colours = (colours[:1] + rng.normal(0, 0.12, (3, 3))).clip(0, 1)
     if rng.random() < 0.8:  # at different distances from the image's colours: training passes through all of them
-        shift = rng.normal(0, 1, (2, 3)) * rng.choice([0.01, 0.04, 0.08, 0.14, 0.25], size=(2, 1))
-        colours[:2] = (own + shift).clip(0, 1)
+        shift = rng.normal(0, 1, (2, 3)) * rng.choice([0.01, 0.02, 0.04, 0.08, 0.14, 0.25], size=(2, 1))
+        contrast = np.exp(rng.normal(0.2, 0.5)) if rng.random() < 0.35 else 1.0  # swatches that differ more, or less
+        colours[:2] = (own.mean(0) + contrast * (own - own.mean(0)) + shift).clip(0, 1)
         colours = colours[rng.permutation(3)]
-    apart = deltaE_ciede2000(rgb2lab(own)[:, None], rgb2lab(colours)[None])  # [sky and ground, swatches]
-    off = max(float((scene.horizon, 1 - scene.horizon) @ apart.min(1)), float(np.sort(apart.min(0))[1]))
+    wanted = Palette.Params(colors=tuple(hex_color(colour.tolist()) for colour in colours), missing=1)
+    off = palette_distance(rgb2lab(own), np.array([scene.horizon, 1 - scene.horizon]), wanted)
     log_odds = SURE - 1.25 * np.sqrt(max(0.0, off - 2))
     canvas, shown = overlays.swatches(colours), _shown_swatches(colours)
     return Asked(_wording("palette", rng), log_odds, canvas, shown, needs=(*SKY, *GROUND, *SWATCHES))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
 from dualproc.kit.canvas import Color
-from dualproc.kit.colors import distances, distances_to_each, dominant_colors, lab_and_ink, to_lab
+from dualproc.kit.colors import distances, distances_between, distances_to_each, dominant_colors, lab_and_ink, to_lab
 from dualproc.types import ScoreContext
 
 if TYPE_CHECKING:
@@ -23,10 +24,12 @@ NEAR_BLACK = 15.0
 class Palette:
     """Distance (CIEDE2000) between an image's dominant colours and the swatches, measured both ways without a network.
 
-    There are two distances, and the value is the larger one. *Colours*: the mean distance from the image's dominant
+    There are three distances, and the value is the largest. *Colours*: the mean distance from the image's dominant
     colours (`dualproc.kit.colors`), weighted by their area, to the nearest swatch. *Swatches*: the distance of the
     swatch that is furthest from being in the image; a swatch's distance is that to the `share` of the image with the
-    nearest colours. So an image in one of the swatches' colours alone is not on target.
+    nearest colours. So an image in one of the swatches' colours alone is not on target. *Contrast*: how much less the
+    colours that stand for two swatches differ from each other than the swatches do. So one colour between two swatches
+    does not stand for both, unless they differ by less than `within`.
 
     Outlines (narrow and darker than their surroundings) are left out, unless a swatch is nearly black. The small fills
     of a drawing count, and mostly keep their own colours. So a rendered scene whose sky and ground have two of three
@@ -87,12 +90,18 @@ def palette_distance(colours: Array, shares: Array, params: Palette.Params) -> f
         return math.nan
     apart = distances_to_each(colours, params.colors, lightness=params.lightness)
     off = float(apart.min(axis=1) @ shares / shares.sum())
-    if not params.share or params.missing >= len(params.colors):
+    present = len(params.colors) - params.missing
+    if not params.share or present <= 0:
         return off
-    lacking = []
+    lacking, found = [], []
     for each in apart.T:
         nearest = np.argsort(each, kind="stable")
         before = np.cumsum(shares[nearest]) - shares[nearest]
         counted = (params.share - before).clip(0, shares[nearest])  # the first colours that cover `share` together
         lacking.append(float(each[nearest] @ counted / counted.sum()))
-    return max(off, sorted(lacking)[-1 - params.missing])
+        found.append(counted @ colours[nearest] / counted.sum())
+    wanted = distances_to_each(to_lab(params.colors), params.colors, lightness=params.lightness)
+    too_alike = wanted - distances_between(np.array(found), lightness=params.lightness)
+    np.fill_diagonal(too_alike, lacking)
+    kept = (list(swatches) for swatches in combinations(range(len(lacking)), present))
+    return max(off, min(float(too_alike[np.ix_(swatches, swatches)].max()) for swatches in kept))
