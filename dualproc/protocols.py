@@ -189,7 +189,10 @@ class VisualPrompt(Plugin, Protocol):
 
 @runtime_checkable
 class Anchor(Plugin, Protocol):
-    """Keeps the generator near its base, whatever the task."""
+    """Keeps the generator near its base, whatever the task.
+
+    Optional: an attribute `judge: Judge | None`, None at first. The engine sets it to the spec's judge.
+    """
 
     def penalty(
         self, sample: Sample, generator: Generator, prompts: Sequence[str], seeds: Sequence[int], rng: torch.Generator

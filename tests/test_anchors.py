@@ -12,12 +12,14 @@ from small_models import stable_diffusion
 
 from dualproc.engine import lora
 from dualproc.kit.structure import blurred
+from dualproc.plugins.anchors.base_answers import BaseAnswers
 from dualproc.plugins.anchors.base_denoise import BaseDenoise
 from dualproc.plugins.anchors.base_image import BaseImage
 from dualproc.plugins.anchors.base_layout import BaseLayout
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
-from dualproc.spec import Lora
+from dualproc.resolve import build
+from dualproc.spec import Lora, PluginRef
 from dualproc.types import Sample
 
 PROMPTS, SEEDS = ["a cartoon of a cat", "a cartoon of an owl"], [3, 4]
@@ -53,7 +55,8 @@ def base_image(**params: Any) -> BaseImage:
 
 
 @pytest.mark.parametrize(
-    "anchor", [base_image(), base_image(blur=0.05), base_layout(), BaseDenoise(BaseDenoise.Params())]
+    "anchor",
+    [base_image(), base_image(blur=0.05), base_image(norm="l1"), base_layout(), BaseDenoise(BaseDenoise.Params())],
 )
 def test_an_anchor_returns_one_penalty_per_image_whose_gradient_reaches_the_lora(
     anchor: Any, generator: DiffusersGenerator
@@ -75,6 +78,37 @@ def test_the_penalty_of_an_image_is_its_squared_distance_to_the_base_image(gener
     expected = torch.tensor([0.01, 0.04])
     torch.testing.assert_close(penalty(base_image(), lighter, generator), expected)
     torch.testing.assert_close(penalty(base_image(blur=0.05), lighter, generator), expected)
+
+
+def test_with_l1_a_large_change_of_a_part_costs_as_much_as_a_small_one_of_all(generator: DiffusersGenerator) -> None:
+    base = generator.sample(PROMPTS, SEEDS, base=True)
+    few, many = base.images.clone(), base.images + 0.1
+    few[..., :16, :] += 0.4  # a quarter of the image, four times as much
+    for changed, squared in ((few, 0.04), (many, 0.01)):
+        sample = replace(base, images=changed)
+        length = penalty(base_image(norm="l1"), sample, generator)
+        torch.testing.assert_close(length, torch.full((2,), 0.1), rtol=0.12, atol=0)
+        torch.testing.assert_close(penalty(base_image(), sample, generator), torch.full((2,), squared))
+    same = replace(base, images=base.images.clone().requires_grad_())
+    found = penalty(base_image(norm="l1"), same, generator)
+    assert found.tolist() == [0, 0]
+    (gradient,) = torch.autograd.grad(found.sum(), same.images)
+    assert gradient.abs().max() == 0
+
+
+def test_the_judge_s_answers_to_other_questions_are_kept(generator: DiffusersGenerator) -> None:
+    base = generator.sample(PROMPTS, SEEDS, base=True)
+    anchor = BaseAnswers(BaseAnswers.Params(questions=("Is the sky blue?", "Is there snow on the ground?")))
+    anchor.judge = build("judges", PluginRef(type="tiny"))
+    blue = base.images.clone()
+    blue[:, :, :24] = torch.tensor([0.56, 0.76, 0.94])[:, None, None]
+    sample = replace(base, images=blue.requires_grad_())
+    assert penalty(anchor, base, generator).tolist() == pytest.approx([0, 0], abs=1e-9)
+    found = penalty(anchor, sample, generator)
+    assert found.min() > 1e-3
+    (gradient,) = torch.autograd.grad(found.sum(), sample.images)
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
 
 
 def test_the_layout_is_free_of_colours_and_sees_what_moved(generator: DiffusersGenerator) -> None:

@@ -37,7 +37,9 @@ BUILT_IN: list[tuple[str, str, dict[str, Any]]] = [
     ("visual_prompts", "text", {"text": "snow here", "at": [0.5, 0.5]}),
     ("visual_prompts", "box", {"from": [0.1, 0.1], "to": [0.4, 0.5]}),
     ("anchors", "base_denoise", {}),
+    ("anchors", "base_answers", {"questions": ["Is the sky blue?", "Is there snow on the ground?"]}),
     ("anchors", "base_image", {"blur": 0.05}),
+    ("anchors", "base_image", {"norm": "l1"}),
     ("anchors", "base_layout", {}),
     ("scorers", "line_weight", {"target": 0.04}),
     ("scorers", "palette", {"colors": ["red", "blue"]}),
@@ -72,7 +74,12 @@ def findings(check: Callable[[], None]) -> tuple[str, ...]:
     ("kind", "name", "params"), BUILT_IN, ids=lambda value: value if isinstance(value, str) else ""
 )
 def test_built_in_plugins_conform(kind: str, name: str, params: Mapping[str, Any]) -> None:
-    check_plugin(kind, f"dualproc/{name}", params, **(extras(kind) if name in ("base_image", "base_layout") else {}))
+    check_plugin(
+        kind,
+        f"dualproc/{name}",
+        params,
+        **(extras(kind) if name.startswith("base_") and name != "base_denoise" else {}),
+    )
 
 
 def test_every_built_in_plugin_is_checked() -> None:

@@ -96,6 +96,9 @@ class Loop:
         self.anchors: list[tuple[float, Anchor]] = [
             (ref.weight, anchor) for ref, (_, anchor) in zip(used, self.built["anchors"], strict=True)
         ]
+        for _, anchor in self.anchors:
+            if hasattr(anchor, "judge"):
+                anchor.judge = evaluators.judge
         self.wanted = [question.wanted for question in task.questions]
 
     def at(self, values: Mapping[str, float]) -> Self:

@@ -42,6 +42,8 @@ def check_anchor(
     def checks(anchor: Any) -> Iterator[Iterator[str]]:
         source: Generator = generator or build("generators", PluginRef(type="dualproc/tiny"))
         source.prepare(prompts)
+        if hasattr(anchor, "judge"):
+            anchor.judge = build("judges", PluginRef(type="dualproc/tiny"))
         attach_lora(source)
         with torch.no_grad():
             drawn = source.sample(prompts, SEEDS[: len(prompts)])

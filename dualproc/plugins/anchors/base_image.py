@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, Field
 
@@ -14,6 +14,9 @@ from dualproc.types import Sample
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+SMOOTH = 0.01
+"""Differences far below this count as squares in `l1`, because a root has no gradient at 0."""
 
 
 def base_images(generator: Generator, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
@@ -28,6 +31,10 @@ class BaseImage:
     The penalty is the mean squared difference of the pixels, with both images blurred if `blur` is above 0. It keeps
     layout and colours, but every change that the task needs is penalised too. With a blur, changes of details that are
     finer than the blur cost nothing.
+
+    With `norm: l1`, it is the mean length of the difference (a group lasso over the three channels of a pixel): a
+    small change of many pixels costs as much as a large change of a few. So areas that the task does not need keep
+    their colours, and the others may change freely.
     """
 
     api_version: ClassVar[int] = 1
@@ -41,6 +48,10 @@ class BaseImage:
             le=0.25,
             description="Blur both images first; the standard deviation as a share of the image height, 0 for no blur.",
         )
+        norm: Literal["l2", "l1"] = Field(
+            "l2",
+            description="`l2`: squared difference. `l1`: length of the difference, which keeps changes to few areas.",
+        )
 
     def __init__(self, params: Params) -> None:
         self.params = params
@@ -48,7 +59,10 @@ class BaseImage:
     def penalty(
         self, sample: Sample, generator: Generator, prompts: Sequence[str], seeds: Sequence[int], rng: torch.Generator
     ) -> Tensor:
-        """[B] penalties >= 0: mean squared difference to the base images, with pixels in [0, 1]."""
+        """[B] penalties >= 0: mean difference to the base images, squared or not, with pixels in [0, 1]."""
         base = base_images(generator, prompts, seeds)
         # The blur is linear: blurring the difference equals the difference of the blurred images.
-        return blurred(sample.images - base, self.params.blur).square().flatten(1).mean(1)
+        squared = blurred(sample.images - base, self.params.blur).square().mean(1).flatten(1)
+        if self.params.norm == "l1":
+            return ((squared + SMOOTH**2).sqrt() - SMOOTH).mean(1)
+        return squared.mean(1)
