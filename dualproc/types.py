@@ -223,6 +223,9 @@ class Measurement:
     CIELAB. 0 for identical images."""
     side_effects: tuple[Score, ...] = ()
     """What the task does not ask for, by the spec's `evaluation.side_effects`."""
+    alike_diversity: Number = math.nan
+    """Of base images: the diversity of those pairs whose scores are as alike as those of the trained images, in all the
+    spec's scorers. The trained images' diversity as a share of it does not fall merely because the task is a place."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ def measurement(**changes: Any) -> Measurement:
     return Measurement(**({"scores": (score((0.02, 0.03, 0.04, 0.03)),), "judge": (0.2, 0.3, 0.4, 0.3),
                            "referee": (0.1, 0.2, 0.3, 0.2), "preserved": (0.9, 0.9, 0.9, 0.9),
                            "hack_meter": 0.03, "diversity": 0.2,
-                           "color_diversity": 20.0} | changes))  # fmt: skip
+                           "color_diversity": 20.0, "alike_diversity": 0.19} | changes))  # fmt: skip
 
 
 def evaluation(base: Measurement | None = None, **trained: Any) -> Evaluation:
@@ -45,7 +45,7 @@ def evaluation(base: Measurement | None = None, **trained: Any) -> Evaluation:
     )
     better = {"scores": (score((0.041, 0.042, 0.043, math.nan)),), "judge": (0.7, 0.7, 0.8, 0.8),
               "referee": (0.6, 0.7, 0.8, 0.7), "hack_meter": 0.033, "diversity": 0.19,
-              "color_diversity": 5.0}  # fmt: skip
+              "color_diversity": 5.0, "alike_diversity": math.nan}  # fmt: skip
     return Evaluation(prompts, (1, 2, 1, 2), base or measurement(), measurement(**(better | trained)))
 
 

@@ -25,6 +25,7 @@ def test_the_rows_have_every_number_once() -> None:
         "subjects kept": ("100%", "100%", "share of images with the referee's P above 0.5"),
         "hack meter": ("0.0300", "0.0330", "1.1x the base's"),
         "diversity": ("0.200", "0.190", "0.9x the base's"),
+        "diversity beyond the task": ("0.190", "0.190", "1.0x the base's"),
         "colour diversity": ("20.0", "5.00", "0.2x the base's"),
     }
 
@@ -68,7 +69,7 @@ def test_a_healthy_fit_gives_no_warning() -> None:
         ({"judge": (0.86, 0.86, 0.86, 0.86)}, "possible reward hacking"),  # 75% are on target
         ({"hack_meter": 0.046}, "hack meter is 1.5x"),
         ({"hack_meter": math.nan}, "could not be judged"),
-        ({"diversity": 0.09}, "45% of the base's diversity"),
+        ({"diversity": 0.09}, "47% of the diversity of base images that are as alike in the task"),
         ({"preserved": (0.9, 0.9, 0.9, 0.4)}, "100% are recognisable in base images, 75% now"),
     ],
 )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from run_examples import score
 
-from dualproc.engine.evaluate import color_diversity, diversity
+from dualproc.engine.evaluate import alike_diversity, color_diversity, diversity
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
 from dualproc.plugins.generators.presets import TINY
 from dualproc.plugins.scorers.kept import Kept
@@ -74,6 +76,27 @@ def test_colour_diversity_compares_colours_and_not_layout() -> None:
     assert color_diversity(pair, ["a", "a"]) == pytest.approx(100, abs=0.1)  # from black to white in CIELAB
     assert color_diversity(pair[:1].repeat(2, 1, 1, 1), ["a", "a"]) == 0
     assert math.isnan(color_diversity(pair, ["a", "b"]))
+
+
+def test_diversity_beyond_a_task_compares_with_base_images_that_are_as_alike_in_it() -> None:
+    """Of the base images, every second one is at the same place: these pairs are identical, the others are not."""
+    images = torch.stack([drawing(PLACES[i % 2]) for i in range(12)])
+    before = score(tuple(float(i % 2) for i in range(12)))
+    texts = ["a"] * 12
+    unlike = apart(drawing(PLACES[0]), drawing(PLACES[1]))
+    assert alike_diversity(images, texts, [before], [score((0.5,) * 11 + (0.6,))]) == pytest.approx(0, abs=1e-3)
+    any_place = score(tuple(3.0 * (i % 2) for i in range(12)))
+    assert alike_diversity(images, texts, [before], [any_place]) == pytest.approx(diversity(images, texts), rel=1e-3)
+    assert 0 < diversity(images, texts) < unlike
+    # no pair is as alike as the trained ones: the ten most alike
+    squares = score(tuple(float(i * i) for i in range(12)))
+    ten = sorted(itertools.combinations(range(12), 2), key=lambda pair: pair[1] ** 2 - pair[0] ** 2)[:10]
+    share = sum((i + j) % 2 for i, j in ten) / 10
+    nearest = alike_diversity(images, texts, [squares], [score((0.5,) * 12)])
+    assert nearest == pytest.approx(share * unlike, rel=1e-2)
+    assert math.isnan(alike_diversity(images, texts, [], []))
+    assert math.isnan(alike_diversity(images, texts, [before], [score((math.nan,) * 12)]))
+    assert math.isnan(alike_diversity(images[:4], texts[:4], [score((1.0,) * 4)], [score((1.0,) * 4)]))
 
 
 def test_unrelated_layouts_have_a_diversity_of_1() -> None:

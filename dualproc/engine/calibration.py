@@ -43,6 +43,7 @@ def merged(parts: Sequence[Part], spec: TaskSpec, places: Sequence[Mapping[str, 
         diversity=mean([part.diversity for part in measured]),
         color_diversity=mean([part.color_diversity for part in measured]),
         side_effects=scores([part.side_effects for part in measured]),
+        alike_diversity=mean([part.alike_diversity for part in measured]),
     )
     found = (_calibration(name, parts, spec, places, whole) for name in spec.sliders)
     return replace(whole, calibration=tuple(one for one in found if one is not None))

@@ -24,6 +24,8 @@ from .warned import speaking_as
 if TYPE_CHECKING:
     from torch import Tensor
 
+ALIKE = 10
+"""The least number of pairs of base images that are compared with the trained ones."""
 HACK_LEVEL = 0.3
 """The noise level of the hack meter; fixed, so that runs can be compared."""
 
@@ -130,9 +132,16 @@ def evaluate(
         for pair in drawn:
             some, own = [prompts[i] for i in pair.chosen], [seeds[i] for i in pair.chosen]
             base, trained = pair.base.images, pair.trained.images
-            for parts, one in ((base_parts, pair.base), (trained_parts, pair.trained)):
-                measured = _measured(pair.evaluators, one.images, some, own, base, one.answers)
-                parts.append((pair.chosen, replace(measured, hack_meter=one.hacked / len(pair.chosen))))
+            before, after = (
+                replace(
+                    _measured(pair.evaluators, one.images, some, own, base, one.answers),
+                    hack_meter=one.hacked / len(pair.chosen),
+                )
+                for one in (pair.base, pair.trained)
+            )
+            alike = alike_diversity(base, [prompt.text for prompt in some], before.scores, after.scores)
+            base_parts.append((pair.chosen, replace(before, alike_diversity=alike)))
+            trained_parts.append((pair.chosen, after))
             images.append(Images(base, trained, pair.evaluators.judge_view(trained)))
         strips = {name: _strip(loop, name, prompts[0], seeds[0], advance) for name in loop.spec.sliders}
     evaluation = Evaluation(
@@ -283,8 +292,39 @@ def color_diversity(images: Tensor, prompts: Sequence[str]) -> float:
     return _mean_of_pairs(color_map(images), prompts, lambda same: torch.cdist(same, same))
 
 
+def alike_diversity(images: Tensor, prompts: Sequence[str], before: Sequence[Score], after: Sequence[Score]) -> float:
+    """The `diversity` of base images [B, 3, H, W] that are as alike in the task itself as the trained ones.
+
+    A task that is a place lowers the diversity by definition: images with the same horizon are alike. So the trained
+    images are compared with those pairs of base images whose scores (`before`) differ at most as much as those of nine
+    in ten pairs of trained images (`after`), in every scorer; if these are fewer than `ALIKE`, with the most alike
+    pairs. nan without a scorer, or if a scorer has too few values.
+    """
+    import torch
+
+    def differences(scores: Sequence[Score]) -> Tensor:
+        """[scorers, pairs]; nan where an image has no value."""
+        each = (torch.tensor(score.values, dtype=torch.float64)[:, None] for score in scores)
+        return torch.stack([_pairs(values, prompts, lambda same: torch.cdist(same, same)) for values in each])
+
+    if not before:
+        return math.nan
+    limits = differences(after).nanquantile(0.9, dim=1, keepdim=True).clamp(min=1e-9)
+    unlike = (differences(before) / limits).amax(dim=0)  # at most 1: as alike as the trained images
+    layouts, known = _pairs(structure(images), prompts, lambda same: 1 - same @ same.T), unlike.isfinite()
+    unlike, order = unlike[known].sort(stable=True)
+    count = max(ALIKE, int((unlike <= 1).sum()))
+    return layouts[known][order[:count]].mean().item() if len(order) >= ALIKE else math.nan
+
+
 def _mean_of_pairs(vectors: Tensor, prompts: Sequence[str], differences: Callable[[Tensor], Tensor]) -> float:
     """The mean of `differences` [N, N] of N vectors, over all pairs of images of one prompt; nan without a pair."""
+    together = _pairs(vectors, prompts, differences)
+    return together.mean().item() if len(together) else math.nan
+
+
+def _pairs(vectors: Tensor, prompts: Sequence[str], differences: Callable[[Tensor], Tensor]) -> Tensor:
+    """[pairs]: `differences` [N, N] of N vectors, for all pairs of images of one prompt."""
     import torch
 
     found = []
@@ -292,8 +332,7 @@ def _mean_of_pairs(vectors: Tensor, prompts: Sequence[str], differences: Callabl
         same = vectors[[i for i, other in enumerate(prompts) if other == prompt]]
         first, second = torch.triu_indices(len(same), len(same), offset=1)
         found.append(differences(same)[first, second])
-    together = torch.cat(found)
-    return together.mean().item() if len(together) else float("nan")
+    return torch.cat(found)
 
 
 @without_cudnn_attention()

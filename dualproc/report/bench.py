@@ -29,14 +29,15 @@ TABLE_JSON, TABLE_MARKDOWN, GALLERY = f"{BENCH}.json", f"{BENCH}.md", "gallery.p
 """Files that `dp bench` writes beside the runs."""
 HEADINGS = (
     "task", "variant", "measured", "on target", "judge", "judge - on target", "referee", "kept", "diversity",
-    "hack meter", "seconds", "memory",
+    "beyond the task", "hack meter", "seconds", "memory",
 )  # fmt: skip
 LEGEND = (
     "`a -> b`: base generator -> trained generator, on the same held-out prompts and seeds. *measured*: the spec's "
     "first scorer, which takes no part in training, mean over the images; *on target*: the share of images within its "
     "accepted range. *judge*, *referee*: mean P(wanted answer); the judge trains, the referee does not. *judge - on "
     "target*, after training: far above 0, the judge accepts images that miss the target (reward hacking). *kept*: "
-    "share of images whose subject the referee recognises. *diversity*: as a share of the base's. *hack meter*: as a "
+    "share of images whose subject the referee recognises. *diversity*: as a share of the base's. *beyond the "
+    "task*: as a share of that of base images that are as alike in the task itself. *hack meter*: as a "
     "multiple of the base's. *seconds*: all training steps, without loading and evaluation. *memory*: peak main memory "
     "of the process, and peak GPU memory of its tensors."
 )
@@ -84,6 +85,8 @@ class Result:
     kept: Change
     """Shares of the images whose subject the referee recognises."""
     diversity: Change
+    beyond: float
+    """The trained generator's diversity as a share of `Measurement.alike_diversity`."""
     hack_meter: Change
     outcome: Outcome
     machine: str
@@ -126,6 +129,7 @@ TARGETS: Mapping[str, Callable[[Result], bool]] = {
     ON_TARGET: lambda result: result.on_target >= 0.9,
     "kept >= 95%": lambda result: result.kept.after >= 0.95,
     "diversity >= 90%": lambda result: ratio(result.diversity.after, result.diversity.before) >= 0.9,
+    "diversity beyond the task >= 90%": lambda result: result.beyond >= 0.9,
     "judge - on target <= 0.1": lambda result: result.excess <= 0.1,
     "training <= 60 s": lambda result: result.outcome.seconds <= 60,
 }
@@ -179,6 +183,7 @@ def result_of(evaluation: Evaluation, outcome: Outcome, machine: str) -> Result:
         referee=Change(mean(base.referee or ()), mean(trained.referee or ())),
         kept=Change(kept(base), kept(trained)),
         diversity=Change(base.diversity, trained.diversity),
+        beyond=ratio(trained.diversity, base.alike_diversity),
         hack_meter=Change(base.hack_meter, trained.hack_meter),
         outcome=outcome,
         machine=machine,
@@ -231,6 +236,7 @@ def cells(row: BenchRow, *seeds: BenchRow) -> tuple[str, ...]:
         _change([result.referee for result in results], number),
         _change([result.kept for result in results], percent),
         _single([diversity_share(result) for result in results], percent),
+        _single([result.beyond for result in results], percent),
         _single([ratio(result.hack_meter.after, result.hack_meter.before) for result in results], times),
         _single([outcome.seconds for outcome in outcomes], lambda s: f"{s:.0f}" if s >= 10 else f"{s:.1f}"),
         " + ".join(f"{peak / 1e9:.1f} GB" for peak in peaks if peak) or MISSING,

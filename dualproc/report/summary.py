@@ -90,10 +90,11 @@ def summary_rows(evaluation: Evaluation) -> list[Row]:
     for label, left, right in (
         (HACK_METER, base.hack_meter, trained.hack_meter),
         ("diversity", base.diversity, trained.diversity),
+        ("diversity beyond the task", base.alike_diversity, trained.diversity),
         ("colour diversity", base.color_diversity, trained.color_diversity),
     ):
-        if label.startswith("colour") and math.isnan(left) and math.isnan(right):
-            continue  # a run of an earlier version
+        if label not in (HACK_METER, "diversity") and math.isnan(left):
+            continue  # a run of an earlier version, or too few images
         change = ratio(right, left)
         note = f"{times(change)} the base's" if math.isfinite(change) else ""
         if evaluation.asked and math.isnan(left) and label != HACK_METER:
@@ -274,9 +275,11 @@ def alarms(evaluation: Evaluation, notes: Sequence[str] = ()) -> list[str]:
             f"The hack meter is {times(change)} the base's: the base would not draw such images (reward hacking). "
             "Raise the anchor's weight, or train fewer steps."
         )
-    left = ratio(trained.diversity, base.diversity)
+    alike = math.isfinite(base.alike_diversity)  # else a run of an earlier version, or too few images
+    left = ratio(trained.diversity, base.alike_diversity if alike else base.diversity)
     if left < DIVERSITY_LIMIT:
-        found.append(f"Images of different seeds have become similar: {percent(left)} of the base's diversity is left.")
+        whole = "the diversity of base images that are as alike in the task" if alike else "the base's diversity"
+        found.append(f"Images of different seeds have become similar: {percent(left)} of {whole} is left.")
     if kept(base) - kept(trained) > LOST_LIMIT:
         found.append(
             f"Subjects were lost: {percent(kept(base))} are recognisable in base images, {percent(kept(trained))} now."
