@@ -95,6 +95,7 @@ def test_diversity_beyond_a_task_compares_with_base_images_that_are_as_alike_in_
     nearest = alike_diversity(images, texts, [squares], [score((0.5,) * 12)])
     assert nearest == pytest.approx(share * unlike, rel=1e-2)
     assert math.isnan(alike_diversity(images, texts, [], []))
+    assert math.isnan(alike_diversity(images[:2], ["a", "b"], [score((1.0, 2.0))], [score((1.0, 1.0))]))
     assert math.isnan(alike_diversity(images, texts, [before], [score((math.nan,) * 12)]))
     assert math.isnan(alike_diversity(images[:4], texts[:4], [score((1.0,) * 4)], [score((1.0,) * 4)]))
 

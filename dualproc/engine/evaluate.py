@@ -307,7 +307,7 @@ def alike_diversity(images: Tensor, prompts: Sequence[str], before: Sequence[Sco
         each = (torch.tensor(score.values, dtype=torch.float64)[:, None] for score in scores)
         return torch.stack([_pairs(values, prompts, lambda same: torch.cdist(same, same)) for values in each])
 
-    if not before:
+    if not before or len(set(prompts)) == len(prompts):
         return math.nan
     limits = differences(after).nanquantile(0.9, dim=1, keepdim=True).clamp(min=1e-9)
     unlike = (differences(before) / limits).amax(dim=0)  # at most 1: as alike as the trained images
