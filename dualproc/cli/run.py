@@ -12,7 +12,7 @@ from dualproc.wording import command, plural
 
 from .arguments import EveryVariant, File, Overrides, given_folder
 from .memory import Fit, gpus, settings_that_fit, share
-from .output import print_table, print_warning, say
+from .output import outlive_output, print_table, print_warning, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,6 +122,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     from .loading import loaded_models
     from .progress import FitBars, quiet
 
+    outlive_output()
     quiet()
     reset_peak_gpu_memory()
     trackers.check(spec.train.trackers)  # before the models are loaded

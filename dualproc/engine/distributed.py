@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from dualproc.errors import DualprocError, RunError
 from dualproc.kit.devices import first_gpu
+from dualproc.run.files import keep_aside
 
 if TYPE_CHECKING:
     import torch.distributed
@@ -191,9 +191,6 @@ def _said(error: Exception) -> tuple[str, str | None]:
     """Message and hint for the first process, which prints them; the traceback goes to a temporary file."""
     if isinstance(error, DualprocError):
         return error.message, error.hint
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="dp-", suffix="-traceback.txt", delete=False, encoding="utf-8"
-    ) as file:
-        file.write("".join(traceback.format_exception(error)))
+    file = keep_aside("".join(traceback.format_exception(error)), "traceback.txt")
     cause = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-    return cause, f"fix the cause, then continue with `resume=True` (traceback: {file.name})"
+    return cause, f"fix the cause, then continue with `resume=True` (traceback: {file})"
