@@ -39,6 +39,7 @@ from dualproc.cli.output import with_options
 from dualproc.cli.processes import Job, TrainingProcess
 from dualproc.cli.specs import copies
 from dualproc.engine.evaluators import Evaluators
+from dualproc.engine.failures import plugin_failure
 from dualproc.engine.fit import _interruptible
 from dualproc.engine.lora import attach
 from dualproc.engine.lora_files import LoraSum, start_from
@@ -967,14 +968,32 @@ def test_a_copy_of_a_spec_that_was_ended_is_completed(capsys: Capture, tmp_path:
     assert dp(capsys, *copy)[0] == 0
 
 
-def test_a_plugin_that_fails_is_named_without_a_folder_for_temporary_files(
-    capsys: Capture, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_failure_is_named_without_a_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from PIL import Image
-
-    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
-    break_plugin(monkeypatch, "scorer 1 boom")
+    """Its traceback cannot be kept: the message matters more."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
-    err = refused(capsys, "score", tmp_path / "a.png", "--spec", small)
-    assert "scorer 'small'" in err
-    assert "traceback: not written: No such file or directory" in err
+    error = plugin_failure(MemoryError("no room"))
+    assert error is not None
+    assert "no room" in error.message
+    assert "traceback: not written: No such file or directory" in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"RANK": "x"},
+        {"WORLD_SIZE": "y"},
+        {"RANK": "2"},
+        {"RANK": "0", "MASTER_PORT": ""},
+        {"RANK": "0", "MASTER_PORT": "x"},
+    ],
+)
+def test_an_environment_that_no_launcher_made_is_one_message(
+    capsys: Capture, small: Path, monkeypatch: pytest.MonkeyPatch, rest: dict[str, str]
+) -> None:
+    """Variables that a container or an earlier job left behind; the message is not swallowed as that of a follower."""
+    known = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} | rest
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    assert "unset RANK WORLD_SIZE" in refused(capsys, "run", small)

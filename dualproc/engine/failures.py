@@ -63,7 +63,9 @@ def plugin_failure(error: BaseException) -> DualprocError | None:
     if owner is None and not is_out_of_memory(error):
         return None
     remedy = LESS_MEMORY if is_out_of_memory(error) else "report this to the plugin's author"
-    return DualprocError(_what_was_raised(owner, error), hint=f"{remedy} (traceback: {keep_aside(_traceback(error), TRACEBACK)})")
+    return DualprocError(
+        _what_was_raised(owner, error), hint=f"{remedy} (traceback: {keep_aside(_traceback(error), TRACEBACK)})"
+    )
 
 
 def _traceback(error: BaseException) -> str:
