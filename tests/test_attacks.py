@@ -950,6 +950,16 @@ def test_a_second_bench_in_the_same_folder_is_refused(
     assert sorted(file.name for file in out.iterdir()) == [LOCK, "linked", "other"]
 
 
+def test_what_a_killed_process_left_is_deleted_when_the_run_is_written_again(tmp_path: Path) -> None:
+    run = RunFolder(finished(tmp_path / "run"))
+    left = [run.path / ".aside-7-evaluation.json", run.samples / ".aside-7-before_after.png"]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("half")
+    with run.writing():
+        assert not any(file.exists() for file in left)
+
+
 def test_a_fit_whose_log_was_deleted_has_a_reason(small: Path, tmp_path: Path) -> None:
     job = Job("no-such.yaml", None, (), load_spec(small), tmp_path / "runs" / "run")
     fit = TrainingProcess(job, threads=1)

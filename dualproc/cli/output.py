@@ -48,7 +48,7 @@ def stdout_for_the_result(active: bool = True) -> Iterator[None]:
 class _Lossy(io.FileIO):
     """A stream that may break: its reader has ended, its terminal is closed, its disk is full. Then it drops text."""
 
-    def write(self, data: Any) -> int | None:
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError:
