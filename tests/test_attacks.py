@@ -10,6 +10,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -19,6 +21,7 @@ import pytest
 import torch
 from bench_examples import finished, outcome
 from conftest import FAKE_PLUGINS
+from filelock import FileLock
 from found_images import dp
 from markdown_it import MarkdownIt
 from run_examples import SPEC, evaluation, measurement, record, score
@@ -31,9 +34,12 @@ import dualproc
 from dualproc import Engine, load_spec, wording
 from dualproc.__main__ import main as dualproc_main
 from dualproc.cli import _options, main
+from dualproc.cli.bench_jobs import alone
 from dualproc.cli.output import with_options
 from dualproc.cli.processes import Job, TrainingProcess
+from dualproc.cli.specs import copies
 from dualproc.engine.evaluators import Evaluators
+from dualproc.engine.failures import plugin_failure
 from dualproc.engine.fit import _interruptible
 from dualproc.engine.lora import attach
 from dualproc.engine.lora_files import LoraSum, start_from
@@ -46,9 +52,9 @@ from dualproc.report.bench import is_finished
 from dualproc.resolve import build
 from dualproc.run import RunFolder, portable
 from dualproc.run.folder import _OURS, METRICS, RESOLVED, WEIGHTS
-from dualproc.run.lock import LOCK, FolderLock, refuse_locked
+from dualproc.run.lock import HOLDER, LOCK, FolderLock, refuse_locked
 from dualproc.run.lora_file import read_lora, write_lora
-from dualproc.spec import Lora, PluginRef
+from dualproc.spec import Lora, PluginRef, shipped_specs
 from dualproc.spec.fields import RUN_FOLDERS
 from dualproc.types import StepRecord
 from dualproc.wording import cause, printable
@@ -855,3 +861,149 @@ def test_a_fit_whose_bench_is_gone_ends_after_its_step(
 
 def test_commands_are_quoted_for_a_shell() -> None:
     assert wording.command("dp", "generate", "my run", "an owl$(touch a)") == "dp generate 'my run' 'an owl$(touch a)'"
+
+
+# --- output that is gone
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes streams with a shell")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_is_not_a_file_that_is_opened_later(tmp_path: Path, closed: str) -> None:
+    """`dp ... >&-`: else a library's message would be written into a file of the run, and `sys.stdout` be None."""
+    code = (
+        "import sys, dualproc.cli\n"
+        "from dualproc.__main__ import main\n"
+        "def command():\n"
+        "    sys.stdin.read(0), sys.stdout.isatty(), sys.stderr.isatty()\n"
+        "    with open(sys.argv[1], 'w') as file:\n"
+        "        file.write(str(file.fileno()))\n"
+        "dualproc.cli.main = command\n"
+        "main()"
+    )
+    shell = ["sh", "-c", f'exec "$0" -c "$1" "$2" {closed}', sys.executable, code, str(tmp_path / "number")]
+    assert subprocess.run(shell, stdin=subprocess.DEVNULL, timeout=60, check=False).returncode == 0
+    assert int((tmp_path / "number").read_text()) > 2
+
+
+@pytest.mark.parametrize("gone", ["reader", "disk"])
+@pytest.mark.parametrize("command", ["run", "score", "bench"])
+def test_a_fit_outlives_its_output(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str, command: str
+) -> None:
+    """Ctrl+C in `dp run ... | tee log` ends `tee` first; the disk of a log may be full."""
+    if gone == "disk" and not Path("/dev/full").exists():
+        pytest.skip("needs a device that is always full")
+    run = tmp_path / "runs" / "small"
+    if command != "run":  # a bench of a finished run prints its table
+        Engine(load_spec(small)).fit(run)
+    if command == "score":
+        (run / "evaluation.json").unlink()
+    for name in ("stdout", "stderr"):
+        reader, writer = os.pipe()
+        os.close(reader)
+        stream = open("/dev/full" if gone == "disk" else writer, "w")  # noqa: SIM115 (open until the test ends)
+        for one in (name, f"__{name}__"):
+            monkeypatch.setattr(sys, one, stream)
+    words = {"run": [small, "--out", run], "score": [run], "bench": [small, "--out", tmp_path / "runs"]}[command]
+    with pytest.raises(SystemExit) as end:
+        main([command, *map(str, words)])
+    assert end.value.code in (0, None)
+    assert (run / WEIGHTS).exists()
+    assert (run / "evaluation.json").exists()
+    assert command != "bench" or (tmp_path / "runs" / "side_effects.md").exists()
+
+
+# --- several commands at once
+
+
+def test_a_look_at_the_lock_does_not_refuse_a_run(tmp_path: Path) -> None:
+    """`dp ui` and `dp bench` take the lock for a moment, to see whether it is free."""
+    FolderLock(tmp_path).release()
+    look = FileLock(tmp_path / LOCK, thread_local=False)
+    look.acquire(blocking=False)
+    ended = threading.Timer(0.05, look.release)
+    ended.start()
+    FolderLock(tmp_path).release()
+    ended.join()
+
+
+def test_a_lock_whose_holder_has_just_ended_is_one_message(tmp_path: Path) -> None:
+    with FileLock(tmp_path / LOCK, thread_local=False):
+        (tmp_path / HOLDER).write_bytes(b"\xff")
+        with pytest.raises(RunError, match=r"is in use by another run\n"):
+            refuse_locked(tmp_path)
+
+
+@pytest.mark.parametrize("command", [["bench", "SPEC"], ["sweep", "SPEC", "--grid", "train.lr=1e-4"]])
+def test_a_second_bench_in_the_same_folder_is_refused(
+    capsys: Capture, small: Path, tmp_path: Path, command: list[str]
+) -> None:
+    """Both would write the same table and logs; with --overwrite, one deletes what the other has finished."""
+    out = tmp_path / "out"
+    (tmp_path / "elsewhere").mkdir()
+    (out / "other").mkdir(parents=True)
+    (out / "linked").symlink_to(tmp_path / "elsewhere")  # runs on another disk are no reason to refuse
+    words = [str(small) if word == "SPEC" else word for word in command]
+    with alone(out):
+        assert "in use by another run" in refused(capsys, *words, "--out", out)
+        assert "in use by another run" in refused(capsys, *words, "--out", out, "--overwrite")
+    assert sorted(file.name for file in out.iterdir()) == [LOCK, "linked", "other"]
+
+
+def test_what_a_killed_process_left_is_deleted_when_the_run_is_written_again(tmp_path: Path) -> None:
+    run = RunFolder(finished(tmp_path / "run"))
+    left = [run.path / ".aside-7-evaluation.json", run.samples / ".aside-7-before_after.png"]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("half")
+    with run.writing():
+        assert not any(file.exists() for file in left)
+
+
+def test_a_fit_whose_log_was_deleted_has_a_reason(small: Path, tmp_path: Path) -> None:
+    job = Job("no-such.yaml", None, (), load_spec(small), tmp_path / "runs" / "run")
+    fit = TrainingProcess(job, threads=1)
+    shutil.rmtree(tmp_path / "runs")
+    assert fit.failure() == "exit code 2"
+
+
+def test_a_copy_of_a_spec_that_was_ended_is_completed(capsys: Capture, tmp_path: Path) -> None:
+    """The spec itself is written last, because a file of its name is never replaced."""
+    name = next(name for name, file in shipped_specs().items() if len(copies(name, file, tmp_path / "a.yaml")) > 1)
+    copy = ["specs", "copy", name, tmp_path / "a.yaml"]
+    code, out, _ = dp(capsys, *copy)
+    written = re.findall("^wrote (.+)$", out, re.MULTILINE)
+    assert (code, written[-1]) == (0, str(tmp_path / "a.yaml"))
+    Path(written[-1]).unlink()
+    assert dp(capsys, *copy)[0] == 0
+
+
+def test_a_failure_is_named_without_a_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its traceback cannot be kept: the message matters more."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    error = plugin_failure(MemoryError("no room"))
+    assert error is not None
+    assert "no room" in error.message
+    assert "traceback: not written: No such file or directory" in str(error.hint)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        {"RANK": "x"},
+        {"WORLD_SIZE": "y"},
+        {"RANK": "2"},
+        {"RANK": "0", "MASTER_PORT": ""},
+        {"RANK": "0", "MASTER_PORT": "x"},
+    ],
+)
+def test_an_environment_that_no_launcher_made_is_one_message(
+    capsys: Capture, small: Path, monkeypatch: pytest.MonkeyPatch, rest: dict[str, str]
+) -> None:
+    """Variables that a container or an earlier job left behind; the message is not swallowed as that of a follower."""
+    known = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} | rest
+    for name, value in known.items():
+        monkeypatch.setenv(name, value)
+    assert "unset RANK WORLD_SIZE" in refused(capsys, "run", small)

@@ -190,3 +190,17 @@ def test_unreachable_hub_and_unfinished_runs_are_one_message(
     code, _, err = dp(capsys, "push", run.path, "me/lora")
     assert code == 2
     assert "is not finished" in err
+
+
+def test_a_run_that_is_written_is_not_uploaded_and_neither_is_what_a_killed_process_left(
+    hub: type[Hub], run: RunFolder
+) -> None:
+    left = run.samples / ".aside-7-before_after.png"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"half an image")
+    with RunFolder(run.path).writing(), pytest.raises(RunError, match="in use by another run"):
+        publish(run, "me/lora")
+    assert not hub.files
+    publish(run, "me/lora")
+    assert hub.files
+    assert not [name for name in hub.files if ".aside-" in name]

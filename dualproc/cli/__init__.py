@@ -111,7 +111,7 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
     Errors in the user's input and in plugins print one message to stderr, without a traceback, and exit with code 2.
     With `error_file`, the message is also written to that file, where `dp bench` reads it.
     """
-    if os.environ.get("RANK", "0") != "0" and "MASTER_ADDR" in os.environ:  # the first process of a fit prints
+    if _follows():
         sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     try:
         app(arguments, prog_name="dp")
@@ -124,6 +124,13 @@ def main(arguments: Sequence[str] | None = None, *, error_file: str | None = Non
             with suppress(OSError):
                 Path(error_file).write_text(with_options(failure, offered), encoding="utf-8")
         sys.exit(2)
+
+
+def _follows() -> bool:
+    """Whether this is one of several processes of a fit, and not the first, which prints for all of them."""
+    rank, count = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    numbers = rank.isdecimal() and count.isdecimal() and "MASTER_ADDR" in os.environ
+    return numbers and 0 < int(rank) < int(count)
 
 
 def _options(arguments: Sequence[str]) -> set[str]:

@@ -59,15 +59,16 @@ def bench(
     dp bench specs/ --seeds 3                              three fits per variant: mean and range
     dp bench specs/ --ray auto                             on the Ray cluster of this machine, see docs/scale.md
     """
-    from .bench_jobs import Results, make_way, plan_jobs, run_and_show
+    from .bench_jobs import Results, alone, make_way, plan_jobs, run_and_show
 
     refuse_jobs_on_ray(jobs, ray)
     given = tuple(paths or DEFAULT_PATHS)
     folder = given_folder(out)
     planned = plan_jobs(given, tuple(overrides or ()), variant, folder, seeds=seeds)
-    make_way(planned, overwrite=overwrite)
     table = Results(folder, planned, _command(given, overrides or (), variant, out, jobs, seeds, ray))
-    run_and_show(table, jobs, ray=ray)
+    with alone(folder):
+        make_way(planned, overwrite=overwrite)
+        run_and_show(table, jobs, ray=ray)
 
 
 def _command(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +19,13 @@ from dualproc.report import bench, side_effects
 from dualproc.report.gallery import strip_of, write_gallery
 from dualproc.resolve import read_checked, toy_mix
 from dualproc.run import RunFolder, portable
-from dualproc.run.files import as_run_error, write_atomically
-from dualproc.run.lock import refuse_locked
+from dualproc.run.files import as_run_error, make_folder, write_atomically
+from dualproc.run.lock import FolderLock, refuse_locked
 from dualproc.spec import locate
 from dualproc.spec.files import SUFFIXES
 from dualproc.wording import command, plural, printable
 
-from .output import print_warning, say
+from .output import outlive_output, print_warning, say
 from .processes import Job, RunningJob, TrainingProcess, interrupts, threads_each
 from .progress import Bars, BenchBars
 
@@ -124,6 +125,21 @@ def _refuse_duplicates(planned: Sequence[Job]) -> None:
             )
 
 
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """Within, no other bench or sweep writes into this folder: they would replace each other's table and logs.
+
+    Raises RunError if one does, or if the folder cannot be written.
+    """
+    new = not out.exists()
+    make_folder(out)
+    lock = FolderLock(out, links=True)
+    try:
+        yield
+    finally:
+        lock.release(undo=new)
+
+
 def make_way(planned: Sequence[Job], *, overwrite: bool) -> None:
     """With `overwrite`, delete earlier runs. Raises RunError with all runs that can neither be started nor resumed."""
     for job in planned:
@@ -149,6 +165,7 @@ def run_and_show(table: Results, at_a_time: int, *, ray: str | None = None) -> N
 
     With `ray`, the address of a Ray cluster, as many at a time as it has room for.
     """
+    outlive_output()
     for job in table.planned:
         table.take_earlier(job)
     if ray is None:

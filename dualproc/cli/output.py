@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from typing import Any
 
 import typer
@@ -42,6 +43,32 @@ def stdout_for_the_result(active: bool = True) -> Iterator[None]:
     finally:
         os.dup2(ours, 1)
         os.close(ours)
+
+
+class _Lossy(io.FileIO):
+    """A stream that may break: its reader has ended, its terminal is closed, its disk is full. Then it drops text."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def outlive_output() -> None:
+    """From now on, the command goes on where its output cannot be printed: a fit is worth more than its messages.
+
+    For example after Ctrl+C in `dp run ... | tee log`, which ends `tee` first.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__") or not isinstance(stream, io.TextIOWrapper):
+            continue  # replaced: by a test, or in the second process of a fit
+        with suppress(OSError):
+            stream.flush()
+        raw = io.BufferedWriter(_Lossy(stream.fileno(), "w", closefd=False))
+        lossy = io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=stream.line_buffering)
+        setattr(sys, name, lossy)
 
 
 def with_options(error: DualprocError, offered: Collection[str] = tuple(_OPTIONS.values())) -> str:

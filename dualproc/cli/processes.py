@@ -10,11 +10,12 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from dualproc.errors import RunError
 from dualproc.kit.files import read
 from dualproc.report.bench import BenchRow, Result
 from dualproc.run import RunFolder
@@ -153,10 +154,12 @@ class TrainingProcess(subprocess.Popen[bytes], RunningJob):
             return f"ended by signal {signal.Signals(-code).name}{cause}"
         if code == 130:
             return "interrupted from outside; the next `dp bench` resumes it"
-        if code == 2 and self.job.error_file.is_file():
-            return read_text(self.job.error_file).strip()
-        text = read(self.job.log).decode("utf-8", errors="replace")
-        return next((line for line in reversed(text.splitlines()) if line.strip()), f"exit code {code}")
+        text = f"exit code {code}"
+        with suppress(OSError, RunError):  # deleted in the meantime, with the folder around them
+            if code == 2 and self.job.error_file.is_file():
+                return read_text(self.job.error_file).strip()
+            text = read(self.job.log).decode("utf-8", errors="replace").strip() or text
+        return text.splitlines()[-1]
 
 
 def run_job() -> None:

@@ -12,7 +12,7 @@ from dualproc.wording import command, plural
 
 from .arguments import EveryVariant, File, Overrides, given_folder
 from .memory import Fit, gpus, settings_that_fit, share
-from .output import print_table, print_warning, say
+from .output import outlive_output, print_progress, print_table, print_warning, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,7 +65,7 @@ def run(
     dp run line_weight --variant thin --set train.lora.init=runs/line_weight/thick
     torchrun --nproc-per-node 4 -m dualproc run line_weight      one fit in several processes, see docs/scale.md
     """
-    from dualproc.engine.distributed import processes
+    from dualproc.engine.distributed import launched, processes
     from dualproc.kit.files import read as read_file
     from dualproc.report.bench import is_finished
     from dualproc.resolve import read_checked
@@ -80,6 +80,8 @@ def run(
         for spec, folder in zip(specs, targets, strict=True):
             RunFolder.refuse(folder, portable(spec, folder).text, resume=resume, overwrite=overwrite)
 
+    if (count := launched()) > 1:
+        print_progress(f"waiting for all {count} processes of this fit")
     others = processes()  # of the same fit, where a launcher started several
 
     def settings() -> list[str]:
@@ -122,6 +124,7 @@ def _fit_one(spec: TaskSpec, text: str, out: Path, *, resume: bool, overwrite: b
     from .loading import loaded_models
     from .progress import FitBars, quiet
 
+    outlive_output()
     quiet()
     reset_peak_gpu_memory()
     trackers.check(spec.train.trackers)  # before the models are loaded

@@ -24,7 +24,7 @@ from .arguments import (
     named_values,
     one_place,
 )
-from .output import print_table, print_warning, say, stdout_for_the_result
+from .output import outlive_output, print_table, print_warning, say, stdout_for_the_result
 from .run import print_evaluation
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ def _score_run(places: Sequence[str], overrides: Sequence[str]) -> None:
     refuse_locked(Path(places[0]))  # before the models are loaded
     from .progress import FitBars, quiet
 
+    outlive_output()
     quiet()
     from dualproc.engine.fit import finish
     from dualproc.engine.reload import load_engine

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dualproc.errors import DualprocError
+from dualproc.errors import DualprocError, RunError
 from dualproc.wording import nearest
 
 from .arguments import given_path
@@ -49,6 +49,7 @@ def copy(
     dp specs copy line_weight
     dp specs copy real/composition mine/composition.yaml
     """
+    from dualproc.run.files import make_folder, write_atomically
     from dualproc.spec import shipped_specs
 
     shipped = shipped_specs()
@@ -63,14 +64,12 @@ def copy(
         for path, data in files.items():
             if path.exists() and (path == target or not path.is_file() or path.read_bytes() != data):
                 raise DualprocError(f"{path} exists already", hint=another)
-        for path, data in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                path.write_bytes(data)
-            except OSError:  # on a full disk: half a file would be found there next time
-                path.unlink(missing_ok=True)
-                raise
+        for path, data in reversed(files.items()):  # the spec last: the same command completes a copy that was ended
+            make_folder(path.parent)
+            write_atomically(path, data)
             say(f"wrote {path}")
+    except RunError as error:
+        raise DualprocError(error.message, hint=another) from error
     except OSError as error:
         raise DualprocError(f"cannot write {error.filename or target}: {error.strerror}", hint=another) from error
     say("\nnext:", bold=True)

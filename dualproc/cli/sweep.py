@@ -51,7 +51,7 @@ def sweep(
     dp sweep line_weight --grid train.batch=4,8 --set train.steps=50 --out runs/batch
     dp sweep horizon --grid train.seed=0..9 --ray auto     on the Ray cluster of this machine, see docs/scale.md
     """
-    from .bench_jobs import make_way, run_and_show
+    from .bench_jobs import alone, make_way, run_and_show
     from .sweep_jobs import SweepResults, check_criterion, plan_sweep
 
     refuse_jobs_on_ray(jobs, ray)
@@ -59,7 +59,6 @@ def sweep(
     planned = plan_sweep(file, grid, tuple(overrides or ()), variant, folder)
     if by is not None:
         check_criterion(by, planned)
-    make_way(planned, overwrite=overwrite)
     words = ["dp", "sweep", file, *(word for one in grid for word in ("--grid", one))]
     words += ["--by", by] if by else []
     words += [word for override in overrides or () for word in ("--set", override)]
@@ -67,4 +66,6 @@ def sweep(
     words += ["--out", out] if out != DEFAULT_OUT else []
     words += ["--jobs", str(jobs)] if jobs != 1 else []
     words += ["--ray", ray] if ray else []
-    run_and_show(SweepResults(folder, planned, command(*words), name="sweep", by=by), jobs, ray=ray)
+    with alone(folder):
+        make_way(planned, overwrite=overwrite)
+        run_and_show(SweepResults(folder, planned, command(*words), name="sweep", by=by), jobs, ray=ray)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from dualproc.errors import DualprocError, RunError
 from dualproc.kit.devices import first_gpu
+from dualproc.run.files import keep_aside
+from dualproc.wording import cause
 
 if TYPE_CHECKING:
     import torch.distributed
@@ -157,17 +158,44 @@ class Processes:
             raise RunError("another process of this fit has ended", hint=hint) from error
 
 
+def launched() -> int:
+    """The number of processes that a launcher has started, as the environment says; 1 without a launcher.
+
+    Raises DualprocError if what it says is not of one of several processes.
+    """
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
+        return 1
+    rank, count, port = (os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    numbers = rank.isdecimal() and count.isdecimal() and port.isdecimal()
+    if not numbers or int(rank) >= int(count):
+        raise DualprocError(
+            f"expected the environment of a launcher, got RANK={rank} WORLD_SIZE={count} MASTER_PORT={port}",
+            hint="for a fit in several processes, use torchrun; otherwise `unset RANK WORLD_SIZE`",
+        )
+    return int(count)
+
+
 @functools.cache
 def processes() -> Processes:
-    """The processes that a launcher started, connected by the first call; a single one without a launcher."""
-    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys() or os.environ["WORLD_SIZE"] == "1":
+    """The processes that a launcher started, connected by the first call; a single one without a launcher.
+
+    Raises DualprocError as `launched` does, and if the others cannot be reached.
+    """
+    if launched() == 1:
         return Processes()
     import torch
 
     if torch.cuda.is_available():
         torch.cuda.set_device(first_gpu()[0])
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group(timeout=_WAIT)  # gloo between CPUs, NCCL between GPUs
+        try:
+            torch.distributed.init_process_group(timeout=_WAIT)  # gloo between CPUs, NCCL between GPUs
+        except (RuntimeError, ValueError) as error:
+            first = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            hint = "start the fit with torchrun; for a fit in one process, `unset RANK WORLD_SIZE`"
+            raise DualprocError(
+                f"cannot connect to the processes of this fit at {first}: {cause(error)}", hint=hint
+            ) from error
     return Processes(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
 
@@ -191,9 +219,6 @@ def _said(error: Exception) -> tuple[str, str | None]:
     """Message and hint for the first process, which prints them; the traceback goes to a temporary file."""
     if isinstance(error, DualprocError):
         return error.message, error.hint
-    with tempfile.NamedTemporaryFile(
-        "w", prefix="dp-", suffix="-traceback.txt", delete=False, encoding="utf-8"
-    ) as file:
-        file.write("".join(traceback.format_exception(error)))
-    cause = " ".join(f"{type(error).__name__}: {error}".split())[:400]
-    return cause, f"fix the cause, then continue with `resume=True` (traceback: {file.name})"
+    file = keep_aside("".join(traceback.format_exception(error)), "traceback.txt")
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:400]
+    return said, f"fix the cause, then continue with `resume=True` (traceback: {file})"

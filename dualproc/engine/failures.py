@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +12,7 @@ from dualproc import registry
 from dualproc.errors import LESS_MEMORY, DualprocError, RunError, is_out_of_memory
 from dualproc.protocols import KINDS
 from dualproc.run import RunFolder
+from dualproc.run.files import keep_aside
 from dualproc.run.folder import TRACEBACK
 from dualproc.spec import PluginRef
 from dualproc.wording import cause, printable
@@ -62,10 +62,10 @@ def plugin_failure(error: BaseException) -> DualprocError | None:
     owner = next((found for one in _selves(error) if (found := classes.get(registry.target_of(type(one))))), None)
     if owner is None and not is_out_of_memory(error):
         return None
-    with tempfile.NamedTemporaryFile("w", prefix="dp-", suffix=f"-{TRACEBACK}", delete=False, encoding="utf-8") as file:
-        file.write(_traceback(error))
     remedy = LESS_MEMORY if is_out_of_memory(error) else "report this to the plugin's author"
-    return DualprocError(_what_was_raised(owner, error), hint=f"{remedy} (traceback: {file.name})")
+    return DualprocError(
+        _what_was_raised(owner, error), hint=f"{remedy} (traceback: {keep_aside(_traceback(error), TRACEBACK)})"
+    )
 
 
 def _traceback(error: BaseException) -> str:

@@ -9,9 +9,10 @@ import yaml
 
 from dualproc.errors import DualprocError, RunError
 from dualproc.kit.hub import LOGIN
-from dualproc.run.files import read_text
+from dualproc.run.files import ASIDE, read_text
 from dualproc.run.folder import CARD, COMFYUI, EVALUATION, RESOLVED, SAMPLES, SLIDERS, WEIGHTS, RunFolder
 from dualproc.run.inputs import INPUTS
+from dualproc.run.lock import refuse_locked
 from dualproc.run.resolved import leaves
 from dualproc.spec.paths import MODELS
 from dualproc.wording import command
@@ -57,11 +58,12 @@ def publish(run: RunFolder, repo: str, *, private: bool = True, api: HfApi | Non
     """Upload a finished run to the model repository `repo`, made if it does not exist; returns the page's address.
 
     `repo` is `OWNER/NAME`, or `NAME` for the owner of the token. Files of the same names are replaced. `private`
-    concerns a new repository only. Raises DualprocError if the hub refuses or cannot be reached, RunError if the model
-    card is damaged, or a file of the run is a link: what it points to may be private.
+    concerns a new repository only. Raises DualprocError if the hub refuses or cannot be reached, RunError if another
+    process writes the run, the model card is damaged, or a file of the run is a link: what it points to may be private.
     """
     from huggingface_hub import HfApi
 
+    refuse_locked(run.path)  # its files would be of two evaluations
     metadata(run)
     if link := next((path for path in sorted(run.path.rglob("*")) if path.is_symlink()), None):
         raise RunError(f"{link} is a link, and what it points to would be published", hint="replace it by a file")
@@ -78,6 +80,7 @@ def publish(run: RunFolder, repo: str, *, private: bool = True, api: HfApi | Non
             repo_id=page.repo_id,
             folder_path=run.path,
             allow_patterns=list(UPLOADED),
+            ignore_patterns=[f"*{ASIDE}*"],  # what a killed process left
             commit_message=f"LoRA, model card and samples of {run.path.resolve().name}",
         )
     except Exception as error:  # of the hub's library, of its HTTP library, or of the network

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -125,6 +126,18 @@ def remove(path: Path) -> None:
             remove(aside)
             path = path.rename(aside)
         shutil.rmtree(path)
+
+
+def keep_aside(text: str, ending: str) -> str:
+    """The name of a temporary file with this text, `dp-...-{ending}`; if it cannot be written, the reason instead."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="dp-", suffix=f"-{ending}", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(text)
+    except OSError as error:  # a full disk, or no folder for temporary files: the message that names it matters more
+        return f"not written: {error.strerror or error}"
+    return file.name
 
 
 def sweep(folder: Path) -> None:

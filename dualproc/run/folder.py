@@ -195,6 +195,7 @@ class RunFolder:
             return
         self._lock = FolderLock(self.path)
         with self:
+            self._sweep()
             yield
 
     def __enter__(self) -> RunFolder:
@@ -331,9 +332,13 @@ class RunFolder:
 
     # --- starting ---------------------------------------------------------------------------------------------
 
-    def _make_room(self, *, resume: bool, overwrite: bool) -> None:
+    def _sweep(self) -> None:
+        """Delete what killed processes left. Only with the lock."""
         for folder in (self.path, self.path / CHECKPOINTS, self.path / INPUTS, self.samples, *self.samples.glob("*/")):
             sweep(folder)
+
+    def _make_room(self, *, resume: bool, overwrite: bool) -> None:
+        self._sweep()
         if not (self.path / RESOLVED).exists():
             return
         if overwrite:

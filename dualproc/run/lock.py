@@ -17,6 +17,8 @@ from .files import as_run_error, is_plain_file, read_text, refuse_links, write_a
 LOCK = ".lock"
 HOLDER = ".lock-holder"
 """Who holds the lock, for messages. A file of its own: on Windows, a locked file cannot be read."""
+_WAIT = 0.2
+"""Seconds. `refuse_locked` holds a lock for a moment to see whether it is free: that is not a run."""
 
 
 class FolderLock:
@@ -26,8 +28,10 @@ class FolderLock:
     is refused.
     """
 
-    def __init__(self, folder: Path) -> None:
-        refuse_links(folder)
+    def __init__(self, folder: Path, *, links: bool = False) -> None:
+        """`links` allows folders in it that are links: for a folder of many runs, whose own locks refuse them."""
+        if not links:
+            refuse_links(folder)
         self._holder = folder / HOLDER
         self._lock = FileLock(folder / LOCK, thread_local=False)
         with as_run_error("lock", folder):
@@ -67,8 +71,7 @@ def holder(folder: Path) -> int:
 
     Raises RunError if there is no such process.
     """
-    text = read_text(folder / HOLDER) if is_plain_file(folder / HOLDER) else ""
-    words = text.removeprefix("process ").split(",")[0]
+    words = _said_by_holder(folder).removeprefix("process ").split(",")[0]
     process = Path("/proc", words) if words.isdecimal() else None
     hint = "press Ctrl+C where it was started"
     if process is None or not process.is_dir():
@@ -96,6 +99,13 @@ def stop_holder(folder: Path) -> int:
     return process
 
 
+def _said_by_holder(folder: Path) -> str:
+    """Who holds the lock; empty if unknown, for example because the holder has just ended."""
+    with suppress(RunError):
+        return read_text(folder / HOLDER) if is_plain_file(folder / HOLDER) else ""
+    return ""
+
+
 def _is_dp(arguments: list[str]) -> bool:
     """Whether these are the arguments of `dp`, `python -m dualproc`, or a training job of `dp bench` or `dp ui`."""
     return any(Path(word).name == "dp" or word == "dualproc" or "dualproc.cli" in word for word in arguments[:4])
@@ -114,8 +124,8 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         raise RunError(f"{path} is not a regular file", hint="delete it")
     try:
         with suppress(NotImplementedError):  # a network disk without locks
-            lock.acquire(blocking=False)
+            lock.acquire(timeout=_WAIT, poll_interval=_WAIT / 10)
     except Timeout:
-        holder = f" ({read_text(folder / HOLDER)})" if is_plain_file(folder / HOLDER) else ""
+        holder = f" ({text})" if (text := _said_by_holder(folder)) else ""
         hint = "wait until it is done, or choose another folder with `out`"
         raise RunError(f"{folder} is in use by another run{holder}", hint=hint) from None

@@ -117,7 +117,7 @@ class Queue:
 
         def loop() -> None:
             while True:
-                with suppress(OSError):  # a folder that vanished, a full disk: the next poll may work
+                with suppress(OSError, RunError):  # a folder that vanished, a full disk: the next poll may work
                     self.poll()
                 time.sleep(POLL)
 
