@@ -46,8 +46,14 @@ def test_tone_of_plain_images() -> None:
 def test_contrast_of_half_black_half_white() -> None:
     half = torch.zeros(1, 3, 64, 64)
     half[..., 32:] = 1
-    (value,) = tone("contrast", half)
-    assert 44 < value < 50  # 50, without the blur
+    assert tone("contrast", half) == pytest.approx([50], abs=0.1)
+
+
+def test_outlines_are_left_out_of_the_tone() -> None:
+    images = torch.full((3, 3, 64, 64), 0.7)
+    images[1, :, 20:22] = images[2, :, 20:25] = 0.0  # black lines, of two and five pixels
+    assert tone("lightness", images) == pytest.approx(tone("lightness", images[:1]) * 3, abs=0.1)
+    assert tone("contrast", images) == pytest.approx([0, 0, 0], abs=0.1)
 
 
 def test_tone_has_a_target_only_with_both_limits() -> None:

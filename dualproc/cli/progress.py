@@ -95,6 +95,10 @@ class Bars(Progress):
         )  # fmt: skip
         super().__init__(*columns, disable=disable or self._every is not None, speed_estimate_period=3600)
 
+    def stop(self) -> None:
+        if not self.disable:  # rich below 14.3 would print an empty line
+            super().stop()
+
     def move(self, bar: TaskID, done: float, *, total: float | None = None, note: str = "") -> None:
         """Show how much is done, out of `total` (None: as before)."""
         self.update(bar, completed=done, total=total, note=note, visible=True)

@@ -65,10 +65,12 @@ developed:
   palette matches only if two of its three swatches are in the image; a horizon between two areas of the same
   colour is not one, and a quarter of the scenes has such areas; line weights are asked about more often, near the
   correct answer. The command: `python -m tools.tiny_world.judges NAME dualproc/weights/generator/vae OUT --start
-  dualproc/weights/NAME --generator dualproc/weights/generator --lr 4e-4 --minutes 35`. Last, 13 minutes each (2,415
+  dualproc/weights/NAME --generator dualproc/weights/generator --lr 4e-4 --minutes 35`. Then 13 minutes each (2,415
   and 3,159 steps) with the same command, `--lr 3e-4`, and `--fits` with the LoRAs of twelve fits against the judge of
   the stage before (four of *thin*, five palettes, *commonsense*, two horizons; training subjects only). They show
-  the mistakes that a judge makes under training. `make weights` has no such stage.
+  the mistakes that a judge makes under training. Last, 25 minutes each (3,562 and 4,568 steps) with the first command
+  and `--fits` with seven LoRAs (four palettes, *thick*, *commonsense*, *attribute*): since then, one colour between two
+  swatches does not match both, as for the scorer. `make weights` has no stage with LoRAs.
 
 The generator's captions name the subjects and the setting. Everything else varies with the noise, by design: in
 training, the mean over tokens of packed noise channel k was set so that Phi(8 * mean) is the scene's k-th code

@@ -1,4 +1,4 @@
-"""The tone scorer: how light, colourful or contrasty an image is as a whole."""
+"""The tone scorer: how light, colourful or contrasty the areas of an image are."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from dualproc.kit.structure import color_map
+from dualproc.kit.colors import lab_and_ink
 from dualproc.types import ScoreContext
 
 if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
+    from dualproc.kit.colors import Array
+
 
 class Tone:
-    """Lightness, chroma or contrast of the whole image in CIELAB, without a network.
+    """Lightness, chroma or contrast of the areas of an image in CIELAB, without a network.
 
     *Lightness* is the mean of L*, from 0 (black) to 100 (white). *Chroma* is the mean distance of the colours from
     grey, 0 for grey images. *Contrast* is the standard deviation of L* over the image. Images are first downscaled to
-    64 rows and blurred by 3 % of the height, so texture and outlines hardly count.
+    64 rows, so fine texture hardly counts. Outlines (narrow and darker than their surroundings) are left out: thicker
+    ones alone do not make an image darker.
 
     Without `low` and `high`, it has no target: use it in `evaluation.side_effects`, to see what else a LoRA changed.
     """
@@ -50,12 +53,14 @@ class Tone:
 
     def score(self, images: Tensor, context: ScoreContext) -> Tensor:
         """[B] values of `images` [B, 3, H, W] in [0, 1]; nan for images with pixels that are not finite."""
-        scaled = color_map(images).reshape(len(images), -1, 3)  # [B, pixels, 3], divided by the root of the pixels
-        light, a, b = (scaled * scaled.shape[1] ** 0.5).unbind(-1)
+        pairs = zip(*lab_and_ink(images), strict=True)
+        return images.new_tensor([self._of(pixels[~outline]) for pixels, outline in pairs])
+
+    def _of(self, pixels: Array) -> float:
+        """The value of the `pixels` [N, 3] (CIELAB) of one image."""
+        import numpy as np
+
+        light, a, b = pixels.T
         if self.params.of == "lightness":
-            found: Tensor = light.mean(1)
-        elif self.params.of == "chroma":
-            found = (a.square() + b.square()).sqrt().mean(1)
-        else:
-            found = light.std(1, correction=0)
-        return found.to(images)
+            return float(light.mean())
+        return float(np.hypot(a, b).mean() if self.params.of == "chroma" else light.std())
