@@ -70,11 +70,18 @@ def test_a_healthy_fit_gives_no_warning() -> None:
         ({"hack_meter": 0.046}, "hack meter is 1.5x"),
         ({"hack_meter": math.nan}, "could not be judged"),
         ({"diversity": 0.09}, "47% of the diversity of base images that are as alike in the task"),
+        (
+            {"side_effects": (score((0.04, 0.05, 0.06, 0.05), name="tone lightness"),)},
+            "images: tone lightness +2.8. The anchor {type: base_image, norm: l1",
+        ),
         ({"preserved": (0.9, 0.9, 0.9, 0.4)}, "100% are recognisable in base images, 75% now"),
     ],
 )
 def test_each_kind_of_damage_gives_its_own_warning(changes: dict[str, object], words: str) -> None:
-    (alarm,) = alarms(evaluation(**changes))
+    base = (
+        {"side_effects": (score((0.02, 0.03, 0.04, 0.03), name="tone lightness"),)} if "side_effects" in changes else {}
+    )
+    (alarm,) = alarms(evaluation(measurement(**base), **changes))
     assert words in alarm
 
 

@@ -28,6 +28,8 @@ DIVERSITY_LIMIT = 0.5
 """Warn if less than this share of the base's diversity is left."""
 LISTED_EFFECTS = 3
 """The number of side effects in the table, the largest first."""
+EFFECT_LIMIT = 1.0
+"""Warn of side effects larger than this, in standard deviations of the base images."""
 LOST_LIMIT = 0.1
 """Warn if more than this share of the subjects is lost."""
 
@@ -280,6 +282,12 @@ def alarms(evaluation: Evaluation, notes: Sequence[str] = ()) -> list[str]:
     if left < DIVERSITY_LIMIT:
         whole = "the diversity of base images that are as alike in the task" if alike else "the base's diversity"
         found.append(f"Images of different seeds have become similar: {percent(left)} of {whole} is left.")
+    if effects := [each for each in side_effects(evaluation) if abs(each.change) > EFFECT_LIMIT]:
+        found.append(
+            "The task does not ask for these changes, in standard deviations of the base images: "
+            f"{', '.join(f'{each.label} {each.change:+.1f}' for each in effects[:LISTED_EFFECTS])}. The anchor "
+            "{type: base_image, norm: l1, blur: 0.03, weight: 2} limits changes; if it is there, raise its weight."
+        )
     if kept(base) - kept(trained) > LOST_LIMIT:
         found.append(
             f"Subjects were lost: {percent(kept(base))} are recognisable in base images, {percent(kept(trained))} now."
