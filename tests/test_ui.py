@@ -59,7 +59,21 @@ def test_every_shipped_spec_is_a_start_and_its_form_changes_nothing(name: str, t
 
 
 def test_empty_task_is_a_valid_spec(tmp_path: Path) -> None:
-    assert task.check(task.EMPTY, tmp_path).message.startswith("ok: my_task")
+    found = task.check(task.EMPTY, tmp_path)
+    assert (found.message, found.problems) == ("ok: my_task can be trained", ())
+
+
+def test_words_that_the_shipped_generator_does_not_know_are_named_at_their_field(tmp_path: Path) -> None:
+    text = task.EMPTY.replace("a snail]", "a Walrus, a Snail]").replace("a rabbit", "a fox")
+    found = task.check(text, tmp_path)
+    assert found.loaded is not None  # a warning, not a mistake
+    assert found.message.startswith("ok: my_task can be trained\nwarning: prompts.train: ")
+    at_train, at_eval = (task.mistakes_at(found.problems, field) for field in ("train", "eval"))
+    assert at_train.startswith("the shipped generator does not know the words: walrus: it knows a cat, ")
+    assert at_eval.startswith("the shipped generator does not know the words: fox: it knows a sheep, ")
+    other = text.replace("generator: {type: tiny}", "generator: {type: sdxl-turbo}")
+    assert "walrus" not in task.check(other, tmp_path).message
+    assert not task.check(other, tmp_path).problems
 
 
 def test_mistakes_are_those_of_spec_check_with_their_line(tmp_path: Path) -> None:
@@ -67,7 +81,7 @@ def test_mistakes_are_those_of_spec_check_with_their_line(tmp_path: Path) -> Non
     found = task.check(text, tmp_path)
     assert found.loaded is None
     assert found.message.startswith("2 mistakes in the spec:\nline 16:19: generator.type: no generator plugin")
-    assert "\nline 20:16: train.steps: " in found.message
+    assert "\nline 22:16: train.steps: " in found.message
     assert str(tmp_path) not in found.message
     with pytest.raises(DualprocError, match="has mistakes"):
         found.chosen(None)
@@ -407,6 +421,16 @@ def test_fit_of_another_spec_in_a_run_folder_is_refused(trained: Path) -> None:
     assert "another name" in str(refused.value)  # not the arguments of the library
 
 
+def test_list_of_starts_left_without_a_choice_changes_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    from dualproc.ui.actions import Page
+
+    page = Page(tmp_path)
+    unchanged = page.started(None)
+    assert all("__type__" in one for one in unchanged)  # updates that change nothing
+    assert len(unchanged) == len(page.started("an empty task"))
+
+
 def test_question_of_the_list_is_added_once(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     from dualproc.ui.actions import Page
@@ -633,3 +657,5 @@ def test_fields_left_in_quick_succession_are_all_applied(tmp_path: Path) -> None
     typed = task.with_value(task.EMPTY, "name", "typed")  # in the text, and the form has not followed yet
     assert "name: typed" in page.edited(edits, typed, shown, "my_task", 7)
     assert values[0] == "my_task"
+    for before in ({}, shown):  # the page still loads: neither the text nor the fields have arrived
+        assert "__type__" in page.edited(edits, "", before, "", 0)

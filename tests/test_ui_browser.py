@@ -56,8 +56,8 @@ def open_page(page: Any, address: str) -> None:
 
 
 def fill(page: Any, label: str, value: str) -> None:
-    """Replace the text of a field, then leave it."""
-    field = page.get_by_label(label, exact=True)
+    """Replace the text of a field, whose label may have a hint after it, then leave it."""
+    field = page.get_by_label(re.compile(rf"^\s*{re.escape(label)}(\s|$)"))
     field.fill(value)
     field.blur()
 

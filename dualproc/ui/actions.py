@@ -99,8 +99,10 @@ class Page:
             return task.shipped_text(rest, self.runs)
         return task.run_text(runs_of.run_at(rest, self.runs)) if kind == "run" else task.EMPTY
 
-    def started(self, name: str) -> tuple[Any, ...]:
-        """Text and form of what a task starts from."""
+    def started(self, name: str | None) -> tuple[Any, ...]:
+        """Text and form of what a task starts from; unchanged if the list was left without a choice."""
+        if not name:
+            return (gr.skip(),) * (len(task.Form.__dataclass_fields__) + 2)
         text = self.start_from(name)
         return text, *self.fields(text)
 
@@ -139,7 +141,7 @@ class Page:
         spec = found.chosen(chosen).require()
         prompts = [prompt.text for prompt in spec.prompts.train_prompts()][:50]
         return (
-            message(found.message, True),
+            message(found.message, not found.problems),
             gr.update(choices=variants, value=chosen, visible=bool(variants)),
             task.run_command(text, chosen, self.runs),
             gr.update(choices=prompts),
@@ -210,8 +212,11 @@ class Page:
         """The text after edits of the form, whose fields have `values`; `shown` is the form as the text last set it.
 
         Every field that was changed since then is applied, not only the last one: a field may be left before the text
-        with the change of the one before has arrived.
+        with the change of the one before has arrived. A field that is edited while the page still loads changes
+        nothing: the text is empty then, and every field would count as changed.
         """
+        if not text.strip():
+            return gr.skip()
         changed = text
         for (key, edit), value in zip(edits.items(), values, strict=True):
             form = task.form(changed)

@@ -198,13 +198,21 @@ def build(page: Page) -> Any:
                         about("name")
                         template = gr.Textbox(label="Prompt template")
                         about("template")
-                        train = gr.Textbox(label="Training prompts, one on each line", lines=5, max_lines=10)
+                        train = gr.Textbox(
+                            label="Training prompts, one on each line", lines=5, max_lines=10,
+                            info=f"The shipped models know {task.known_subjects('prompts.train')}.",
+                        )  # fmt: skip
                         about("train")
-                        held = gr.Textbox(label="Held-out prompts, one on each line", lines=3, max_lines=8)
+                        held = gr.Textbox(
+                            label="Held-out prompts, one on each line", lines=3, max_lines=8,
+                            info=f"The shipped generator can also draw {task.known_subjects('prompts.eval')}; "
+                            "the shipped judge was not trained on them.",
+                        )  # fmt: skip
                         about("eval")
                         questions = gr.Dataframe(
                             headers=["question", "wanted answer"], type="array", column_count=2, wrap=True,
-                            label="Questions to the judge", interactive=True, column_widths=["70%", "30%"],
+                            label="Questions to the judge. Empty a question to remove it.", interactive=True,
+                            column_widths=["70%", "30%"],
                         )  # fmt: skip
                         about("questions")
                         known = gr.Dropdown(
@@ -345,7 +353,7 @@ def build(page: Page) -> Any:
                     stop = gr.Button("Stop after this step", variant="stop", min_width=150)
                 watched = gr.Dropdown([], label="Run")
                 status, progress = gr.HTML(apply_default_css=False), gr.HTML(apply_default_css=False)
-                forward.append((gr.Button("Next: draw with the LoRA"), "runs"))
+                forward.append((gr.Button("Next: draw with the LoRA", variant="primary"), "runs"))
                 previews, curves = gr.HTML(apply_default_css=False), gr.HTML(apply_default_css=False)
                 shown_now = gr.State("")
             with gr.Tab("Runs", id="runs") as runs_tab:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any, Literal
 from dualproc.cli.specs import copies
 from dualproc.engine.write import read_instruction, shipped_instruction
 from dualproc.errors import DualprocError, Problem, SpecError
-from dualproc.resolve import read_checked, toy_mix
+from dualproc.resolve import SHIPPED, is_shipped, read_checked, toy_mix
 from dualproc.run import RunFolder
 from dualproc.run.files import as_run_error, make_folder, write_atomically
 from dualproc.run.folder import SPEC
@@ -70,6 +71,7 @@ class Checked:
     """None if there are mistakes."""
     message: str
     problems: tuple[Problem, ...] = ()
+    """Every mistake; without one, words that the shipped generator does not know."""
 
     @property
     def variants(self) -> list[str]:
@@ -95,8 +97,38 @@ def check(text: str, runs: Path) -> Checked:
         return Checked(None, str(error).replace(f"{file}:", "line ").replace(f"{file}: ", ""), error.problems)
     except DualprocError as error:
         return Checked(None, str(error))
-    mixed = toy_mix(spec)
-    return Checked(loaded, f"ok: {spec.name} can be trained" + (f"\nwarning: {mixed}" if mixed else ""))
+    mixed, unknown = toy_mix(spec), _unknown_words(spec)
+    warnings = [*filter(None, [mixed]), *(f"{one.path}: {one.message}: {one.hint}" for one in unknown)]
+    ok = f"ok: {spec.name} can be trained"
+    return Checked(loaded, "\n".join([ok, *(f"warning: {one}" for one in warnings)]), unknown)
+
+
+def _unknown_words(spec: TaskSpec) -> tuple[Problem, ...]:
+    """The words of training and held-out prompts that the shipped generator does not know; none for another one."""
+    if not is_shipped("generators", spec.generator):
+        return ()
+    prompts = {"prompts.train": spec.prompts.train_prompts(), "prompts.eval": spec.prompts.eval_prompts()}
+    found = []
+    for path, each in prompts.items():
+        words = dict.fromkeys(word for one in each for word in re.findall(r"\w+", one.text.lower()))
+        if unknown := [word for word in words if word not in _drawn_words()]:
+            message = f"the shipped generator does not know the words: {', '.join(unknown)}"
+            found.append(Problem(message, path, hint=f"it knows {known_subjects(path)}"))
+    return tuple(found)
+
+
+@functools.cache
+def _drawn_words() -> frozenset[str]:
+    """The words that the tokenizer of the shipped generator knows; all are in lower case."""
+    file = SHIPPED / "generator" / "tokenizer" / "tokenizer.json"
+    return frozenset(json.loads(file.read_text(encoding="utf-8"))["model"]["vocab"])
+
+
+@functools.cache
+def known_subjects(path: str) -> str:
+    """The subjects of the shipped horizon task, for `prompts.train` or `prompts.eval`: the shipped models know them."""
+    prompts = _mapping((_plain(shipped_specs()["horizon"].read_text(encoding="utf-8")) or {}).get("prompts"))
+    return ", ".join(str(one) for one in _list(prompts.get(path.removeprefix("prompts."))))
 
 
 FIELDS = {
