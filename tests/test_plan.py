@@ -253,7 +253,7 @@ def test_memory_is_counted_per_device(tiny: Plan) -> None:
     assert sum(memory.weights for memory in plan.memory.values()) == tiny.memory["cpu"].weights
     activations = [memory.activations for memory in plan.memory.values()]
     assert min(activations) > 0
-    assert sum(activations) == tiny.memory["cpu"].activations
+    assert sum(activations) == pytest.approx(tiny.memory["cpu"].activations, rel=1e-3)  # not at the same moment
     assert plan.memory["cuda:1"].lora == 0
 
 
@@ -275,9 +275,9 @@ def test_offloaded_weights_are_on_the_device_only_while_used(small: Plan) -> Non
     assert plan.peak < without_offload.peak - 0.85 * backbone.bytes + 2 * backbone.block
     assert 2 * backbone.block < 0.75 * backbone.bytes
     assert set(without_offload.memory) == {"cuda:0"}
-    # The backbone in three passes (forward, recomputed, and without the LoRA for the anchor), the VAE in two.
+    # The backbone in four passes (forward, recomputed, and without the LoRA for two anchors), the VAE in three.
     blocks = plan.memory["main memory"].weights
-    assert 2.5 * blocks < plan.moved <= 3 * blocks
+    assert 3.5 * blocks < plan.moved <= 4 * blocks
     assert without_offload.moved == 0
     without_checkpointing = planned(*SMALL, "generator.offload=true", gpu=True)
     # The backward pass keeps all copies of the offloaded weights, so little is saved.

@@ -97,7 +97,7 @@ def test_a_copy_replaces_no_file(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["line_wieght"], "did you mean `line_weight`?"),
         (["line_weight", "thick"], "expected a file that ends in .yaml or .yml, got 'thick'"),
-        (["line_weight", "file.yaml/copy.yaml"], "cannot write"),
+        (["line_weight", "file.yaml/copy.yaml"], "cannot make the folder"),
     ],
 )
 def test_a_copy_that_is_not_possible_says_why(

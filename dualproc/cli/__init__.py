@@ -153,6 +153,6 @@ def _failure(error: BaseException) -> DualprocError | None:
         unnamed = "find the current folder" if isinstance(error, FileNotFoundError) else "read or write a file"
         where = unnamed if error.filename is None else f"use {error.filename}"
         return DualprocError(f"cannot {where}: {error.strerror}", hint="check that it exists, and that you may use it")
-    if isinstance(error, ValueError) and str(error).startswith("embedded null"):
+    if isinstance(error, ValueError) and "embedded null" in str(error):
         return DualprocError("a name has a null character, which no file can have")
     return None
