@@ -277,10 +277,11 @@ def alarms(evaluation: Evaluation, notes: Sequence[str] = ()) -> list[str]:
             f"The hack meter is {times(change)} the base's: the base would not draw such images (reward hacking). "
             "Raise the anchor's weight, or train fewer steps."
         )
-    alike = math.isfinite(base.alike_diversity)  # else a run of an earlier version, or too few images
-    left = ratio(trained.diversity, base.alike_diversity if alike else base.diversity)
+    whole, reference = "the diversity of base images that are as alike in the task", base.alike_diversity
+    if not math.isfinite(reference):  # a run of an earlier version, or too few images
+        whole, reference = "the base's diversity", base.diversity
+    left = ratio(trained.diversity, reference)
     if left < DIVERSITY_LIMIT:
-        whole = "the diversity of base images that are as alike in the task" if alike else "the base's diversity"
         found.append(f"Images of different seeds have become similar: {percent(left)} of {whole} is left.")
     if effects := [each for each in side_effects(evaluation) if abs(each.change) > EFFECT_LIMIT]:
         found.append(

@@ -100,7 +100,7 @@ def palette_distance(colours: Array, shares: Array, params: Palette.Params) -> f
         counted = (params.share - before).clip(0, shares[nearest])  # the first colours that cover `share` together
         lacking.append(float(each[nearest] @ counted / counted.sum()))
         found.append(counted @ colours[nearest] / counted.sum())
-    wanted = distances_to_each(to_lab(params.colors), params.colors, lightness=params.lightness)
+    wanted = distances_between(to_lab(params.colors), lightness=params.lightness)
     too_alike = wanted - distances_between(np.array(found), lightness=params.lightness)
     np.fill_diagonal(too_alike, lacking)
     kept = (list(swatches) for swatches in combinations(range(len(lacking)), present))
