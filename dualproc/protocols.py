@@ -115,7 +115,8 @@ class Generator(Plugin, Protocol):
     def sample(self, prompts: Sequence[str], seeds: Sequence[int], *, grad: bool = False, base: bool = False) -> Sample:
         """Images of B prompts, from B seeds.
 
-        The same prompt and seed give the same image, alone or in any batch. Seeds may exceed 2^32. With `grad`, images
+        The same prompt and seed give the same image, alone or in any batch. Seeds may exceed 2^32. The start
+        noise of a negative seed ~s should be that of s times -1 (for `train.antithetic`). With `grad`, images
         and latents are differentiable with respect to the adapter module's trainable weights. With `base`, the LoRA is
         off. After the call, the LoRA is on and the gradient mode is as before.
         """

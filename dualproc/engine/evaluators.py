@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from dualproc.protocols import Judge, Scorer, VisualPrompt
 from dualproc.spec import PluginRef, TaskSpec
 
 from .ensemble import build_judge, check_questions
-from .overlay import Shift, draw_canvas, draw_shift, overlay
+from .overlay import Shift, draw_canvas, overlay
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -87,11 +86,6 @@ class Evaluators:
     def _live(self, place: str, refs: Sequence[PluginRef], *, plugins: str | None = None) -> Live:
         self.built[place] = live(self._build, plugins or place, refs, self.built[place])
         return self.built[place]
-
-    def shifts(self, count: int, rng: random.Random) -> list[Shift]:
-        """Shifts of the visual prompt for this many images in training, from the spec's jitter."""
-        shown = self.spec.visual_prompt
-        return [(0.0, 0.0) if shown is None else draw_shift(shown, rng) for _ in range(count)]
 
     def judge_view(self, images: Tensor, shifts: Sequence[Shift] | None = None) -> Tensor:
         """Images [B, 3, H, W] as the judges see them: under the visual prompt, if the spec has one.

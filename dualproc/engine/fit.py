@@ -220,6 +220,8 @@ def _follow(loop: Loop) -> FitResult:
     processes.decided(_elsewhere)  # the LoRA is saved
     if best := processes.from_first(dict[str, "Tensor"]()):  # the referee's best check
         lora.restore(loop.generator.adapter_module, best)
+    else:
+        loop.average.take(loop.weights)
     draw(loop)
     return _fit_result(loop, processes.decided(_elsewhere))
 
@@ -346,7 +348,8 @@ def _train(loop: Loop, run: RunFolder, monitoring: _Monitoring, trackers: Tracke
                     if last or first or loop.done == train.steps or loop.done % train.checkpoint_every == 0:
                         save()
                     if train.preview is not None and loop.done % train.preview.every == 0:
-                        write_preview(run.samples, loop.done, *preview(loop), loop.spec.preview_prompts())
+                        with loop.averaged():
+                            write_preview(run.samples, loop.done, *preview(loop), loop.spec.preview_prompts())
                 stage.doing, stage.remedy = _stage(loop, run)
                 if last:
                     break
@@ -385,6 +388,10 @@ class _Monitoring:
         """The record, with referee and hack meter at monitored steps."""
         if record.step % self.loop.spec.train.watch.every:
             return record
+        with self.loop.averaged():
+            return self._checked(record)
+
+    def _checked(self, record: StepRecord) -> StepRecord:
         score, hacked = monitor(self.loop)
         if self.stop is not None and score is not None:
             if math.isfinite(score) and score > self.best + self.stop.min_delta:
@@ -396,9 +403,11 @@ class _Monitoring:
         return replace(record, referee=score, hack_meter=hacked)
 
     def take_best(self) -> None:
-        """Set the LoRA to the best one, if one was kept."""
+        """Set the LoRA to the best one, if one was kept; otherwise to the average of `train.ema`, if there is one."""
         if self.kept:
             lora.restore(self.loop.generator.adapter_module, self.kept)
+        else:
+            self.loop.average.take(self.loop.weights)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Its part of a checkpoint."""

@@ -8,6 +8,8 @@ import random
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dualproc import resolve
@@ -19,9 +21,11 @@ from dualproc.spec.paths import lora_file
 from dualproc.types import Prompt, Question, StepRecord
 
 from . import lora, lora_files, returned, sliders
+from .average import Average
 from .distributed import Processes, processes
+from .draws import Draw, Look, draw
 from .evaluators import Evaluators, Live, live
-from .seeds import training_seed
+from .robust import worst_images, worst_weights
 from .warned import noting
 
 if TYPE_CHECKING:
@@ -83,6 +87,7 @@ class Loop:
             lora_files.start_from(module, train.lora, lora_file(train.lora.init))
         sliders.set_sliders(self.generator, spec, {})
         self.optimiser = torch.optim.AdamW(self.weights, lr=train.lr, weight_decay=train.weight_decay)
+        self.average = Average(train.ema)
 
     def _set_task(self, evaluators: Evaluators) -> None:
         """Everything that follows from a spec without sliders, or from one value of each of them."""
@@ -125,30 +130,18 @@ class Loop:
         started, train = time.perf_counter(), self.spec.train
         rng = random.Random(f"{train.seed}/{self.done}")
         task = self.at(sliders.drawn(self.spec, self.done, rng))  # without sliders, the same in every step
-        prompts = rng.choices(self.prompts, k=train.batch)
-        seeds = [training_seed(rng) for _ in prompts]
-        shifts = task.evaluators.shifts(train.batch, rng)
-        noises = [training_seed(rng) for _ in task.anchors]
-        texts = [prompt.text for prompt in prompts]
+        drawn = draw(task.spec, self.prompts, self.done, rng)
 
         self.optimiser.zero_grad(set_to_none=True)
         totals = torch.zeros(4, device=self.weights[0].device)
         with self.processes.summed(self.weights, totals):
             for part in self.processes.parts(train.batch, train.accumulate):  # one, unless several are asked for
-                sample = returned.sample(self.generator, texts[part], seeds[part], grad=True)
-                view = task.judge_view(sample.images, shifts[part])
-                answers = returned.answers(self.judge, view, task.questions(prompts[part]))
-                reward = returned.reward(task.reward, answers, task.wanted)
-                _require_gradient(images=sample.images, answers=answers.log_likelihoods, reward=reward)
-                penalty = torch.zeros_like(reward)
-                for (weight, anchor), seed in zip(task.anchors, noises, strict=True):
-                    noise, some = torch.Generator().manual_seed(seed), (texts[part], seeds[part])
-                    penalty = penalty + weight * returned.penalty(anchor, sample, self.generator, *some, noise)
-                loss = penalty.mean() - reward.mean()
-                share = len(reward) / train.batch
-                torch.autograd.backward(share * loss)
-                p_answer = answers.p_wanted(task.wanted).mean()
-                totals += share * torch.stack([loss, reward.mean(), p_answer, penalty.mean()]).detach()
+                some = drawn.part(part)
+                with worst_weights(self.weights, train.worst_case.weights, partial(task.loss, some)):
+                    terms = task.loss(some)
+                    share = len(some.seeds) / train.batch
+                    torch.autograd.backward(share * terms[0])
+                totals += share * terms.detach()
 
         norm = torch.nn.utils.clip_grad_norm_(self.weights, train.clip)
         # Read together: each reading would make the CPU wait for the GPU.
@@ -157,10 +150,46 @@ class Loop:
         if finite:
             self.optimiser.param_groups[0]["lr"] = train.lr_at(self.done)
             self.optimiser.step()
+            self.average.update(self.weights, self.done)
         self.done += 1
         names = ("loss", "reward", "p_answer", "anchor", "grad_norm")
         seconds = time.perf_counter() - started
         return StepRecord(step=self.done, **dict(zip(names, numbers, strict=True)), seconds=seconds, skipped=not finite)
+
+    def loss(self, drawn: Draw) -> Tensor:
+        """[4]: loss, mean reward, mean P(wanted answer) and mean penalty of images drawn with the LoRA."""
+        import torch
+
+        texts, radius = drawn.texts, self.spec.train.worst_case.images
+        sample = returned.sample(self.generator, texts, drawn.seeds, grad=True)
+        images = worst_images(sample.images, radius, lambda near: self.judged(near, drawn)[0])
+        reward, p_answer = self.judged(images, drawn)
+        penalty = torch.zeros_like(reward)
+        for (weight, anchor), seed in zip(self.anchors, drawn.anchors, strict=True):
+            noise = torch.Generator().manual_seed(seed)
+            penalty = penalty + weight * returned.penalty(anchor, sample, self.generator, texts, drawn.seeds, noise)
+        return torch.stack([penalty.mean() - reward.mean(), reward.mean(), p_answer, penalty.mean()])
+
+    def judged(self, images: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
+        """The reward of images [B, 3, H, W], [B], and P(wanted answer): the means of `train.views.count` looks."""
+        import torch
+
+        seen = torch.cat([self.judge_view(self._noisy(images, look), look.shifts) for look in drawn.looks])
+        asked = [asked for look in drawn.looks for asked in self.questions(drawn.prompts, look.wordings)]
+        answers = returned.answers(self.judge, seen, asked)
+        reward = returned.reward(self.reward, answers, self.wanted)
+        _require_gradient(images=images, answers=answers.log_likelihoods, reward=reward)
+        return reward.view(len(drawn.looks), -1).mean(0), answers.p_wanted(self.wanted).mean()
+
+    def _noisy(self, images: Tensor, look: Look) -> Tensor:
+        """Images with the noise of `train.views`."""
+        import torch
+
+        if not (size := self.spec.train.views.noise):
+            return images
+        shape = images.shape[1:]
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in look.noise]
+        return images + size * torch.stack(noise).to(images)
 
     def steps(self) -> Iterator[StepRecord]:
         """The remaining training steps; raises NotFiniteError after `train.max_skipped` skipped steps in a row."""
@@ -177,19 +206,33 @@ class Loop:
             if self.done == self.spec.train.steps:
                 return
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the LoRA is the average of `train.ema`; without it, nothing changes."""
+        with self.average.swapped(self.weights):
+            yield
+
     def judge_view(self, images: Tensor, shifts: Sequence[tuple[float, float]] | None = None) -> Tensor:
         """Images [B, 3, H, W] as the judge sees them; with `shifts`, each has its visual prompt shifted by its own."""
         return self.evaluators.judge_view(images, shifts)
 
-    def questions(self, prompts: list[Prompt]) -> list[list[Question]]:
-        """The spec's questions about the image of each prompt: B lists of Q."""
-        return [[question.for_prompt(prompt) for question in self.evaluators.spec.questions] for prompt in prompts]
+    def questions(
+        self, prompts: Sequence[Prompt], wordings: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Question]]:
+        """The spec's questions about the image of each prompt: B lists of Q, each in its wording (0: the template)."""
+        asked = self.evaluators.spec.questions
+        chosen = wordings or [[0] * len(asked)] * len(prompts)
+        return [
+            [one.for_prompt(prompt, wording=number) for one, number in zip(asked, numbers, strict=True)]
+            for prompt, numbers in zip(prompts, chosen, strict=True)
+        ]
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What a checkpoint needs: tensors (LoRA, optimiser), and how many steps were done and skipped."""
         tensors = {f"lora/{name}": value for name, value in lora.state(self.generator.adapter_module).items()}
         for index, kept in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{index}/{key}": value for key, value in kept.items()}
+        tensors |= {f"average/{index}": value for index, value in enumerate(self.average.values)}
         return tensors, {"done": self.done, "skipped": self.skipped}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -204,6 +247,8 @@ class Loop:
             index, _, key = name.partition("/")
             moments.setdefault(int(index), {})[key] = value
         self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": moments})
+        average = parts.get("average", {})
+        self.average.values = [average[name].to(self.weights[0]) for name in sorted(average, key=int)]
         self.done, self.skipped = int(state["done"]), int(state.get("skipped", 0))
 
 

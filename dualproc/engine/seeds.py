@@ -14,6 +14,11 @@ def training_seed(rng: random.Random) -> int:
     return rng.randrange(SPAN)
 
 
+def mirrored(seed: int) -> int:
+    """The seed whose start noise is that of `seed` times -1."""
+    return ~seed
+
+
 def held_out_seeds(count: int) -> list[int]:
     """The seeds of an evaluation, the same in every run."""
     return [SPAN + index for index in range(count)]

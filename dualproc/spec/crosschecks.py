@@ -40,11 +40,10 @@ def cross_problems(document: Node) -> list[Problem]:
     for section in ("question", "preserve"):
         given = data.get(section)
         for path, question in _listed(given, (section,)):
-            text = question.get("template")
-            others = {key: value for key, value in question.items() if key != "template"}
+            others = {key: value for key, value in question.items() if key not in ("template", "paraphrases")}
             mistakes += unfilled(others, names, path)
-            if isinstance(text, str) and train:
-                place = (*path, "template")
+            for key, text in wordings(question) if train else ():
+                place = (*path, *key)
                 mistakes += template_mistakes(text, place, train, evaluation, also=("prompt",), suggested=names)
     for section in _PLAIN_SECTIONS:
         mistakes += unfilled(data.get(section), names, (section,))
@@ -54,6 +53,14 @@ def cross_problems(document: Node) -> list[Problem]:
 def entry_fields(entry: str | Fields) -> dict[str, Any]:
     """The fields of an entry by name; a string is the field `subject`."""
     return {"subject": entry} if isinstance(entry, str) else dict(entry)
+
+
+def wordings(question: Fields) -> Iterator[tuple[KeyPath, str]]:
+    """The texts of a question in plain data that the fields of a prompt fill, each with its place in the question."""
+    others = question.get("paraphrases")
+    given: dict[KeyPath, Any] = {("template",): question.get("template")}
+    given |= {("paraphrases", i): one for i, one in enumerate(others if isinstance(others, (list, tuple)) else ())}
+    yield from ((place, text) for place, text in given.items() if isinstance(text, str))
 
 
 def template_mistakes(

@@ -23,7 +23,7 @@ from dualproc.errors import SpecError
 from dualproc.wording import nearest
 
 from . import refs
-from .crosschecks import cross_problems, unfilled
+from .crosschecks import cross_problems, unfilled, wordings
 from .document import KeyPath, Scalar, from_data
 from .fields import RUN_FOLDERS, Count, Name, NotNegative, Positive, Share, Shift, SpecModel, Text, Word
 from .messages import for_report, problems_from
@@ -135,6 +135,36 @@ class Stop(SpecModel):
     )
 
 
+class Views(SpecModel):
+    """How often the judge looks at each training image; the reward is the mean over the looks."""
+
+    count: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
+        default=1,
+        description="Looks at each image in each training step, each with its own jitter, wording and noise. The "
+        "judge's part of the step takes so many times as long.",
+    )
+    noise: Share = Field(
+        default=0.0,
+        description="Noise on the pixels of each look, beneath the visual prompt: its standard deviation, with pixels "
+        "from 0 to 1.",
+    )
+
+
+class WorstCase(SpecModel):
+    """The gradient at the worst place nearby instead of here, so that no narrow peak of the reward is climbed."""
+
+    images: Share = Field(
+        default=0.0,
+        description="Move each image's pixels by this much (root mean square, pixels from 0 to 1) to a lower reward. "
+        "The judge's part of the step takes twice as long.",
+    )
+    weights: NotNegative = Field(
+        default=0.0,
+        description="Move the LoRA's weights by this much (length of the change) to a higher loss. The step takes "
+        "twice as long.",
+    )
+
+
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 
 
@@ -154,8 +184,29 @@ class Train(SpecModel):
     lr_decay: Share = Field(
         default=0.0, description="The last share of the steps, in which the learning rate falls linearly to 0."
     )
+    lr_warmup: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] = Field(
+        default=0, description="Number of first steps in which the learning rate rises linearly."
+    )
     weight_decay: Share = Field(default=0.0, description="Weight decay of AdamW.")
     clip: Positive = Field(default=1.0, description="Maximum norm of the gradient; a longer gradient is scaled down.")
+    ema: Annotated[float, Field(strict=True, ge=0, lt=1)] = Field(
+        default=0.0,
+        description="Decay of an exponential moving average of the LoRA's weights, such as 0.98. Then it is this "
+        "average that is checked, saved and evaluated. 0: none.",
+    )
+    stratified: bool = Field(
+        default=False,
+        description="Draw training prompts like cards: none comes again before all others have. Otherwise each is "
+        "drawn from all.",
+    )
+    antithetic: bool = Field(
+        default=False,
+        description="Draw start noise in pairs: of every two images, one starts from the other one's noise times -1.",
+    )
+    views: Views = Field(default=Views(), description="How often the judge looks at each training image.")
+    worst_case: WorstCase = Field(
+        default=WorstCase(), description="Where near the images and the LoRA the gradient is taken."
+    )
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**32)] = Field(
         default=0,
         description="Seed of every random draw in training. The seeds of held-out images are the same in every run.",
@@ -186,7 +237,8 @@ class Train(SpecModel):
     def lr_at(self, step: int) -> float:
         """The learning rate of a training step, counted from 0."""
         falling = self.lr_decay * self.steps
-        return self.lr * min(1.0, (self.steps - step) / falling) if falling else self.lr
+        rising = (step + 1) / self.lr_warmup if self.lr_warmup else 1.0
+        return self.lr * min(1.0, rising, (self.steps - step) / falling if falling else 1.0)
 
 
 class EvaluationSpec(SpecModel):
@@ -398,10 +450,14 @@ class TaskSpec(SpecModel):
         several = isinstance(value, tuple)
         for index, question in enumerate(value if several else [value] if value else []):
             path: KeyPath = (index,) if several else ()
-            mistakes += unfilled(question.model_dump(exclude={"template"}), names, path)
-            if prompts:
-                place = (*path, "template")
-                mistakes += prompts.placeholder_mistakes(question.template, place, also=("prompt",), suggested=names)
+            mistakes += unfilled(question.model_dump(exclude={"template", "paraphrases"}), names, path)
+            if info.field_name == "preserve" and question.paraphrases:
+                message, hint = "only the evaluation asks this question, in the wording of `template`", "remove them"
+                mistakes.append(Mistake((*path, "paraphrases"), message, hint))
+            for key, text in wordings(question.model_dump()):
+                place = (*path, *key)
+                if prompts:
+                    mistakes += prompts.placeholder_mistakes(text, place, also=("prompt",), suggested=names)
             if len(mistakes) > MAX_PROBLEMS:
                 break
         if several and len({len(question.candidates) for question in value}) > 1:

@@ -128,6 +128,11 @@ class QuestionSpec(SpecModel):
         description="Text of the question. It may use the fields of the prompt, such as `{subject}`, and the whole "
         "prompt, `{prompt}`."
     )
+    paraphrases: Annotated[tuple[Text, ...], Field(max_length=20)] = Field(
+        default=(),
+        description="Other wordings of `template`, at most 20. In training, each image is asked one of all wordings, "
+        "drawn anew in each step; evaluations ask `template`. Only for `question`.",
+    )
     answer: Wordings = Field(
         default="Yes",
         description="The wanted answer, one of `candidates`. A list, such as [Yes, yes, YES], has further wordings of "
@@ -184,14 +189,22 @@ class QuestionSpec(SpecModel):
         """Index of the wanted answer among the candidates."""
         return self.candidates.index(_first(self.answer))
 
-    def for_prompt(self, prompt: Prompt) -> Question:
-        """The question about an image of `prompt`. Raises SpecError if the prompt lacks a field of the template."""
-        fields = {"prompt": prompt.text, **prompt.fields}
-        missing = [name for name in placeholders(self.template) if name not in fields]
+    @property
+    def wordings(self) -> tuple[str, ...]:
+        """The template and its paraphrases."""
+        return (self.template, *self.paraphrases)
+
+    def for_prompt(self, prompt: Prompt, *, wording: int = 0) -> Question:
+        """The question about an image of `prompt`, in one of its `wordings`.
+
+        Raises SpecError if the prompt lacks a field of it.
+        """
+        fields, template = {"prompt": prompt.text, **prompt.fields}, self.wordings[wording]
+        missing = [name for name in placeholders(template) if name not in fields]
         if missing:
             hint = nearest(missing[0], list(fields))
             raise SpecError([Problem(f"unknown placeholder {{{missing[0]}}}", "question", hint=hint)])
-        text = f"{fill_text(self.template, fields)} {self.suffix}".rstrip()
+        text = f"{fill_text(template, fields)} {self.suffix}".rstrip()
         return Question(text, self.candidates, self.wanted, _others(self.answer))
 
 

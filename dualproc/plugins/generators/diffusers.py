@@ -33,7 +33,7 @@ from .loading import (
     load_tiny_vae,
     use_flash_attention,
 )
-from .overrides import StraightThrough, fixed_latents, overridden
+from .overrides import StraightThrough, fixed_latents, mirrored_latents, overridden
 from .prompts import PromptCache
 from .schedulers import Encoded, EncodeOnly, RecordLatents, SchedulerOverride, SingleNoiseLevel, StopAtStep
 from .targets import find_targets
@@ -46,6 +46,11 @@ NOISE_SEED = 0x5EED
 
 LARGE = 512 * 512
 """Images with at least this many pixels are decoded one by one: a VAE needs gigabytes for each of them."""
+
+
+def _plain(seed: int) -> int:
+    """The seed that noise is drawn from: of a negative one, which means this noise times -1, its counterpart."""
+    return seed if seed >= 0 else ~seed
 
 
 class DiffusersGenerator:
@@ -171,7 +176,9 @@ class DiffusersGenerator:
         """
         scheduler = self.pipe.scheduler
         override: SchedulerOverride = StopAtStep(scheduler, seeds[0]) if grad else RecordLatents(scheduler)
-        parts = {"vae": self.reward_vae} if grad and self.reward_vae is not None else {}
+        parts: dict[str, Any] = {"vae": self.reward_vae} if grad and self.reward_vae is not None else {}
+        if min(seeds) < 0:
+            parts["prepare_latents"] = mirrored_latents(self.pipe, seeds)
         images = self._call(override, prompts, seeds=seeds, grad=grad, base=base, parts=parts)
         assert override.clean is not None
         return Sample(images=images.float(), latents=override.clean.float())
@@ -184,7 +191,8 @@ class DiffusersGenerator:
 
         override = SingleNoiseLevel(self.pipe.scheduler, noise_level)
         noise = [
-            torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(seed + NOISE_SEED)) for seed in seeds
+            torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(_plain(seed) + NOISE_SEED))
+            for seed in seeds
         ]
         noised = override.noised(latents.detach(), torch.stack(noise).to(latents))
         parts = {"prepare_latents": fixed_latents(self.pipe, noised)}
@@ -246,7 +254,7 @@ class DiffusersGenerator:
         for name, value in arguments.items():
             if name.startswith("negative_prompt") and isinstance(value, str):
                 arguments[name] = [value] * len(prompts)  # not every pipeline takes one for a whole batch
-        arguments["generator"] = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        arguments["generator"] = [torch.Generator("cpu").manual_seed(_plain(seed)) for seed in seeds]
         overrides = {"scheduler": scheduler, "image_processor": StraightThrough(pipe.image_processor), **(parts or {})}
         overrides["maybe_free_model_hooks"] = lambda: None  # it searches all modules for hooks, which we do not set
         if self.prompts is not None:

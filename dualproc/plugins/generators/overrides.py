@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,20 @@ class StraightThrough:
         if self.processor.config.do_normalize:
             image = image * 0.5 + 0.5
         return image + (image.clamp(0, 1) - image).detach()
+
+
+def mirrored_latents(pipe: Any, seeds: Sequence[int]) -> Callable[..., Any]:
+    """A `prepare_latents` whose noise is times -1 for negative seeds."""
+    real = pipe.prepare_latents
+
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        made = real(*args, **kwargs)
+        noise = made[0] if isinstance(made, tuple) else made
+        signs = noise.new_tensor([-1.0 if seed < 0 else 1.0 for seed in seeds])
+        noise = noise * signs.view(-1, *[1] * (noise.dim() - 1))
+        return (noise, *made[1:]) if isinstance(made, tuple) else noise
+
+    return prepare
 
 
 def fixed_latents(pipe: Any, latents: Tensor) -> Callable[..., Any]:
