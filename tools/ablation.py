@@ -1,68 +1,84 @@
-"""Measure each guard against reward hacking: the same fits with and without it. Writes docs/ablation.md.
+"""Measure what each guard and each option of a training step does: the same fits with and without it.
 
     python -m tools.ablation --jobs 2               # finished fits are not run again
-    python -m tools.ablation --steps 3 --seeds 2 --out /tmp/ablation --doc /tmp/ablation.md
+    python -m tools.ablation --only ema,antithetic --steps 3 --images 2 --out /tmp/ablation --doc /tmp/ablation.md
 
-Every fit starts from the same seed. It is evaluated on *validation* prompts, which are taken from the spec's training
-prompts. The spec's held-out prompts are never used, so settings that are chosen here cannot be tuned on them.
+Fits have *validation* prompts, which are taken from the spec's training prompts, and their own seeds. The spec's held-out
+prompts are never used, so settings that are chosen here cannot be tuned on them. Writes the table of docs/ablation.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dualproc.cli.processes import Job, TrainingProcess
-from dualproc.report.bench import HEADINGS, BenchRow, Result, cells, is_finished, read_result, result_of
+from dualproc.report.bench import HEADINGS, BenchRow, cells, is_finished, read_result
+from dualproc.report.numeric import mean
 from dualproc.resolve import check_plugins
 from dualproc.run import RunFolder, portable
-from dualproc.run.files import read_text, write_atomically
-from dualproc.run.records import from_json, to_json
-from dualproc.spec import QuestionSpec, TaskSpec, read_spec
-from dualproc.types import Evaluation
+from dualproc.run.files import write_atomically
+from dualproc.spec import TaskSpec, read_spec
+from dualproc.spec.models import Jitter
+from dualproc.wording import MISSING
 
 ROOT = Path(__file__).resolve().parents[1]
-TASKS = ("specs/line_weight.yaml:thick", "specs/horizon.yaml:high")
+TASKS = (
+    "specs/horizon.yaml:middle:variants.middle.row=0.48",
+    'specs/palette.yaml:retro:variants.retro.colors=["#b7d3a8","#8fb8c9","#e3c98f"]',
+    "specs/relative_depth.yaml:closer",
+    "specs/line_weight.yaml:thin:variants.thin.width=0.015",
+)
+"""Values that no variant has, where the task has values."""
 VALIDATION_EVERY = 4
 """Every fourth training prompt is evaluated instead of trained on."""
-SUBJECT_QUESTION = {"template": "Is this still a drawing of {subject}?", "answer": "Yes"}
-BASE_IMAGE = {"type": "base_image", "weight": 10.0}
-"""Adds 0.2 to the loss for an image that differs from the base image by 0.14 (root mean square, pixels in [0, 1])."""
-STRENGTHS = (0.25, 0.5, 0.75, 1.0)
-BASE, UNCHANGED = "base generator", "unchanged spec"
-COLUMNS = ("on target", "judge", "judge - on target", "referee", "kept", "diversity", "hack meter", "seconds")
+FIRST_SEED = 5
+"""The results that the docs report have the seeds 0 to 2."""
+ANSWERS = {
+    "type": "base_answers",
+    "weight": 4.0,
+    "questions": [f"Is the sky {color}?" for color in ("blue", "orange", "pink", "green", "gray")],
+}
+"""The anchor `base_answers`, with questions that the shipped judge knows."""
+PARAPHRASES = {
+    "Is the overlaid red line aligned with the horizon of the scene?": (
+        "Does the overlaid red line represent the horizon of the scene?",
+        "Is the red line at the horizon of the image?",
+        "Does the red line match the horizon?",
+    ),
+    "Do the predominant colors of the image match the color palette overlaid at the bottom?": (
+        "Does the color palette overlaid at the bottom match the image?",
+        "Is the color palette displayed at the bottom representative of the image's colors?",
+    ),
+    "Ignoring the line color, does the line weight of the image match the red line overlaid at the bottom?": (
+        "Does the line weight of the image match the red line overlaid at the bottom?",
+        "Are the outlines of the drawing as thick as the red line?",
+        "Is the red line as thick as the outlines of the image?",
+    ),
+}
+"""By the template: wordings that the shipped judge was trained with, too."""
+UNCHANGED = "unchanged spec"
+COLUMNS = (
+    "on target", "judge - on target", "referee", "kept", "diversity", "beyond the task", "hack meter", "seconds",
+)  # fmt: skip
 BEGIN, END = "<!-- table: tools/ablation.py -->", "<!-- end table -->"
-INTRODUCTION = """\
-# What the guards do
-
-A judge can accept images that do not do the task. Each row of the table removes one guard against that from a shipped
-spec, or adds one. Everything else, including the seed, is as in the spec (*unchanged spec*). A setting that equals the
-spec repeats its numbers. The evaluation uses validation prompts, which are taken from the training prompts and not
-trained on, and none of the spec's held-out prompts.
-
-* **anchor**: `base_denoise` with the spec's weight, `base_image`, both, or none.
-* **subject question**: train also on the question whether the image still shows its subject.
-* **batch**: images per training step, with the same number of images in total.
-* **early stopping**: `train.stop`, also with twice the steps.
-* **reward**: `yes_no_gap` or the paper's `answer_likelihood`.
-* **strength**: the LoRA of the *unchanged spec* at a lower strength, without further training.
-
-`python -m tools.ablation --jobs 2` makes the table.
-"""
 LEGEND = """\
-*on target*: share of images that the spec's scorer accepts. *judge*, *referee*: mean P(wanted answer) to the task's own
-questions; the judge trains, the referee does not. *judge - on target*: far above 0, the judge accepts images that miss
-the target. *kept*: share of images whose subject the referee recognises. *diversity*: as a share of the base's. *hack
-meter*: as a multiple of the base's. *seconds*: all training steps."""
+*on target*: share of images that the spec's scorer accepts. *judge - on target*: far above 0, the judge, which trains,
+accepts images that miss the target. *referee*: mean P(wanted answer) of a model that does not train. *kept*: share of
+images whose subject the referee recognises. *diversity*: as a share of the base's; *beyond the task*: as a share of that
+of base images as alike in the task. *side effect*: the largest change of lightness, chroma or contrast, in standard
+deviations of the base images. *hack meter*: as a multiple of the base's. *seconds*: all training steps. A number is the
+mean over the seeds; in brackets, the lowest and the highest."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table: a fit whose spec has `overrides`."""
+    """One row of the table: fits whose spec has `overrides`."""
 
     guard: str
     name: str
@@ -77,51 +93,74 @@ class Setting:
 
 @dataclass(frozen=True)
 class Planned:
-    """A setting and its training job; settings with the same spec share a job."""
+    """A setting and its training jobs, one for each seed; settings with the same spec share them."""
 
     setting: Setting
-    job: Job
+    jobs: tuple[Job, ...]
 
 
 def settings(spec: TaskSpec) -> Iterator[Setting]:
-    """Every guard, removed and added."""
-    bare = [one.model_dump() for one in own_questions(spec)]
-    anchor = [one.model_dump() for one in spec.anchors if one.type == "base_denoise"]
+    """Every guard, removed or changed; then every option of a training step."""
     yield Setting("", UNCHANGED)
+    anchors = {one.type: one.model_dump() for one in spec.anchors}
+    denoise = [anchors[name] for name in ("base_denoise",) if name in anchors]
     yield Setting("anchor", "none", ("anchor=null",))
-    if anchor:
-        yield Setting("anchor", "base_denoise", (_set("anchor", anchor[0]),))
-        yield Setting("anchor", "both", (_set("anchor", [*anchor, BASE_IMAGE]),))
-    yield Setting("anchor", "base_image", (_set("anchor", BASE_IMAGE),))
-    yield Setting("subject question", "no", (_set("question", _one_or_list(bare)),))
-    yield Setting("subject question", "yes", (_set("question", [*bare, SUBJECT_QUESTION]),))
-    for batch in (1, 4, 8):
+    yield Setting("anchor", "base_denoise", (_set("anchor", denoise or None),))
+    yield Setting("anchor", "base_image", (_set("anchor", [a for name, a in anchors.items() if name == "base_image"]),))
+    if half := [a | {"share": 0.5} if name == "base_image" else a for name, a in anchors.items()]:
+        yield Setting("cheaper anchor", "in half of the steps", (_set("anchor", half),))
+    yield Setting("anchor", "base_denoise, base_answers", (_set("anchor", [*denoise, ANSWERS]),))
+    if spec.preserve is not None:
+        bare = [one.model_dump(exclude_defaults=True) for one in spec.measured_questions]
+        subject = spec.preserve.model_dump(exclude_defaults=True)
+        yield Setting("subject question", "no", (_set("question", bare),))
+        yield Setting("subject question", "yes", (_set("question", [*bare, subject]),))
+    for batch in (1, 8):
         yield Setting("batch", str(batch), _equal_images(spec, batch))
-    doubled = f"train.steps={2 * spec.train.steps}"
-    for name, stop in (("no", "train.stop=null"), ("yes", "train.stop={patience: 2}")):
-        yield Setting("early stopping", name, (stop,))
-        yield Setting("early stopping", f"{name}, twice the steps", (doubled, stop))
-    for reward in ("yes_no_gap", "answer_likelihood"):
-        yield Setting("reward", reward, (f"reward.type={reward}",))
+    yield Setting("early stopping", "patience 2", ("train.stop={patience: 2}",))
+    twice = f"train.steps={2 * spec.train.steps}"
+    yield Setting("early stopping", "patience 2, twice the steps", (twice, "train.stop={patience: 2}"))
+    yield Setting("early stopping", "no, twice the steps", (twice, "train.stop=null"))
+    yield Setting("reward", "yes_no_gap", ("reward.type=yes_no_gap",))
+    yield Setting("learning rate", "warm-up and decay", ("train.lr_warmup=20", "train.lr_decay=0.3"))
+    yield Setting("ema", "0.98", ("train.ema=0.98",))
+    yield Setting("prompts", "stratified", ("train.stratified=true",))
+    yield Setting("start noise", "antithetic", ("train.antithetic=true",))
+    if spec.visual_prompt is not None and spec.visual_prompt.jitter != Jitter():
+        yield Setting("views", "two", ("train.views.count=2",))
+    yield Setting("views", "two with noise .05", ("train.views={count: 2, noise: 0.05}",))
+    if known := {one.template: PARAPHRASES[one.template] for one in spec.questions if one.template in PARAPHRASES}:
+        asked = [
+            one.model_dump(exclude_defaults=True) | {"paraphrases": known.get(one.template, ())}
+            for one in spec.questions
+        ]
+        yield Setting("paraphrases", str(max(map(len, known.values()))), (_set("question", asked),))
+    yield Setting("worst case", "images .02", ("train.worst_case.images=0.02",))
+    yield Setting("worst case", "weights .05", ("train.worst_case.weights=0.05",))
 
 
-def own_questions(spec: TaskSpec) -> tuple[QuestionSpec, ...]:
-    """The questions about the task itself, without the one about the subject."""
-    return tuple(one for one in spec.measured_questions if one.template != SUBJECT_QUESTION["template"])
+def plan(
+    task: str, out: Path, *, seeds: int = 1, overrides: Sequence[str] = (), only: Sequence[str] = ()
+) -> list[Planned]:
+    """The fits of one task, `FILE:VARIANT` or `FILE:VARIANT:KEY=VALUE`, all with `overrides`.
 
-
-def plan(task: str, out: Path, *, overrides: Sequence[str] = ()) -> list[Planned]:
-    """The fits of one task, `FILE:VARIANT`, all with `overrides`. Raises SpecError if the spec is not valid."""
-    file, _, variant = task.partition(":")
-    common = (*_validation(file, variant or None), *overrides)
+    `only` are the guards that are measured; empty for all. Raises SpecError if the spec is not valid.
+    """
+    file, variant, own = (*task.split(":", 2), "", "")[:3]
+    common = (*([own] if own else []), *_validation(file, variant or None), *overrides)
     spec = _read(file, variant, common)
     planned: list[Planned] = []
     for setting in settings(spec):
-        all_overrides = (*common, *setting.overrides)
-        changed = _read(file, variant, all_overrides)
-        same = next((one.job for one in planned if one.job.spec == changed), None)
-        folder = out / spec.name / (spec.variant or "") / setting.folder
-        planned.append(Planned(setting, same or Job(file, variant or None, all_overrides, changed, folder)))
+        if only and setting.guard and setting.guard not in only:
+            continue
+        jobs = []
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds):
+            everything = (*common, *setting.overrides, f"train.seed={seed}")
+            changed = _read(file, variant, everything)
+            same = next((job for one in planned for job in one.jobs if job.spec == changed), None)
+            folder = out / spec.name / (spec.variant or "") / f"{setting.folder}-seed{seed}"
+            jobs.append(same or Job(file, variant or None, everything, changed, folder, seed=seed))
+        planned.append(Planned(setting, tuple(jobs)))
     return planned
 
 
@@ -147,10 +186,6 @@ def _equal_images(spec: TaskSpec, batch: int) -> tuple[str, ...]:
 
 def _set(key: str, value: object) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
-
-
-def _one_or_list(items: list[dict[str, object]]) -> object:
-    return items[0] if len(items) == 1 else items
 
 
 # --- running the fits -----------------------------------------------------------------------------------------------
@@ -181,91 +216,83 @@ def run_all(jobs: Sequence[Job], at_a_time: int) -> dict[Job, str]:
     return failed
 
 
-def result(job: Job, *, strength: float = 1.0) -> Result:
-    """The numbers of a finished run, with its LoRA at `strength`.
-
-    Judge and referee are asked only the task's own questions, so that all settings can be compared. If the run's own
-    evaluation asked others, it is evaluated again, and the result is stored next to the run folder.
-    """
-    whole, questions = read_result(job.folder), own_questions(job.spec)
-    if strength == 1 and questions == job.spec.measured_questions:
-        return whole
-    stored = job.folder.with_name(f"{job.folder.name}.{strength:g}.json")
-    if not stored.exists():
-        spec = job.spec.model_copy(update={"question": questions})
-        write_atomically(stored, to_json(_evaluate(spec, job.folder, strength)))
-    return result_of(from_json(Evaluation, read_text(stored), source=stored), whole.outcome, whole.machine)
-
-
-def _evaluate(spec: TaskSpec, run: Path, strength: float) -> Evaluation:
-    from dualproc.cli.progress import quiet
-
-    quiet()
-    from dualproc.engine import Engine, lora
-    from dualproc.engine.evaluate import evaluate
-    from dualproc.run.folder import WEIGHTS
-
-    engine = Engine(spec)
-    lora.load_export(engine.generator.adapter_module, spec.train.lora, run / WEIGHTS, strength=strength)
-    return evaluate(engine)[0]
-
-
 # --- the table ------------------------------------------------------------------------------------------------------
 
 
-def table(planned: Sequence[Planned], failed: dict[Job, str]) -> list[str]:
-    """The rows of one task: the base generator, then every setting."""
-    rows: list[tuple[Setting, BenchRow]] = []
+def table(planned: Sequence[Planned], failed: Mapping[Job, str]) -> list[str]:
+    """The rows of one task: the base generator, then every setting of which a fit is finished or has failed."""
+    lines = []
     for one in planned:
-        spec = one.job.spec
-        row = BenchRow(spec.name, spec.variant, one.job.folder.name, error=failed.get(one.job))
-        rows.append((one.setting, row if row.error else replace(row, result=result(one.job))))
-    row = rows[0][1]
-    if row.result is not None:
-        rows[0:0] = [(Setting("", BASE), row)]
-        for strength in STRENGTHS:
-            weaker = replace(row, result=result(planned[0].job, strength=strength))
-            rows.append((Setting("strength", f"{strength:g}"), weaker))
-    return [_markdown(setting, row) for setting, row in rows]
+        done = [job for job in one.jobs if is_finished(job.folder, job.spec.train.steps)]
+        rows = [job.row(read_result(job.folder)) for job in done]
+        errors = [job.row(error=failed[job]) for job in one.jobs if job in failed]
+        if rows or errors:
+            lines.append(_markdown(one.setting, [*rows, *errors], _side_effect([job.folder for job in done])))
+    return lines
 
 
-def _markdown(setting: Setting, row: BenchRow) -> str:
-    """The row of one setting: of the cells `base -> trained`, only the last part, because the base has its own row."""
-    shown = dict(zip(HEADINGS, cells(row), strict=True))
-    if setting.name == BASE:
-        numbers = [before if arrow else "" for before, arrow, _ in (shown[name].partition(" -> ") for name in COLUMNS)]
-    else:
-        numbers = [shown[name].rpartition(" -> ")[2] for name in COLUMNS]
-    if row.error:
-        numbers[0] = shown["measured"]
-    return "| " + " | ".join([row.label, setting.guard, setting.name, *numbers]) + " |"
+def _side_effect(runs: Sequence[Path]) -> str:
+    """The largest change of what the task does not ask for, by the mean over the runs, such as `chroma -0.4`."""
+    from dualproc.report.summary import side_effects
+
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        evaluation = RunFolder.open(run).read_evaluation()
+        for effect in side_effects(evaluation) if evaluation else ():
+            found.setdefault(effect.name, []).append(effect.change)
+    means = {name: mean(changes) for name, changes in found.items()}
+    known = {name: value for name, value in means.items() if math.isfinite(value)}
+    name = max(known, key=lambda one: abs(known[one]), default="")
+    return f"{name.removeprefix('tone ')} {known[name]:+.1f}" if name else MISSING
+
+
+def _markdown(setting: Setting, rows: Sequence[BenchRow], side_effect: str) -> str:
+    """The row of one setting."""
+    shown = dict(zip(HEADINGS, cells(*rows), strict=True))
+    failed = next((shown["measured"] for row in rows if row.result is None and len(rows) == 1), None)
+    numbers = [failed or shown[COLUMNS[0]], *(shown[name] for name in COLUMNS[1:])]
+    numbers.insert(COLUMNS.index("hack meter"), side_effect)
+    return "| " + " | ".join([rows[0].label.partition(",")[0], setting.guard, setting.name, *numbers]) + " |"
 
 
 def write(doc: Path, lines: Sequence[str], footer: str) -> None:
     """Put the table between the markers of the document, which is created if it does not exist."""
-    text = doc.read_text(encoding="utf-8") if doc.exists() else f"{INTRODUCTION}\n{BEGIN}\n{END}\n"
+    text = doc.read_text(encoding="utf-8") if doc.exists() else f"# What the guards do\n\n{BEGIN}\n{END}\n"
     before, rest = text.split(BEGIN)
-    head = ("task", "guard", "setting", *COLUMNS)
+    head = ["task", "guard", "setting", *COLUMNS]
+    head.insert(head.index("hack meter"), "side effect")
     full = [f"| {' | '.join(head)} |", "| " + " | ".join(["---"] * len(head)) + " |", *lines, "", footer, "", LEGEND]
     write_atomically(doc, f"{before}{BEGIN}\n" + "\n".join(full) + f"\n{END}{rest.split(END)[1]}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("tasks", nargs="*", default=TASKS, metavar="FILE:VARIANT", help=f"default: {' '.join(TASKS)}")
+    parser.add_argument(
+        "tasks", nargs="*", default=TASKS, metavar="FILE:VARIANT[:KEY=VALUE]", help=f"default: {' '.join(TASKS)}"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="number of fits at the same time, each on one thread")
+    parser.add_argument("--seeds", type=int, default=3, help=f"fits of each setting, from train.seed {FIRST_SEED} on")
+    parser.add_argument("--only", default="", help="measure only these guards, with commas between them")
     parser.add_argument("--steps", type=int, help="training steps (default: those of the spec)")
-    parser.add_argument("--seeds", type=int, help="images per validation prompt (default: those of the spec)")
+    parser.add_argument("--images", type=int, help="images per validation prompt (default: those of the spec)")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ablation", help="folder of the runs")
     parser.add_argument("--doc", type=Path, default=ROOT / "docs" / "ablation.md", help="document that gets the table")
     options = parser.parse_args()
-    shorter = [("train.steps", options.steps), ("evaluation.seeds", options.seeds)]
+    shorter = [("train.steps", options.steps), ("evaluation.seeds", options.images)]
     overrides = [f"{key}={value}" for key, value in shorter if value is not None]
-    planned = [plan(task, options.out, overrides=overrides) for task in options.tasks]
-    jobs = list(dict.fromkeys(one.job for task in planned for one in task))
-    failed = run_all(jobs, options.jobs)
-    images = len(planned[0][0].job.spec.prompts.eval_prompts()) * planned[0][0].job.spec.evaluation.seeds
-    write(options.doc, [line for task in planned for line in table(task, failed)], f"{images} images per row.")
+    only = [guard.strip() for guard in options.only.split(",") if guard.strip()]
+    planned = [plan(task, options.out, seeds=options.seeds, overrides=overrides, only=only) for task in options.tasks]
+    # One seed after another, so that a table of everything exists early.
+    found = [
+        job for seed in range(options.seeds) for task in planned for one in task for job in one.jobs[seed : seed + 1]
+    ]
+    failed = run_all(list(dict.fromkeys(found)), options.jobs)
+    everything = [plan(task, options.out, seeds=options.seeds, overrides=overrides) for task in options.tasks]
+    images = {
+        len(one.jobs[0].spec.prompts.eval_prompts()) * one.jobs[0].spec.evaluation.seeds for t in planned for one in t
+    }
+    lines = [line for task in everything for line in table(task, failed)]
+    write(options.doc, lines, f"{' or '.join(map(str, sorted(images)))} images per fit.")
     print(options.doc)
 
 
