@@ -7,66 +7,80 @@ from pathlib import Path
 
 import pytest
 from bench_examples import finished
-from run_examples import evaluation
 
-from dualproc.report.bench import read_result
 from dualproc.resolve import check_plugins, load_spec
-from dualproc.run.records import to_json
-from tools.ablation import BEGIN, END, Planned, plan, result, write
+from tools.ablation import BEGIN, END, FIRST_SEED, TASKS, Planned, plan, table, write
 
 SPEC = Path(__file__).parents[1] / "specs" / "line_weight.yaml"
 
 
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> list[Planned]:
-    return plan(f"{SPEC}:thick", tmp_path_factory.getbasetemp(), overrides=["train.steps=24"])
+    return plan(f"{SPEC}:thick", tmp_path_factory.getbasetemp(), seeds=2, overrides=["train.steps=24"])
 
 
 def test_held_out_prompts_are_never_used(planned: list[Planned]) -> None:
     prompts = load_spec(SPEC, variant="thick").prompts
-    for one in planned:
-        split = one.job.spec.prompts
+    for job in (job for one in planned for job in one.jobs):
+        split = job.spec.prompts
         assert len(split.eval) >= 4
         assert not set(split.train) & set(split.eval)
         assert {*split.train, *split.eval} == set(prompts.train)
 
 
 def test_every_setting_changes_only_its_guard(planned: list[Planned]) -> None:
-    whole = planned[0].job.spec
     keys = {
-        "anchor": {"anchor"}, "subject question": {"question"}, "batch": {"train"},
-        "early stopping": {"train"}, "reward": {"reward"},
+        "anchor": "anchor", "cheaper anchor": "anchor", "subject question": "question", "paraphrases": "question",
+        "reward": "reward",
     }  # fmt: skip
     for one in planned[1:]:
-        changed = {key for key in type(whole).model_fields if getattr(one.job.spec, key) != getattr(whole, key)}
-        assert changed <= keys[one.setting.guard], one.setting
+        for whole, job in zip(planned[0].jobs, one.jobs, strict=True):
+            assert job.spec.train.seed == whole.spec.train.seed == job.seed
+            fields = type(whole.spec).model_fields
+            changed = {key for key in fields if getattr(job.spec, key) != getattr(whole.spec, key)}
+            assert changed <= {keys.get(one.setting.guard, "train")}, one.setting
 
 
-def test_parameters_of_the_settings_are_valid(planned: list[Planned]) -> None:
-    for name in ("both", "answer_likelihood"):
-        (one,) = [one for one in planned if one.setting.name == name]
-        check_plugins(one.job.spec)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_setting_of_the_default_tasks_is_valid_and_has_the_value_asked_for(task: str, tmp_path: Path) -> None:
+    planned = plan(task, tmp_path)
+    assert len(planned) > 15
+    value = task.partition("=")[2]
+    for one in planned:
+        (job,) = one.jobs
+        check_plugins(job.spec)
+        assert job.seed == FIRST_SEED
+        assert not value or value in job.overrides[0]
 
 
-def test_settings_with_the_same_spec_share_one_fit(planned: list[Planned]) -> None:
-    jobs = {one.job for one in planned}
-    assert len({job.folder for job in jobs}) == len(jobs) < len(planned)
+def test_only_the_guards_asked_for_are_measured_and_the_unchanged_spec(tmp_path: Path) -> None:
+    planned = plan(f"{SPEC}:thick", tmp_path, only=["ema", "views"])
+    assert {one.setting.guard for one in planned} == {"", "ema", "views"}
+
+
+def test_settings_with_the_same_spec_share_their_fits(tmp_path: Path) -> None:
+    """The spec *horizon* asks about the subject already."""
+    planned = plan(TASKS[0], tmp_path, seeds=2)
+    everything = [job for one in planned for job in one.jobs]
+    jobs = set(everything)
+    assert len({job.folder for job in jobs}) == len(jobs) < len(everything)
     assert all(a is b or a.spec != b.spec for a in jobs for b in jobs)
 
 
 def test_all_batch_sizes_train_on_the_same_number_of_images(planned: list[Planned]) -> None:
-    trains = [one.job.spec.train for one in planned if one.setting.guard == "batch"]
-    assert [train.batch for train in trains] == [1, 4, 8]
+    trains = [one.jobs[0].spec.train for one in planned if one.setting.guard == "batch"]
+    assert [train.batch for train in trains] == [1, 8]
     assert {train.batch * train.steps for train in trains} == {96}
 
 
-def test_result_at_another_strength_is_evaluated_once_and_then_read(planned: list[Planned], tmp_path: Path) -> None:
-    job = replace(planned[0].job, folder=finished(tmp_path / "run"))
-    assert result(job) == read_result(job.folder)
-    weaker = evaluation(judge=(0.5, 0.5, 0.5, 0.5))
-    (tmp_path / "run.0.5.json").write_text(to_json(weaker), encoding="utf-8")
-    assert result(job, strength=0.5).judge.after == 0.5
-    assert result(job, strength=0.5).outcome == result(job).outcome
+def test_rows_have_the_mean_of_the_seeds_and_settings_without_a_fit_have_none(tmp_path: Path) -> None:
+    first, *_ = plan(f"{SPEC}:thick", tmp_path, seeds=2, overrides=["train.steps=4"])
+    jobs = tuple(replace(job, folder=finished(tmp_path / str(job.seed))) for job in first.jobs)
+    missing = replace(first, jobs=tuple(replace(job, folder=tmp_path / "none") for job in first.jobs))
+    (line,) = table([replace(first, jobs=jobs), missing], {})
+    assert line.startswith("| line_weight/thick |  | unchanged spec | ")
+    (failed,) = table([missing], {missing.jobs[0]: "out of memory"})
+    assert "failed: out of memory" in failed
 
 
 def test_new_table_replaces_the_old_one_and_keeps_the_text_around_it(tmp_path: Path) -> None:

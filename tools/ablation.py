@@ -3,8 +3,9 @@
     python -m tools.ablation --jobs 2               # finished fits are not run again
     python -m tools.ablation --only ema,antithetic --steps 3 --images 2 --out /tmp/ablation --doc /tmp/ablation.md
 
-Fits have *validation* prompts, which are taken from the spec's training prompts, and their own seeds. The spec's held-out
-prompts are never used, so settings that are chosen here cannot be tuned on them. Writes the table of docs/ablation.md.
+Fits have *validation* prompts, which are taken from the spec's training prompts, and their own seeds. The spec's
+held-out prompts are never used, so settings that are chosen here cannot be tuned on them. Writes the table of
+docs/ablation.md.
 """
 
 from __future__ import annotations
@@ -63,17 +64,19 @@ PARAPHRASES = {
 }
 """By the template: wordings that the shipped judge was trained with, too."""
 UNCHANGED = "unchanged spec"
+SIDE_EFFECT = "side effect"
 COLUMNS = (
-    "on target", "judge - on target", "referee", "kept", "diversity", "beyond the task", "hack meter", "seconds",
+    "on target", "judge - on target", "referee", "kept", "diversity", "beyond the task", SIDE_EFFECT, "hack meter",
+    "seconds",
 )  # fmt: skip
 BEGIN, END = "<!-- table: tools/ablation.py -->", "<!-- end table -->"
 LEGEND = """\
 *on target*: share of images that the spec's scorer accepts. *judge - on target*: far above 0, the judge, which trains,
 accepts images that miss the target. *referee*: mean P(wanted answer) of a model that does not train. *kept*: share of
-images whose subject the referee recognises. *diversity*: as a share of the base's; *beyond the task*: as a share of that
-of base images as alike in the task. *side effect*: the largest change of lightness, chroma or contrast, in standard
-deviations of the base images. *hack meter*: as a multiple of the base's. *seconds*: all training steps. A number is the
-mean over the seeds; in brackets, the lowest and the highest."""
+images whose subject the referee recognises. *diversity*: as a share of the base's; *beyond the task*: as a share of
+that of base images as alike in the task. *side effect*: the largest change of lightness, chroma or contrast, in
+standard deviations of the base images. *hack meter*: as a multiple of the base's. *seconds*: all training steps. A
+number is the mean over the seeds; in brackets, the lowest and the highest."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,6 @@ def settings(spec: TaskSpec) -> Iterator[Setting]:
         yield Setting("subject question", "yes", (_set("question", [*bare, subject]),))
     for batch in (1, 8):
         yield Setting("batch", str(batch), _equal_images(spec, batch))
-    yield Setting("early stopping", "patience 2", ("train.stop={patience: 2}",))
     twice = f"train.steps={2 * spec.train.steps}"
     yield Setting("early stopping", "patience 2, twice the steps", (twice, "train.stop={patience: 2}"))
     yield Setting("early stopping", "no, twice the steps", (twice, "train.stop=null"))
@@ -250,8 +252,8 @@ def _markdown(setting: Setting, rows: Sequence[BenchRow], side_effect: str) -> s
     """The row of one setting."""
     shown = dict(zip(HEADINGS, cells(*rows), strict=True))
     failed = next((shown["measured"] for row in rows if row.result is None and len(rows) == 1), None)
-    numbers = [failed or shown[COLUMNS[0]], *(shown[name] for name in COLUMNS[1:])]
-    numbers.insert(COLUMNS.index("hack meter"), side_effect)
+    shown |= {SIDE_EFFECT: side_effect} | ({COLUMNS[0]: failed} if failed else {})
+    numbers = [shown[name] for name in COLUMNS]
     return "| " + " | ".join([rows[0].label.partition(",")[0], setting.guard, setting.name, *numbers]) + " |"
 
 
@@ -259,8 +261,7 @@ def write(doc: Path, lines: Sequence[str], footer: str) -> None:
     """Put the table between the markers of the document, which is created if it does not exist."""
     text = doc.read_text(encoding="utf-8") if doc.exists() else f"# What the guards do\n\n{BEGIN}\n{END}\n"
     before, rest = text.split(BEGIN)
-    head = ["task", "guard", "setting", *COLUMNS]
-    head.insert(head.index("hack meter"), "side effect")
+    head = ("task", "guard", "setting", *COLUMNS)
     full = [f"| {' | '.join(head)} |", "| " + " | ".join(["---"] * len(head)) + " |", *lines, "", footer, "", LEGEND]
     write_atomically(doc, f"{before}{BEGIN}\n" + "\n".join(full) + f"\n{END}{rest.split(END)[1]}")
 
@@ -283,16 +284,12 @@ def main() -> None:
     only = [guard.strip() for guard in options.only.split(",") if guard.strip()]
     planned = [plan(task, options.out, seeds=options.seeds, overrides=overrides, only=only) for task in options.tasks]
     # One seed after another, so that a table of everything exists early.
-    found = [
-        job for seed in range(options.seeds) for task in planned for one in task for job in one.jobs[seed : seed + 1]
-    ]
-    failed = run_all(list(dict.fromkeys(found)), options.jobs)
+    by_seed = [one.jobs[seed] for seed in range(options.seeds) for task in planned for one in task]
+    failed = run_all(list(dict.fromkeys(by_seed)), options.jobs)
     everything = [plan(task, options.out, seeds=options.seeds, overrides=overrides) for task in options.tasks]
-    images = {
-        len(one.jobs[0].spec.prompts.eval_prompts()) * one.jobs[0].spec.evaluation.seeds for t in planned for one in t
-    }
     lines = [line for task in everything for line in table(task, failed)]
-    write(options.doc, lines, f"{' or '.join(map(str, sorted(images)))} images per fit.")
+    images = sorted({len(job.spec.prompts.eval_prompts()) * job.spec.evaluation.seeds for job in by_seed})
+    write(options.doc, lines, f"{' or '.join(map(str, images))} images per fit.")
     print(options.doc)
 
 
