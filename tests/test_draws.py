@@ -1,4 +1,4 @@
-"""The random choices of a training step: prompts, start noise, and how the judge looks at the images."""
+"""The random choices of a training step: prompts, start noise, and how the judge sees the images."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def drawn(spec: TaskSpec, step: int = 0) -> Draw:
 
 
 def test_options_that_are_off_leave_the_other_choices_as_they_are() -> None:
-    """A fit with two looks has the prompts, seeds and first shifts of one with a single look."""
+    """A fit with two views has the prompts, seeds and first shifts of one with a single look."""
     one, two = drawn(make_spec()), drawn(make_spec(views={"count": 2, "noise": 0.1}))
     assert (one.prompts, one.seeds, one.anchors) == (two.prompts, two.seeds, two.anchors)
-    assert one.looks[0].shifts == two.looks[0].shifts != two.looks[1].shifts
+    assert one.views[0].shifts == two.views[0].shifts != two.views[1].shifts
 
 
 @settings(max_examples=30, deadline=None)
@@ -85,7 +85,7 @@ def test_negative_seed_starts_from_the_noise_of_its_counterpart_times_minus_one(
     assert again.isfinite().all()
 
 
-# --- looks ------------------------------------------------------------------------------------------------------
+# --- views ------------------------------------------------------------------------------------------------------
 
 
 class Listening(BrightnessJudge):
@@ -108,7 +108,7 @@ def stepped(spec: TaskSpec) -> tuple[Listening, Any]:
     return judge, engine.step()
 
 
-def test_the_judge_looks_at_every_image_as_often_as_asked_each_time_with_another_jitter() -> None:
+def test_the_judge_sees_every_image_as_often_as_asked_each_time_with_another_jitter() -> None:
     judge, record = stepped(make_spec(views={"count": 3}))
     (seen,) = judge.seen
     assert seen.shape[0] == 12

@@ -14,8 +14,8 @@ from .seeds import mirrored, training_seed
 
 
 @dataclass(frozen=True)
-class Look:
-    """How the judge looks at B images once."""
+class View:
+    """How the judge sees B images once."""
 
     shifts: Sequence[Shift]
     """Of each image's visual prompt."""
@@ -33,7 +33,7 @@ class Draw:
     seeds: Sequence[int]
     anchors: Sequence[int]
     """A seed for each anchor; the same for all images."""
-    looks: Sequence[Look]
+    views: Sequence[View]
 
     @property
     def texts(self) -> list[str]:
@@ -42,8 +42,8 @@ class Draw:
 
     def part(self, part: slice) -> Draw:
         """The choices for some of the images."""
-        looks = [Look(look.shifts[part], look.wordings[part], look.noise[part]) for look in self.looks]
-        return replace(self, prompts=self.prompts[part], seeds=self.seeds[part], looks=looks)
+        views = [View(view.shifts[part], view.wordings[part], view.noise[part]) for view in self.views]
+        return replace(self, prompts=self.prompts[part], seeds=self.seeds[part], views=views)
 
 
 def draw(spec: TaskSpec, prompts: Sequence[Prompt], step: int, rng: random.Random) -> Draw:
@@ -57,8 +57,8 @@ def draw(spec: TaskSpec, prompts: Sequence[Prompt], step: int, rng: random.Rando
     anchors = [training_seed(rng) for anchor in spec.anchors if anchor.weight > 0]
     # What is off by default is drawn last: specs without it draw the same as without these lines.
     shifts = [first, *(_shifts(spec, rng) for _ in range(1, train.views.count))]
-    looks = [Look(each, [_wordings(spec, rng) for _ in count], [training_seed(rng) for _ in count]) for each in shifts]
-    return Draw(chosen, seeds, anchors, looks)
+    views = [View(each, [_wordings(spec, rng) for _ in count], [training_seed(rng) for _ in count]) for each in shifts]
+    return Draw(chosen, seeds, anchors, views)
 
 
 def _dealt(train: Train, prompts: Sequence[Prompt], step: int) -> list[Prompt]:

@@ -23,7 +23,7 @@ from dualproc.types import Prompt, Question, StepRecord
 from . import lora, lora_files, returned, sliders
 from .average import Average
 from .distributed import Processes, processes
-from .draws import Draw, Look, draw
+from .draws import Draw, View, draw
 from .evaluators import Evaluators, Live, live
 from .robust import worst_images, worst_weights
 from .warned import noting
@@ -137,8 +137,8 @@ class Loop:
         with self.processes.summed(self.weights, totals):
             for part in self.processes.parts(train.batch, train.accumulate):  # one, unless several are asked for
                 some = drawn.part(part)
-                with worst_weights(self.weights, train.worst_case.weights, partial(task.loss, some)):
-                    terms = task.loss(some)
+                with worst_weights(self.weights, train.worst_case.weights, partial(task._loss, some)):
+                    terms = task._loss(some)
                     share = len(some.seeds) / train.batch
                     torch.autograd.backward(share * terms[0])
                 totals += share * terms.detach()
@@ -156,39 +156,39 @@ class Loop:
         seconds = time.perf_counter() - started
         return StepRecord(step=self.done, **dict(zip(names, numbers, strict=True)), seconds=seconds, skipped=not finite)
 
-    def loss(self, drawn: Draw) -> Tensor:
+    def _loss(self, drawn: Draw) -> Tensor:
         """[4]: loss, mean reward, mean P(wanted answer) and mean penalty of images drawn with the LoRA."""
         import torch
 
         texts, radius = drawn.texts, self.spec.train.worst_case.images
         sample = returned.sample(self.generator, texts, drawn.seeds, grad=True)
-        images = worst_images(sample.images, radius, lambda near: self.judged(near, drawn)[0])
-        reward, p_answer = self.judged(images, drawn)
+        images = worst_images(sample.images, radius, lambda near: self._judged(near, drawn)[0])
+        reward, p_answer = self._judged(images, drawn)
         penalty = torch.zeros_like(reward)
         for (weight, anchor), seed in zip(self.anchors, drawn.anchors, strict=True):
             noise = torch.Generator().manual_seed(seed)
             penalty = penalty + weight * returned.penalty(anchor, sample, self.generator, texts, drawn.seeds, noise)
         return torch.stack([penalty.mean() - reward.mean(), reward.mean(), p_answer, penalty.mean()])
 
-    def judged(self, images: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
-        """The reward of images [B, 3, H, W], [B], and P(wanted answer): the means of `train.views.count` looks."""
+    def _judged(self, images: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:
+        """The reward of images [B, 3, H, W], [B], and P(wanted answer): the means over the views."""
         import torch
 
-        seen = torch.cat([self.judge_view(self._noisy(images, look), look.shifts) for look in drawn.looks])
-        asked = [asked for look in drawn.looks for asked in self.questions(drawn.prompts, look.wordings)]
+        seen = torch.cat([self.judge_view(self._noisy(images, view), view.shifts) for view in drawn.views])
+        asked = [asked for view in drawn.views for asked in self.questions(drawn.prompts, view.wordings)]
         answers = returned.answers(self.judge, seen, asked)
         reward = returned.reward(self.reward, answers, self.wanted)
         _require_gradient(images=images, answers=answers.log_likelihoods, reward=reward)
-        return reward.view(len(drawn.looks), -1).mean(0), answers.p_wanted(self.wanted).mean()
+        return reward.view(len(drawn.views), -1).mean(0), answers.p_wanted(self.wanted).mean()
 
-    def _noisy(self, images: Tensor, look: Look) -> Tensor:
-        """Images with the noise of `train.views`."""
+    def _noisy(self, images: Tensor, view: View) -> Tensor:
+        """Images with the noise of a view."""
         import torch
 
         if not (size := self.spec.train.views.noise):
             return images
         shape = images.shape[1:]
-        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in look.noise]
+        noise = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in view.noise]
         return images + size * torch.stack(noise).to(images)
 
     def steps(self) -> Iterator[StepRecord]:

@@ -136,17 +136,17 @@ class Stop(SpecModel):
 
 
 class Views(SpecModel):
-    """How often the judge looks at each training image; the reward is the mean over the looks."""
+    """How often the judge sees each training image; the reward is the mean over these views."""
 
     count: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
         default=1,
-        description="Looks at each image in each training step, each with its own jitter, wording and noise. The "
-        "judge's part of the step takes so many times as long.",
+        description="Views of each image in each training step, each with its own jitter, wording and noise. The "
+        "judge's part of the step takes this many times as long.",
     )
     noise: Share = Field(
         default=0.0,
-        description="Noise on the pixels of each look, beneath the visual prompt: its standard deviation, with pixels "
-        "from 0 to 1.",
+        description="Standard deviation of Gaussian noise that is added to the pixels (0 to 1) of each view, beneath "
+        "the visual prompt.",
     )
 
 
@@ -203,7 +203,7 @@ class Train(SpecModel):
         default=False,
         description="Draw start noise in pairs: of every two images, one starts from the other one's noise times -1.",
     )
-    views: Views = Field(default=Views(), description="How often the judge looks at each training image.")
+    views: Views = Field(default=Views(), description="How often the judge sees each training image.")
     worst_case: WorstCase = Field(
         default=WorstCase(), description="Where near the images and the LoRA the gradient is taken."
     )
