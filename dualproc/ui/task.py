@@ -58,7 +58,7 @@ judge: {type: tiny}
 referee: {type: tiny-referee}
 anchor:
   - {type: base_denoise, weight: 4.0}
-  - {type: base_image, norm: l1, blur: 0.03, weight: 2.0}
+  - {type: base_image, norm: l1, blur: 0.03, share: 0.5, weight: 2.0}
 train: {steps: 100, batch: 4, lr: 1.5e-4, preview: {every: 20}}
 """
 
