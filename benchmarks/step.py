@@ -35,6 +35,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 import dualproc
 from dualproc import Engine, TaskSpec, load_spec
+from dualproc.engine.overlay import draw_shift
 
 WEIGHTS = Path(dualproc.__file__).parent / "weights"
 
@@ -141,7 +142,8 @@ def paper(engine: Engine) -> Callable[[], None]:
         ).sample  # fmt: skip
         x0 = FluxPipeline._unpack_latents(z - v, generator.params.height, generator.params.width, pipe.vae_scale_factor)
         images = pipe.vae.decode(x0 / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor).sample / 2 + 0.5
-        seen = engine.judge_view(images, engine.evaluators.shifts(len(images), rng))
+        shown = engine.spec.visual_prompt
+        seen = engine.judge_view(images, [draw_shift(shown, rng) for _ in images] if shown else None)
         loss = torch.zeros(())
         for asked in zip(*engine.questions(prompts), strict=True):
             answered = [f"{judge._prompt(question.text)} {question.candidates[question.wanted]}" for question in asked]

@@ -118,6 +118,20 @@ def whole(out: Path) -> Any:
     return engine(make_spec()).fit(out).outcome.steps
 
 
+OPTIONS: dict[str, Any] = {
+    "ema": 0.9,
+    "stratified": True,
+    "antithetic": True,
+    "views": {"count": 2, "noise": 0.05},
+    "worst_case": {"images": 0.02, "weights": 0.2},
+}
+
+
+def options(out: Path) -> Any:
+    """Every option of a training step."""
+    return engine(make_spec(**OPTIONS)).fit(out).evaluation.trained.judge
+
+
 def resumed(out: Path) -> Any:
     """The run that one process left after half of the steps; now in parts, too."""
     return engine(make_spec(accumulate=2)).fit(out, resume=True).outcome.steps
@@ -165,7 +179,7 @@ def dying(out: Path) -> Any:
 
 
 SCENARIOS: tuple[Callable[[Path], Any], ...] = (
-    whole, resumed, interrupted, sharing, failing, full, too_many, dying,
+    whole, options, resumed, interrupted, sharing, failing, full, too_many, dying,
 )  # fmt: skip
 """In this order; the last one leaves a process alone."""
 

@@ -81,6 +81,12 @@ def test_rows_have_the_mean_of_the_seeds_and_settings_without_a_fit_have_none(tm
     assert line.startswith("| line_weight/thick |  | unchanged spec | ")
     (failed,) = table([missing], {missing.jobs[0]: "out of memory"})
     assert "failed: out of memory" in failed
+    (failed,) = table([missing], dict.fromkeys(missing.jobs, "out of memory"))
+    assert "failed: out of memory" in failed
+    partly = replace(first, jobs=(jobs[0], missing.jobs[1]))
+    (line,) = table([partly], {missing.jobs[1]: "out of memory"})
+    assert line.startswith("| line_weight/thick |  | unchanged spec (1 of 2 fits) | ")
+    assert "out of memory" not in line
 
 
 def test_new_table_replaces_the_old_one_and_keeps_the_text_around_it(tmp_path: Path) -> None:

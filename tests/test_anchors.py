@@ -80,6 +80,25 @@ def test_the_penalty_of_an_image_is_its_squared_distance_to_the_base_image(gener
     torch.testing.assert_close(penalty(base_image(blur=0.05), lighter, generator), expected)
 
 
+def test_with_a_share_the_mean_penalty_stays_and_the_base_is_drawn_in_that_share(generator: DiffusersGenerator) -> None:
+    sample, calls = generator.sample(["a cartoon of a cat"], [3], base=True), []
+    sample = replace(sample, images=sample.images + 0.1)
+    rngs = [torch.Generator().manual_seed(seed) for seed in range(40)]
+
+    class Counting:
+        def sample(self, *given: Any, **how: Any) -> Sample:
+            calls.append(given)
+            return generator.sample(*given, **how)
+
+    counting: Any = Counting()
+    anchor = base_image(share=0.5)
+    found = [anchor.penalty(sample, counting, ["a cartoon of a cat"], [3], rng).item() for rng in rngs]
+    compared = [one for one in found if one > 0]
+    assert len(compared) == len(calls)
+    assert 10 < len(calls) < 30
+    assert compared == pytest.approx([0.01 / 0.5] * len(calls), rel=1e-3)
+
+
 def test_with_l1_a_large_change_of_a_part_costs_as_much_as_a_small_one_of_all(generator: DiffusersGenerator) -> None:
     base = generator.sample(PROMPTS, SEEDS, base=True)
     few, many = base.images.clone(), base.images + 0.1

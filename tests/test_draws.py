@@ -137,11 +137,24 @@ def test_paraphrases_are_asked_in_training_only() -> None:
     assert asked_in_evaluations.text == "Is a cat bright? Answer with Yes or No."
 
 
+def test_judge_is_asked_before_training_whether_it_can_answer_every_wording() -> None:
+    class Checking(Listening):
+        def check_questions(self, questions: Any) -> None:
+            self.asked.append([question.text for question in questions])
+
+    judge = Checking()
+    Engine(make_spec(BRIGHT | {"paraphrases": ["Is there light?"]}), build=stubs(judges=judge))
+    (asked,) = judge.asked
+    assert [text.partition("?")[0] for text in asked] == ["Is a cat bright", "Is there light"]
+
+
 @pytest.mark.parametrize(
     ("question", "preserve", "message"),
     [
         (BRIGHT | {"paraphrases": ["Is {subjct} bright?"]}, None, r"question\.paraphrases\.0.*\{subjct\}"),
         (BRIGHT | {"paraphrases": ["Is {subject bright?", " "]}, None, r"paraphrases\.1"),
+        (BRIGHT | {"paraphrases": ["Is {subject} light?", BRIGHT["template"]]}, None, r"paraphrases\.1.*twice"),
+        (BRIGHT | {"paraphrases": ["Is it {subject}?"] * 2}, None, r"paraphrases\.1.*twice"),
         (BRIGHT, BRIGHT | {"paraphrases": ["Is {subject} light?"]}, r"preserve\.paraphrases.*only the evaluation"),
     ],
 )

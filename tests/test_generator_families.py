@@ -85,6 +85,20 @@ def test_images_equal_those_of_the_plain_pipeline(family: str) -> None:
     assert (other.images - first.images).abs().max() > 0.01
 
 
+def test_negative_seed_starts_from_the_negative_noise(family: str) -> None:
+    generator, starts = small(family), []
+
+    def keep(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        starts.append(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
+
+    hook = generator.adapter_module.register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        generator.sample(PROMPTS[:1] * 2, [3, ~3])
+    hook.remove()
+    assert torch.equal(starts[0][1], -starts[0][0])
+    assert starts[0][0].abs().max() > 0
+
+
 def test_the_gradient_reaches_the_lora_and_nothing_else(family: str) -> None:
     generator = small(family)
     weights = attach_lora(generator, Lora(rank=2))

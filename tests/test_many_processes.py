@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from many_processes import FILLER, STEPS, engine, filling, fork, main, make_spec, resuming, whole
+from many_processes import FILLER, OPTIONS, STEPS, engine, filling, fork, main, make_spec, resuming, whole
 from safetensors.torch import load_file
 from test_cli_run import SPEC
 
@@ -65,6 +65,13 @@ def test_two_processes_train_the_lora_of_one(shared: Path, alone: Path, scenario
         assert record.loss == pytest.approx(other.loss, abs=1e-5)
         assert record.p_answer == pytest.approx(other.p_answer, abs=1e-5)
         assert record.grad_norm == pytest.approx(other.grad_norm, rel=1e-3)
+
+
+def test_two_processes_train_the_lora_of_one_with_every_option_of_a_step(shared: Path, tmp_path: Path) -> None:
+    alone = engine(make_spec(**OPTIONS)).fit(tmp_path / "alone")
+    assert largest_difference(shared / "options", alone.run) <= 1e-4
+    for one in said(shared, "options"):
+        assert one["result"] == pytest.approx(alone.evaluation.trained.judge, abs=1e-3)
 
 
 def test_processes_share_the_evaluation_and_measure_what_one_does(shared: Path, tmp_path: Path) -> None:

@@ -219,6 +219,24 @@ def test_a_batch_in_parts_needs_the_activations_of_one_part(small: Plan) -> None
     assert sum(parts.operations.values()) == pytest.approx(sum(small.operations.values()), rel=0.01)
 
 
+def test_the_most_expensive_step_is_planned() -> None:
+    """Random choices of the first step must not decide whether training fits into memory."""
+    full = planned(*NO_REFEREE, "anchor={type: base_image}").memory["cpu"]
+    assert planned(*NO_REFEREE, "anchor={type: base_image, share: 0.001}").memory["cpu"] == full
+    long = "Does the line weight of the image match the red line overlaid at the bottom?"
+    asked, several = (
+        {"template": long},
+        {"template": "Is the line red?", "paraphrases": ["Is this?", long, "Is a line red?"]},
+    )
+    plans = [planned(*NO_REFEREE, f"question={json.dumps(question)}") for question in (asked, several)]
+    assert plans[0].memory == plans[1].memory
+
+
+def test_the_average_of_the_weights_takes_memory(tiny: Plan) -> None:
+    averaged = planned("train.ema=0.9")
+    assert averaged.memory["cpu"].lora == pytest.approx(1.25 * tiny.memory["cpu"].lora)
+
+
 def test_quantised_weights_are_planned_without_bitsandbytes(tiny: Plan) -> None:
     linear = sum(part.linear for part in tiny.parts if part.role == "judge")
     assert linear > 0

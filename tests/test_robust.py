@@ -57,10 +57,10 @@ def test_worst_weights_have_a_higher_loss_and_come_back_exactly_also_after_an_er
     before = [weight.detach().clone() for weight in weights]
 
     def loss() -> torch.Tensor:
-        return torch.stack([weights[0].square().sum() + weights[1].sum()])
+        return weights[0].square().sum() + weights[1].sum()
 
     def failing() -> None:
-        with worst_weights([*weights, unused], 0.1, loss):
+        with worst_weights([*weights, unused], 0.1, lambda: torch.autograd.backward(loss())):
             change = torch.cat([(a - b).flatten() for a, b in zip(weights, before, strict=True)])
             assert change.norm().item() == pytest.approx(0.1, rel=1e-4)
             assert loss().item() > before[0].square().sum().item() + before[1].sum().item()
@@ -69,7 +69,6 @@ def test_worst_weights_have_a_higher_loss_and_come_back_exactly_also_after_an_er
     with pytest.raises(ZeroDivisionError):
         failing()
     assert all(torch.equal(a, b) for a, b in zip(weights, before, strict=True))
-    assert all(weight.grad is None for weight in weights)  # the optimiser's gradient is the one taken within
 
 
 @pytest.mark.parametrize("worst", [{"images": 0.02}, {"weights": 0.01}, {"images": 0.02, "weights": 0.01}])
@@ -79,6 +78,14 @@ def test_fits_with_the_worst_case_learn_the_task_and_differ_from_those_without(w
     assert records[1][-1].reward > records[1][0].reward + 0.1
     assert [one.loss for one in records[0]] != [one.loss for one in records[1]]
     assert not any(record.skipped for record in records[1])
+
+
+@pytest.mark.parametrize("worst", [{"images": 0.02}, {"weights": 0.5}])
+def test_worst_case_is_that_of_the_whole_batch_however_it_is_computed(worst: dict[str, float]) -> None:
+    whole, parts = (Engine(make_spec(worst_case=worst, batch=4, accumulate=n), build=stubs()) for n in (1, 3))
+    for one, other in zip(whole.steps(), parts.steps(), strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+        assert one.grad_norm == pytest.approx(other.grad_norm, rel=1e-3)
 
 
 # --- the average ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dualproc.cli.processes import Job, TrainingProcess
@@ -229,8 +229,14 @@ def table(planned: Sequence[Planned], failed: Mapping[Job, str]) -> list[str]:
         rows = [job.row(read_result(job.folder)) for job in done]
         errors = [job.row(error=failed[job]) for job in one.jobs if job in failed]
         if rows or errors:
-            lines.append(_markdown(one.setting, [*rows, *errors], _side_effect([job.folder for job in done])))
+            shown = replace(one.setting, name=_counted(one.setting.name, len(done), len(one.jobs)))
+            lines.append(_markdown(shown, [*rows, *errors], _side_effect([job.folder for job in done])))
     return lines
+
+
+def _counted(name: str, done: int, planned: int) -> str:
+    """The name of a setting; with the number of its fits, if not all of them are finished."""
+    return name if done == planned else f"{name} ({done} of {planned} fits)"
 
 
 def _side_effect(runs: Sequence[Path]) -> str:
@@ -251,8 +257,8 @@ def _side_effect(runs: Sequence[Path]) -> str:
 def _markdown(setting: Setting, rows: Sequence[BenchRow], side_effect: str) -> str:
     """The row of one setting."""
     shown = dict(zip(HEADINGS, cells(*rows), strict=True))
-    failed = next((shown["measured"] for row in rows if row.result is None and len(rows) == 1), None)
-    shown |= {SIDE_EFFECT: side_effect} | ({COLUMNS[0]: failed} if failed else {})
+    failed = {} if any(row.result for row in rows) else {COLUMNS[0]: shown["measured"]}
+    shown |= {SIDE_EFFECT: side_effect} | failed
     numbers = [shown[name] for name in COLUMNS]
     return "| " + " | ".join([rows[0].label.partition(",")[0], setting.guard, setting.name, *numbers]) + " |"
 

@@ -44,7 +44,8 @@ class Evaluators:
         self.spec = spec
         example = spec.prompts.train_prompts()[0]
         self.judge: Judge = build_judge(spec.judges, build=build)
-        check_questions(self.judge, [question.for_prompt(example) for question in spec.questions])
+        wordings = [(question, n) for question in spec.questions for n in range(len(question.wordings))]
+        check_questions(self.judge, [question.for_prompt(example, wording=n) for question, n in wordings])
         self.referee: Judge | None = build_judge(spec.referees, build=build) if spec.referees else None
         if self.referee is not None:
             asked = [*spec.measured_questions, *([spec.preserve] if spec.preserve else [])]

@@ -132,16 +132,9 @@ class Loop:
         task = self.at(sliders.drawn(self.spec, self.done, rng))  # without sliders, the same in every step
         drawn = draw(task.spec, self.prompts, self.done, rng)
 
-        self.optimiser.zero_grad(set_to_none=True)
-        totals = torch.zeros(4, device=self.weights[0].device)
-        with self.processes.summed(self.weights, totals):
-            for part in self.processes.parts(train.batch, train.accumulate):  # one, unless several are asked for
-                some = drawn.part(part)
-                with worst_weights(self.weights, train.worst_case.weights, partial(task._loss, some)):
-                    terms = task._loss(some)
-                    share = len(some.seeds) / train.batch
-                    torch.autograd.backward(share * terms[0])
-                totals += share * terms.detach()
+        gradient = partial(self._gradient, task, drawn)
+        with worst_weights(self.weights, train.worst_case.weights, gradient):
+            totals = gradient()
 
         norm = torch.nn.utils.clip_grad_norm_(self.weights, train.clip)
         # Read together: each reading would make the CPU wait for the GPU.
@@ -155,6 +148,21 @@ class Loop:
         names = ("loss", "reward", "p_answer", "anchor", "grad_norm")
         seconds = time.perf_counter() - started
         return StepRecord(step=self.done, **dict(zip(names, numbers, strict=True)), seconds=seconds, skipped=not finite)
+
+    def _gradient(self, task: Loop, drawn: Draw) -> Tensor:
+        """Set the LoRA's gradient to that of the whole batch, over all processes; returns the batch's `_loss`."""
+        import torch
+
+        batch, accumulate = self.spec.train.batch, self.spec.train.accumulate
+        self.optimiser.zero_grad(set_to_none=True)
+        totals = torch.zeros(4, device=self.weights[0].device)
+        with self.processes.summed(self.weights, totals):
+            for part in self.processes.parts(batch, accumulate):  # one, unless several are asked for
+                terms = task._loss(drawn.part(part))
+                share = (part.stop - part.start) / batch
+                torch.autograd.backward(share * terms[0])
+                totals += share * terms.detach()
+        return totals
 
     def _loss(self, drawn: Draw) -> Tensor:
         """[4]: loss, mean reward, mean P(wanted answer) and mean penalty of images drawn with the LoRA."""

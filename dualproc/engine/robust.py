@@ -37,20 +37,23 @@ def worst_images(images: Tensor, radius: float, reward: Callable[[Tensor], Tenso
 
 
 @contextmanager
-def worst_weights(weights: Sequence[Tensor], radius: float, loss: Callable[[], Tensor]) -> Iterator[None]:
-    """Within, `weights` are moved by `radius` (the length of the change) to where the first of `loss()` is higher."""
+def worst_weights(weights: Sequence[Tensor], radius: float, gradient: Callable[[], object]) -> Iterator[None]:
+    """Within, `weights` are moved by `radius` (the length of the change) to where the loss is higher.
+
+    `gradient()` sets the gradient of the loss with respect to each of them, as `backward` does.
+    """
     import torch
 
     if not radius:
         yield
         return
-    found = torch.autograd.grad(loss()[0], weights, allow_unused=True)
-    gradients = [torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True)]
-    length = torch.stack([gradient.norm() for gradient in gradients]).norm().clamp(min=TINY)
+    gradient()
     before = [weight.detach().clone() for weight in weights]
+    slopes = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
+    length = torch.stack([slope.norm() for slope in slopes]).norm().clamp(min=TINY)
     with torch.no_grad():
-        for weight, gradient in zip(weights, gradients, strict=True):
-            weight.add_(radius * gradient / length)
+        for weight, slope in zip(weights, slopes, strict=True):
+            weight.add_(radius * slope / length)
     try:
         yield
     finally:

@@ -19,7 +19,7 @@ from dualproc.errors import DualprocError
 from dualproc.kit.blocks import recomputed_blocks
 from dualproc.kit.patching import replaced
 from dualproc.protocols import MemoryOptions
-from dualproc.spec import PluginRef, TaskSpec
+from dualproc.spec import AnchorRef, PluginRef, QuestionSpec, TaskSpec
 from dualproc.types import Sample
 
 from .ledger import MAIN, Ledger
@@ -69,7 +69,7 @@ class Memory:
 
     weights: int
     lora: int
-    """Weights, gradients and AdamW's two moments."""
+    """Weights, gradients, AdamW's two moments, and the average of `train.ema`."""
     activations: int
     """What the forward pass keeps for the backward pass."""
     temporaries: int
@@ -134,6 +134,8 @@ class Observed:
 
     parts: tuple[Part, ...]
     lora: int
+    average: int
+    """The average of `train.ema`."""
     lora_parameters: int
     resident: Mapping[str, int]
     """Alive before the step, the LoRA's weights included."""
@@ -231,7 +233,10 @@ def _roles(spec: TaskSpec, *, gpu: bool) -> Iterator[Role]:
 
 
 def _for_dry_run(spec: TaskSpec) -> TaskSpec:
-    """The spec on the CPU and in full precision, without scorers, with its longest training prompt alone."""
+    """The spec on the CPU and in full precision, without scorers, as in the training step that takes the most memory.
+
+    That one has only the longest training prompt, the longest wording of each question, and every anchor.
+    """
 
     def plain(kind: str, ref: Any) -> Any:
         if isinstance(ref, tuple):
@@ -240,6 +245,12 @@ def _for_dry_run(spec: TaskSpec) -> TaskSpec:
         changes = {name: value for name, value in (("device", "cpu"), ("quantize", None)) if name in offered}
         return type(ref).model_validate({**ref.model_dump(), **changes})
 
+    def longest_wording(question: QuestionSpec) -> QuestionSpec:
+        return question.model_copy(update={"template": max(question.wordings, key=len), "paraphrases": ()})
+
+    def always(ref: AnchorRef) -> AnchorRef:  # `base_image` may be left out of some steps
+        return ref.model_copy(update={"share": 1.0}) if "share" in ref.params else ref
+
     texts = [prompt.text for prompt in spec.prompts.train_prompts()]
     longest = spec.prompts.train[texts.index(max(texts, key=len))]
     changes = {
@@ -247,6 +258,8 @@ def _for_dry_run(spec: TaskSpec) -> TaskSpec:
         "judge": plain("judges", spec.judge),
         "referee": plain("judges", spec.referee) if spec.referee else None,
         "prompts": spec.prompts.model_copy(update={"train": (longest,), "eval": spec.prompts.eval[:1]}),
+        "question": tuple(map(longest_wording, spec.questions)),
+        "anchor": tuple(map(always, spec.anchors)) or None,
         "scorers": (),
     }
     return spec.model_copy(update=changes)
@@ -332,6 +345,7 @@ def _one_step(
     return Observed(
         parts=tuple(parts),
         lora=sum(weight.numel() * weight.element_size() for weight in engine.weights),
+        average=sum(value.numel() * value.element_size() for value in engine.average.values),
         lora_parameters=sum(weight.numel() for weight in engine.weights),
         resident=resident,
         encoding=encoding,
@@ -373,13 +387,13 @@ def _plan(found: Observed, roles: Sequence[Role]) -> Plan:
         places = {role.name: role.device for role in roles}
         ahead = AHEAD * max((part.block for part in parts if places[part.role] == device and part.stays), default=0)
         unpacked = max((part.largest for _, part in mine if part.stays), default=0)
-        lora = found.lora if device == roles[0].device else 0
+        lora, average = (found.lora, found.average) if device == roles[0].device else (0, 0)
         resident = found.resident.get(device, 0)
         first = found.encoding.get(device, 0) - sum(less for less, part in mine if part.role == roles[0].name)
         later = found.loading.get(device, 0) - sum(less for less, part in mine if part.stays)
         memory[device] = Memory(
             weights=resident - lora - sum(less for less, part in mine if part.stays),
-            lora=4 * lora,
+            lora=4 * lora + average,
             activations=kept - resident,
             temporaries=found.highest[device] - kept + unpacked + ahead,
             loading=max(first, later),

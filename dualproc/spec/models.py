@@ -141,7 +141,7 @@ class Views(SpecModel):
     count: Annotated[int, Field(strict=True, ge=1, le=64)] = Field(
         default=1,
         description="Views of each image in each training step, each with its own jitter, wording and noise. The "
-        "judge's part of the step takes this many times as long.",
+        "judge's part of the step takes this many times the time and memory.",
     )
     noise: Share = Field(
         default=0.0,
@@ -201,7 +201,8 @@ class Train(SpecModel):
     )
     antithetic: bool = Field(
         default=False,
-        description="Draw start noise in pairs: of every two images, one starts from the other one's noise times -1.",
+        description="Draw start noise in pairs: of every two images of a batch, one starts from the other one's noise "
+        "times -1. A batch of 1 has no pairs.",
     )
     views: Views = Field(default=Views(), description="How often the judge sees each training image.")
     worst_case: WorstCase = Field(

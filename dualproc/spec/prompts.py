@@ -130,8 +130,8 @@ class QuestionSpec(SpecModel):
     )
     paraphrases: Annotated[tuple[Text, ...], Field(max_length=20)] = Field(
         default=(),
-        description="Other wordings of `template`, at most 20. In training, each image is asked one of all wordings, "
-        "drawn anew in each step; evaluations ask `template`. Only for `question`.",
+        description="Other wordings of `template`, at most 20. In training, each image is asked a random one of all "
+        "wordings; evaluations ask `template`. Only for `question`.",
     )
     answer: Wordings = Field(
         default="Yes",
@@ -151,6 +151,17 @@ class QuestionSpec(SpecModel):
         description="Added after the question and a space; may be empty. Default: `Answer with Yes or No.`, with the "
         "names of other candidates if there are others; empty for a single candidate.",
     )
+
+    @field_validator("paraphrases")
+    @classmethod
+    def _check_paraphrases(cls, paraphrases: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        known, mistakes = {info.data.get("template")}, []
+        for index, text in enumerate(paraphrases):
+            if text in known:
+                mistakes.append(Mistake((index,), "the question has this wording twice", "remove one"))
+            known.add(text)
+        raise_mistakes(mistakes, paraphrases)
+        return paraphrases
 
     @field_validator("candidates", mode="before")
     @classmethod

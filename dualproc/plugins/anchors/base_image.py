@@ -52,8 +52,8 @@ class BaseImage:
             1.0,
             gt=0,
             le=1,
-            description="Compare in this share of the training steps, drawn at random, with a penalty that is so many "
-            "times larger. Less than 1 saves the time for the base model's images in the other steps.",
+            description="Compare in this share of the training steps, drawn at random; the penalty is divided by it, "
+            "so its mean stays the same. Less than 1 saves the time for the base model's images in the other steps.",
         )
         norm: Literal["l2", "l1"] = Field(
             "l2",
