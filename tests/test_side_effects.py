@@ -18,8 +18,9 @@ from dualproc.kit.regions import layouts
 from dualproc.plugins.scorers.tone import Tone
 from dualproc.report import side_effects
 from dualproc.report.bench import BenchRow
-from dualproc.report.numeric import standardised_change
+from dualproc.report.numeric import change_beyond, standardised_change
 from dualproc.report.samples import write_samples
+from dualproc.report.side_effects import Effect
 from dualproc.report.summary import summary_rows
 from dualproc.run import RunFolder
 from dualproc.run.records import fits_together
@@ -69,6 +70,25 @@ def test_a_change_is_in_standard_deviations_of_the_base() -> None:
     assert standardised_change([1, 3, math.nan], [3, math.nan]) == 1
     assert math.isnan(standardised_change([1, 1], [2, 2]))
     assert math.isnan(standardised_change([1, 3], [math.nan]))
+
+
+def test_what_goes_with_the_task_in_base_images_is_no_change_beyond_it() -> None:
+    task, step = [float(i % 10) for i in range(40)], [0.1, -0.1, 0.05, -0.05]
+    follows = [2 * x + step[i % 4] for i, x in enumerate(task)]
+    reached = [8.0] * 40
+    expected = [16.0] * 40
+    assert standardised_change(follows, expected) > 1
+    assert change_beyond(follows, expected, task, reached) == pytest.approx(0, abs=0.05)
+    assert change_beyond(follows, [value + 5.8 for value in expected], task, reached) == pytest.approx(1, abs=0.05)
+    far = [12.0] * 40  # no base image shows what goes with this
+    assert change_beyond(follows, expected, task, far) == standardised_change(follows, expected)
+    unrelated = [float((7 * i + i // 10) % 4) for i in range(40)]
+    assert change_beyond(unrelated, expected, task, reached) == standardised_change(unrelated, expected)
+    constant = [3.0] * 40
+    assert math.isnan(change_beyond(constant, expected, task, reached))
+    assert change_beyond(follows, expected, constant, constant) == standardised_change(follows, expected)
+    gaps = [math.nan, *task[1:]]
+    assert change_beyond(follows, expected, gaps, reached) == pytest.approx(0, abs=0.05)
 
 
 def test_the_largest_side_effects_are_in_the_table_of_results() -> None:
@@ -134,8 +154,8 @@ def test_changes_are_measured_on_the_images_of_a_run(tmp_path: Path) -> None:
         "field": PluginRef.model_validate({"type": "region_color", "region": "sky", "field": "nothing"}),
     }
     found = changes(tmp_path / "run", refs)
-    assert found["light"] > 3
-    assert math.isnan(found["field"])  # the prompts have no such field
+    assert found["light"].change > 3
+    assert math.isnan(found["field"].change)  # the prompts have no such field
     next((tmp_path / "run/samples/trained").glob("*.png")).unlink()
     with pytest.raises(DualprocError):
         changes(tmp_path / "run", refs)
@@ -147,20 +167,22 @@ def test_the_matrix_names_what_is_above_half_a_standard_deviation() -> None:
         BenchRow("palette", None, "palette", result=object()),  # type: ignore[arg-type]
     ]
     measured = {
-        "horizon/high": {"horizon": 3.0, "tone chroma": -0.7, "depth_order": math.nan},
-        "palette": {"horizon": 0.1, "tone chroma": 0.5, "depth_order": 0.2},
-    }
+        "horizon/high": {
+            "horizon": Effect(3.0, 3.0), "tone chroma": Effect(-0.7, -0.2), "depth_order": Effect(math.nan, math.nan),
+        },
+        "palette": {"horizon": Effect(0.1, 0.1), "tone chroma": Effect(0.5, 0.5), "depth_order": Effect(0.2, 0.2)},
+    }  # fmt: skip
     own = {"horizon/high": frozenset({"horizon"}), "palette": frozenset[str]()}
     assert side_effects.table(rows, measured, own) == [
         ("task", "horizon", "tone chroma", "depth_order"),
-        ("horizon/high", "task", "-0.7", MISSING),
+        ("horizon/high", "task", "-0.7 (-0.2)", MISSING),
         ("palette", "+0.1", "+0.5", "+0.2"),
     ]
     sentence = side_effects.conclusion(rows, measured, own)
-    assert "1 of 2 tasks" in sentence
-    assert sentence.endswith("horizon/high tone chroma 0.7.")
+    assert "1 of 2 tasks. Largest side effect of the others: horizon/high tone chroma 0.70." in sentence
+    assert sentence.endswith("Side effects beyond the task of at most 0.5 standard deviations: 2 of 2 tasks.")
     seeds = [replace(row, seed=seed, folder=f"{row.folder}{seed}") for row in rows[1:] for seed in (0, 1)]
-    by_seed = {"palette0": {"tone chroma": 1.0}, "palette1": {"tone chroma": 0.0}}
+    by_seed = {f"palette{seed}": {"tone chroma": Effect(change, change)} for seed, change in enumerate((1.0, 0.0))}
     assert side_effects.table(seeds, by_seed, {each: frozenset() for each in by_seed})[1] == ("palette", "+0.5")
 
 

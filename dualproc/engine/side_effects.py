@@ -10,7 +10,8 @@ from typing import Any
 from dualproc import resolve
 from dualproc.errors import DamageError, DualprocError
 from dualproc.kit.image_files import batches
-from dualproc.report.numeric import standardised_change
+from dualproc.report.numeric import change_beyond, standardised_change
+from dualproc.report.side_effects import Effect
 from dualproc.run import RunFolder
 from dualproc.run.images import BASE, TRAINED, image_names
 from dualproc.spec import PluginRef, TaskSpec
@@ -33,15 +34,17 @@ def scorers_of(specs: Sequence[TaskSpec]) -> dict[str, PluginRef]:
     }
 
 
-def changes(folder: Path, scorers: Mapping[str, PluginRef]) -> dict[str, float]:
+def changes(folder: Path, scorers: Mapping[str, PluginRef]) -> dict[str, Effect]:
     """By label: the change of a run's mean, from base to trained images, in standard deviations of the base images.
 
     nan where a scorer cannot measure these images. Raises DamageError if images of the run are missing or damaged.
     """
-    run = RunFolder.open(folder)
+    run, unknown = RunFolder.open(folder), Effect(math.nan, math.nan)
     evaluation = run.read_evaluation()
     if evaluation is None:
-        return dict.fromkeys(scorers, math.nan)
+        return dict.fromkeys(scorers, unknown)
+    both = (evaluation.base.scores, evaluation.trained.scores)
+    task = [scores[0].values if scores else [math.nan] * len(evaluation.seeds) for scores in both]
     names = image_names([prompt.text for prompt in evaluation.prompts], evaluation.seeds)
     context = ScoreContext(prompts=evaluation.prompts, seeds=evaluation.seeds)
     sides = [_read(run.samples / side, names) for side in (BASE, TRAINED)]
@@ -50,9 +53,9 @@ def changes(folder: Path, scorers: Mapping[str, PluginRef]) -> dict[str, float]:
         try:
             scorer = resolve.build("scorers", ref)
             before, after = (returned.values(scorer, images, context) for images in sides)
-            found[label] = standardised_change(before, after)
+            found[label] = Effect(standardised_change(before, after), change_beyond(before, after, *task))
         except DualprocError:  # such as a prompt without the field that the scorer reads
-            found[label] = math.nan
+            found[label] = unknown
     return found
 
 

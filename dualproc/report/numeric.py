@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from dualproc.wording import NOT_MEASURED, number
 
+CLEARLY = 2.0
+"""A slope is clear if it is more than this many standard errors from 0."""
+
 
 def measured(values: Sequence[float]) -> list[float]:
     """The finite values."""
@@ -42,6 +45,27 @@ def standardised_change(before: Sequence[float], after: Sequence[float]) -> floa
         return math.nan
     unit = spread(old)
     return (statistics.fmean(new) - statistics.fmean(old)) / unit if unit > 1e-9 else math.nan
+
+
+def change_beyond(
+    before: Sequence[float], after: Sequence[float], task_before: Sequence[float], task_after: Sequence[float]
+) -> float:
+    """The `standardised_change` without the part that the task itself brings with it; nan if that is not defined.
+
+    `task_before` and `task_after` are the task's own values of the same images. Where `before` clearly follows
+    `task_before` (a straight line by least squares whose slope is more than `CLEARLY` standard errors from 0), the
+    change that the line gives for the mean of `task_after` is expected. Nothing is expected if that mean is outside the
+    range of `task_before`, because no base image shows it then.
+    """
+    change, reached = standardised_change(before, after), mean(task_after)
+    pairs = [(x, y) for x, y in zip(task_before, before, strict=True) if math.isfinite(x) and math.isfinite(y)]
+    x, y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    if not math.isfinite(change) or len(pairs) < 3 or not min(x) <= reached <= max(x) or not spread(x) or not spread(y):
+        return change
+    correlation = statistics.correlation(x, y)
+    if correlation**2 * (len(pairs) - 2) <= CLEARLY**2 * (1 - correlation**2):
+        return change
+    return change - correlation * (reached - mean(x)) / spread(x) * spread(y) / spread(before)
 
 
 def ratio(value: float, base: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from dualproc.wording import MISSING, plural
 
@@ -17,11 +18,23 @@ SMALL = 0.5
 """A side effect is small if it is at most this many standard deviations of the base images."""
 LEGEND = (
     "Change of the mean from base to trained images, in standard deviations of the base images, on the same held-out "
-    "prompts and seeds. *task*: the task's own scorers. With several seeds, the mean of their changes."
+    "prompts and seeds. *task*: the task's own scorers. With several seeds, the mean of their changes. In brackets, "
+    "where it differs: the change beyond the task, which is the change without the part that the task brings with it. That "
+    "part is what base images show: where a scorer's values clearly follow those of the task's first scorer (least "
+    "squares, more than 2 standard errors), the change that this line gives for the trained images."
 )
 
-Changes = Mapping[str, float]
-"""By the scorer's label; nan where nothing was measured."""
+
+class Effect(NamedTuple):
+    """A change in standard deviations of the base images; nan where nothing was measured."""
+
+    change: float
+    beyond: float
+    """Without the part that the task itself brings with it (`numeric.change_beyond`)."""
+
+
+Changes = Mapping[str, Effect]
+"""By the scorer's label."""
 
 
 def table(
@@ -36,26 +49,33 @@ def table(
     for group in _measured(rows, changes):
         cells = []
         for label in labels:
-            change = _change(group, changes, label)
-            shown = f"{change:+.1f}" if math.isfinite(change) else MISSING
+            change, beyond = (
+                f"{one:+.1f}" if math.isfinite(one) else MISSING for one in _effect(group, changes, label)
+            )
+            shown = change if change == beyond else f"{change} ({beyond})"
             cells.append("task" if label in own[group[0].folder] else shown)
         lines.append((_name(group), *cells))
     return lines
 
 
 def conclusion(rows: Sequence[BenchRow], changes: Mapping[str, Changes], own: Mapping[str, frozenset[str]]) -> str:
-    """How many tasks have only small side effects, and the largest of the others."""
-    groups, largest = _measured(rows, changes), []
-    for group in groups:
+    """How many tasks have only small side effects, and the largest of the others; then the same beyond the task."""
+    groups = _measured(rows, changes)
+
+    def largest(group: Sequence[BenchRow], kind: int) -> tuple[float, str]:
         labels = {label for row in group for label in changes.get(row.folder, {})} - own[group[0].folder]
-        found = [
-            (abs(change), label) for label in sorted(labels) if math.isfinite(change := _change(group, changes, label))
-        ]
-        largest.append((max(found, default=(0.0, "")), _name(group)))
-    small = sum(size <= SMALL for (size, _), _ in largest)
-    lines = f"Side effects of at most {SMALL:g} standard deviations: {small} of {plural(len(groups), 'task')}."
-    others = [f"{name} {label} {size:.1f}" for (size, label), name in largest if size > SMALL]
-    return f"{lines} Largest side effect of the others: {'; '.join(others)}." if others else lines
+        sizes = [(abs(_effect(group, changes, label)[kind]), label) for label in sorted(labels)]
+        return max(((size, label) for size, label in sizes if math.isfinite(size)), default=(0.0, ""))
+
+    sentences = []
+    for kind, where in enumerate(("", " beyond the task")):
+        found = [(*largest(group, kind), _name(group)) for group in groups]
+        small = sum(size <= SMALL for size, *_ in found)
+        count = f"{small} of {plural(len(groups), 'task')}"
+        sentences.append(f"Side effects{where} of at most {SMALL:g} standard deviations: {count}.")
+        if others := [f"{name} {label} {size:.2f}" for size, label, name in found if size > SMALL]:
+            sentences.append(f"Largest side effect{where} of the others: {'; '.join(others)}.")
+    return " ".join(sentences)
 
 
 def render(rows: Sequence[BenchRow], changes: Mapping[str, Changes], own: Mapping[str, frozenset[str]]) -> str:
@@ -75,5 +95,7 @@ def _name(group: Sequence[BenchRow]) -> str:
     return " ".join(filter(None, (f"{first.name}/{first.variant}" if first.variant else first.name, first.setting)))
 
 
-def _change(group: Sequence[BenchRow], changes: Mapping[str, Changes], label: str) -> float:
-    return mean([changes[row.folder].get(label, math.nan) for row in group if row.folder in changes])
+def _effect(group: Sequence[BenchRow], changes: Mapping[str, Changes], label: str) -> Effect:
+    """The mean over the seeds."""
+    found = [changes[row.folder][label] for row in group if label in changes.get(row.folder, {})]
+    return Effect(mean([one.change for one in found]), mean([one.beyond for one in found]))
