@@ -80,6 +80,9 @@ def test_what_goes_with_the_task_in_base_images_is_no_change_beyond_it() -> None
     assert standardised_change(follows, expected) > 1
     assert change_beyond(follows, expected, task, reached) == pytest.approx(0, abs=0.05)
     assert change_beyond(follows, [value + 5.8 for value in expected], task, reached) == pytest.approx(1, abs=0.05)
+    assert change_beyond(follows, [9.0] * 40, task, reached) == 0  # unchanged, or half of what goes with the task
+    assert change_beyond(follows, [12.5] * 40, task, reached) == 0
+    assert change_beyond(follows, [9.0 - 5.8] * 40, task, reached) == pytest.approx(-1, abs=0.05)
     far = [12.0] * 40  # no base image shows what goes with this
     assert change_beyond(follows, expected, task, far) == standardised_change(follows, expected)
     unrelated = [float((7 * i + i // 10) % 4) for i in range(40)]

@@ -50,12 +50,12 @@ def standardised_change(before: Sequence[float], after: Sequence[float]) -> floa
 def change_beyond(
     before: Sequence[float], after: Sequence[float], task_before: Sequence[float], task_after: Sequence[float]
 ) -> float:
-    """The `standardised_change` without the part that the task itself brings with it; nan if that is not defined.
+    """The part of the `standardised_change` that the task itself does not explain; nan if that is not defined.
 
     `task_before` and `task_after` are the task's own values of the same images. Where `before` clearly follows
     `task_before` (a straight line by least squares whose slope is more than `CLEARLY` standard errors from 0), the
-    change that the line gives for the mean of `task_after` is expected. Nothing is expected if that mean is outside the
-    range of `task_before`, because no base image shows it then.
+    change that the line gives for the mean of `task_after` goes with the task, and so does any smaller change of the
+    same sign. Nothing goes with it if that mean is outside the range of `task_before`: no base image shows it then.
     """
     change, reached = standardised_change(before, after), mean(task_after)
     pairs = [(x, y) for x, y in zip(task_before, before, strict=True) if math.isfinite(x) and math.isfinite(y)]
@@ -65,7 +65,8 @@ def change_beyond(
     correlation = statistics.correlation(x, y)
     if correlation**2 * (len(pairs) - 2) <= CLEARLY**2 * (1 - correlation**2):
         return change
-    return change - correlation * (reached - mean(x)) / spread(x) * spread(y) / spread(before)
+    implied = correlation * (reached - mean(x)) / spread(x) * spread(y) / spread(before)
+    return change - min(max(change, min(implied, 0.0)), max(implied, 0.0))
 
 
 def ratio(value: float, base: float) -> float:

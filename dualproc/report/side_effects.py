@@ -19,9 +19,9 @@ SMALL = 0.5
 LEGEND = (
     "Change of the mean from base to trained images, in standard deviations of the base images, on the same held-out "
     "prompts and seeds. *task*: the task's own scorers. With several seeds, the mean of their changes. In brackets, "
-    "where it differs: the change beyond the task, which is the change without the part that the task brings with it. That "
-    "part is what base images show: where a scorer's values clearly follow those of the task's first scorer (least "
-    "squares, more than 2 standard errors), the change that this line gives for the trained images."
+    "where it differs: the change beyond the task. Where a scorer's values clearly follow those of the task's first "
+    "scorer in base images (least squares, more than 2 standard errors), the change that this line gives for the "
+    "trained images goes with the task; what exceeds it, or has the other sign, is beyond it."
 )
 
 
@@ -30,7 +30,7 @@ class Effect(NamedTuple):
 
     change: float
     beyond: float
-    """Without the part that the task itself brings with it (`numeric.change_beyond`)."""
+    """The part that the task itself does not explain (`numeric.change_beyond`)."""
 
 
 Changes = Mapping[str, Effect]
