@@ -49,10 +49,10 @@ def table(
     for group in _measured(rows, changes):
         cells = []
         for label in labels:
-            change, beyond = (
-                f"{one:+.1f}" if math.isfinite(one) else MISSING for one in _effect(group, changes, label)
-            )
-            shown = change if change == beyond else f"{change} ({beyond})"
+            change, beyond = (round(one, 1) if math.isfinite(one) else None for one in _effect(group, changes, label))
+            shown = MISSING if change is None else f"{change:+.1f}"
+            if beyond is not None and beyond != change:
+                shown += f" ({beyond:+.1f})"
             cells.append("task" if label in own[group[0].folder] else shown)
         lines.append((_name(group), *cells))
     return lines
