@@ -174,7 +174,8 @@ def test_parameters_and_weights_match_the_real_models(tiny: Plan, engine: Engine
 
 
 def test_activations_and_operations_match_a_real_step(tiny: Plan, engine: Engine) -> None:
-    kept, operations = real_costs(engine)
+    """The most expensive one of eight: `base_image` draws base images in half of the steps."""
+    kept, operations = map(max, zip(*(real_costs(engine) for _ in range(8)), strict=True))
     assert tiny.memory["cpu"].activations == pytest.approx(kept, rel=0.1)
     assert sum(tiny.operations.values()) == pytest.approx(operations, rel=0.1)
     assert tiny.memory["cpu"].temporaries > 0
