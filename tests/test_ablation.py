@@ -7,9 +7,14 @@ from pathlib import Path
 
 import pytest
 from bench_examples import finished
+from run_examples import SPEC as RUN_SPEC
+from run_examples import evaluation, measurement, score
 
 from dualproc.resolve import check_plugins, load_spec
-from tools.ablation import BEGIN, END, FIRST_SEED, TASKS, Planned, plan, table, write
+from dualproc.run import RunFolder
+from dualproc.types import Score
+from dualproc.wording import MISSING
+from tools.ablation import BEGIN, END, FIRST_SEED, TASKS, Planned, _side_effect, plan, table, write
 
 SPEC = Path(__file__).parents[1] / "specs" / "line_weight.yaml"
 
@@ -87,6 +92,19 @@ def test_rows_have_the_mean_of_the_seeds_and_settings_without_a_fit_have_none(tm
     (line,) = table([partly], {missing.jobs[1]: "out of memory"})
     assert line.startswith("| line_weight/thick |  | unchanged spec (1 of 2 fits) | ")
     assert "out of memory" not in line
+
+
+def test_the_largest_side_effect_of_a_row_is_that_of_the_mean_over_its_fits(tmp_path: Path) -> None:
+    def scores(*means: float) -> tuple[Score, ...]:
+        pairs = zip(("tone lightness", "tone chroma"), means, strict=True)
+        return tuple(score((mean - 1, mean + 1, mean - 1, mean + 1), name=name) for name, mean in pairs)
+
+    for name, means in (("one", (3.0, 1.0)), ("two", (-3.0, 2.0))):
+        with RunFolder.create(tmp_path / name, spec_text=RUN_SPEC, resolved_text=RUN_SPEC) as run:
+            run.write_evaluation(evaluation(measurement(side_effects=scores(0, 0)), side_effects=scores(*means)))
+    assert _side_effect([tmp_path / "one"]) == "lightness +3.0"
+    assert _side_effect([tmp_path / "one", tmp_path / "two"]) == "chroma +1.5"
+    assert _side_effect([]) == MISSING
 
 
 def test_new_table_replaces_the_old_one_and_keeps_the_text_around_it(tmp_path: Path) -> None:

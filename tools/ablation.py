@@ -31,7 +31,8 @@ from dualproc.wording import MISSING
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = (
     "specs/horizon.yaml:middle:variants.middle.row=0.48:anchor.1.share=1.0:train.steps=200",
-    'specs/palette.yaml:retro:variants.retro.colors=["#b7d3a8","#8fb8c9","#e3c98f"]:anchor.1.share=1.0',
+    'specs/palette.yaml:retro:variants.retro.colors=["#b7d3a8","#8fb8c9","#e3c98f"]'
+    ":anchor.1.share=1.0:train.antithetic=false",
     "specs/relative_depth.yaml:closer:anchor.1.share=1.0",
     "specs/line_weight.yaml:thin:variants.thin.width=0.015:anchor.1.share=1.0"
     ":train.stratified=false:train.steps=240:train.lr=1.5e-4",
@@ -223,9 +224,11 @@ def run_all(jobs: Sequence[Job], at_a_time: int) -> dict[Job, str]:
 
 
 def table(planned: Sequence[Planned], failed: Mapping[Job, str]) -> list[str]:
-    """The rows of one task: the base generator, then every setting of which a fit is finished or has failed."""
+    """The rows of one task: every setting of which a fit is finished or has failed, the unchanged spec first."""
     lines = []
     for one in planned:
+        if one.setting.guard and one.jobs == planned[0].jobs:
+            continue  # the spec has this setting already
         done = [job for job in one.jobs if is_finished(job.folder, job.spec.train.steps)]
         rows = [job.row(read_result(job.folder)) for job in done]
         errors = [job.row(error=failed[job]) for job in one.jobs if job in failed]
@@ -248,7 +251,7 @@ def _side_effect(runs: Sequence[Path]) -> str:
     for run in runs:
         evaluation = RunFolder.open(run).read_evaluation()
         for effect in side_effects(evaluation) if evaluation else ():
-            found.setdefault(effect.name, []).append(effect.change)
+            found.setdefault(effect.label, []).append(effect.change)
     means = {name: mean(changes) for name, changes in found.items()}
     known = {name: value for name, value in means.items() if math.isfinite(value)}
     name = max(known, key=lambda one: abs(known[one]), default="")
