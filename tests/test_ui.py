@@ -431,6 +431,12 @@ def test_list_of_starts_left_without_a_choice_changes_nothing(tmp_path: Path) ->
     assert len(unchanged) == len(page.started("an empty task"))
 
 
+def test_paraphrases_go_with_the_text_that_they_are_of() -> None:
+    text = task.EMPTY.replace('blue?", answer: Yes', 'blue?", paraphrases: ["Is there a blue sky?"], answer: Yes')
+    assert "Is there a blue sky?" in task.with_questions(text, [["Is the sky blue?", "No"]])
+    assert "Is there a blue sky?" not in task.with_questions(text, [["Is the sky green?", "Yes"]])
+
+
 def test_question_of_the_list_is_added_once(tmp_path: Path) -> None:
     pytest.importorskip("gradio")
     from dualproc.ui.actions import Page

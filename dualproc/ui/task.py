@@ -331,7 +331,10 @@ def with_prompts(text: str, key: str, lines: str) -> str:
 
 
 def with_questions(text: str, rows: Sequence[Sequence[Any]]) -> str:
-    """The text with other questions; keys that the form does not show, such as `suffix`, stay with their question."""
+    """The text with other questions; keys that the form does not show, such as `suffix`, stay with their question.
+
+    Paraphrases go with the text that they are of.
+    """
     old = [_mapping(one) for one in _questions(_plain(text) or {})]
     by_template = {str(one.get("template")): one for one in old}
     questions = []
@@ -339,7 +342,10 @@ def with_questions(text: str, rows: Sequence[Sequence[Any]]) -> str:
         template, answer = (str(cell or "").strip() for cell in (*row, "", "")[:2])
         if not template:
             continue
-        before = by_template.get(template) or (old[index] if index < len(old) else {})
+        before = by_template.get(template)
+        if before is None:  # another text in this row: paraphrases of the old one would be asked beside it
+            replaced = old[index] if index < len(old) else {}
+            before = {key: value for key, value in replaced.items() if key != "paraphrases"}
         wordings = [part.strip() for part in answer.split(" | ")]
         questions.append({**before, "template": template, "answer": wordings if len(wordings) > 1 else answer or "Yes"})
     single = len(questions) == 1 and isinstance((_plain(text) or {}).get("question"), dict)
