@@ -108,10 +108,10 @@ def settings(spec: TaskSpec) -> Iterator[Setting]:
     """Every guard, removed or changed; then every option of a training step."""
     yield Setting("", UNCHANGED)
     anchors = {one.type: one.model_dump() for one in spec.anchors}
-    denoise = [anchors[name] for name in ("base_denoise",) if name in anchors]
+    denoise, near = ([anchors[name]] if name in anchors else [] for name in ("base_denoise", "base_image"))
     yield Setting("anchor", "none", ("anchor=null",))
     yield Setting("anchor", "base_denoise", (_set("anchor", denoise or None),))
-    yield Setting("anchor", "base_image", (_set("anchor", [a for name, a in anchors.items() if name == "base_image"]),))
+    yield Setting("anchor", "base_image", (_set("anchor", near),))
     if half := [a | {"share": 0.5} if name == "base_image" else a for name, a in anchors.items()]:
         yield Setting("cheaper anchor", "in half of the steps", (_set("anchor", half),))
     yield Setting("anchor", "base_denoise, base_answers", (_set("anchor", [*denoise, ANSWERS]),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,22 +30,31 @@ class Average:
 
     def take(self, weights: Sequence[Tensor]) -> None:
         """Set the weights to the average."""
-        import torch
-
-        with torch.no_grad():
-            for weight, value in zip(weights, self.values, strict=bool(self.values)):
-                weight.copy_(value)
+        if self.values:
+            set_to(weights, self.values)
 
     @contextmanager
     def swapped(self, weights: Sequence[Tensor]) -> Iterator[None]:
         """Within, the weights are the average."""
-        import torch
-
-        before = [weight.detach().clone() for weight in weights] if self.values else []
-        self.take(weights)
-        try:
+        with restored(weights) if self.values else nullcontext():
+            self.take(weights)
             yield
-        finally:
-            with torch.no_grad():
-                for weight, value in zip(weights, before, strict=bool(before)):
-                    weight.copy_(value)
+
+
+def set_to(weights: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """Set weights to these values."""
+    import torch
+
+    with torch.no_grad():
+        for weight, value in zip(weights, values, strict=True):
+            weight.copy_(value)
+
+
+@contextmanager
+def restored(weights: Sequence[Tensor]) -> Iterator[None]:
+    """On leaving, the weights are what they were."""
+    before = [weight.detach().clone() for weight in weights]
+    try:
+        yield
+    finally:
+        set_to(weights, before)

@@ -63,11 +63,9 @@ def draw(spec: TaskSpec, prompts: Sequence[Prompt], step: int, rng: random.Rando
 
 def _dealt(train: Train, prompts: Sequence[Prompt], step: int) -> list[Prompt]:
     """The prompts of a step, dealt from shuffled decks: none comes again before all others have."""
-    dealt = []
-    for place in range(step * train.batch, (step + 1) * train.batch):
-        deck, card = divmod(place, len(prompts))
-        dealt.append(random.Random(f"{train.seed}/prompts/{deck}").sample(prompts, len(prompts))[card])
-    return dealt
+    places = [divmod(place, len(prompts)) for place in range(step * train.batch, (step + 1) * train.batch)]
+    decks = {deck: random.Random(f"{train.seed}/prompts/{deck}").sample(prompts, len(prompts)) for deck in dict(places)}
+    return [decks[deck][card] for deck, card in places]
 
 
 def _shifts(spec: TaskSpec, rng: random.Random) -> list[Shift]:

@@ -218,12 +218,17 @@ def _follow(loop: Loop) -> FitResult:
             if over or asked_to_end:
                 break
     processes.decided(_elsewhere)  # the LoRA is saved
-    if best := processes.from_first(dict[str, "Tensor"]()):  # the referee's best check
+    _take(loop, processes.from_first(dict[str, "Tensor"]()))  # the referee's best check
+    draw(loop)
+    return _fit_result(loop, processes.decided(_elsewhere))
+
+
+def _take(loop: Loop, best: Mapping[str, Tensor]) -> None:
+    """Set the LoRA to the best one, if one was kept; otherwise to the average of `train.ema`, if there is one."""
+    if best:
         lora.restore(loop.generator.adapter_module, best)
     else:
         loop.average.take(loop.weights)
-    draw(loop)
-    return _fit_result(loop, processes.decided(_elsewhere))
 
 
 def _elsewhere() -> Any:
@@ -403,11 +408,8 @@ class _Monitoring:
         return replace(record, referee=score, hack_meter=hacked)
 
     def take_best(self) -> None:
-        """Set the LoRA to the best one, if one was kept; otherwise to the average of `train.ema`, if there is one."""
-        if self.kept:
-            lora.restore(self.loop.generator.adapter_module, self.kept)
-        else:
-            self.loop.average.take(self.loop.weights)
+        """Set the LoRA to the one that is saved."""
+        _take(self.loop, self.kept)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Its part of a checkpoint."""

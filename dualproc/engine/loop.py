@@ -8,7 +8,7 @@ import random
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -214,11 +214,9 @@ class Loop:
             if self.done == self.spec.train.steps:
                 return
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """Within, the LoRA is the average of `train.ema`; without it, nothing changes."""
-        with self.average.swapped(self.weights):
-            yield
+        return self.average.swapped(self.weights)
 
     def judge_view(self, images: Tensor, shifts: Sequence[tuple[float, float]] | None = None) -> Tensor:
         """Images [B, 3, H, W] as the judge sees them; with `shifts`, each has its visual prompt shifted by its own."""

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from .average import restored
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -48,15 +50,10 @@ def worst_weights(weights: Sequence[Tensor], radius: float, gradient: Callable[[
         yield
         return
     gradient()
-    before = [weight.detach().clone() for weight in weights]
     slopes = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
     length = torch.stack([slope.norm() for slope in slopes]).norm().clamp(min=TINY)
-    with torch.no_grad():
-        for weight, slope in zip(weights, slopes, strict=True):
-            weight.add_(radius * slope / length)
-    try:
-        yield
-    finally:
+    with restored(weights):
         with torch.no_grad():
-            for weight, value in zip(weights, before, strict=True):
-                weight.copy_(value)
+            for weight, slope in zip(weights, slopes, strict=True):
+                weight.add_(radius * slope / length)
+        yield

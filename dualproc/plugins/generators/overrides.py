@@ -46,35 +46,38 @@ class StraightThrough:
 
 def mirrored_latents(pipe: Any, seeds: Sequence[int]) -> Callable[..., Any]:
     """A `prepare_latents` whose noise is times -1 for negative seeds."""
-    real = pipe.prepare_latents
 
-    def prepare(*args: Any, **kwargs: Any) -> Any:
-        made = real(*args, **kwargs)
-        noise = made[0] if isinstance(made, tuple) else made
+    def mirrored(noise: Tensor) -> Tensor:
         signs = noise.new_tensor([-1.0 if seed < 0 else 1.0 for seed in seeds])
-        noise = noise * signs.view(-1, *[1] * (noise.dim() - 1))
-        return (noise, *made[1:]) if isinstance(made, tuple) else noise
+        return noise * signs.view(-1, *[1] * (noise.dim() - 1))
 
-    return prepare
+    return _changed_latents(pipe, mirrored)
 
 
 def fixed_latents(pipe: Any, latents: Tensor) -> Callable[..., Any]:
     """A `prepare_latents` that returns these latents instead of noise, in the layout of the pipeline's own loop.
 
     Not every pipeline takes its argument `latents` in the layout that its loop and scheduler use; what
-    `prepare_latents` returns always has that layout. Its other results (position ids) are kept.
+    `prepare_latents` returns always has that layout.
     """
-    real = pipe.prepare_latents
 
-    def prepare(*args: Any, **kwargs: Any) -> Any:
-        made = real(*args, **kwargs)
-        noise = made[0] if isinstance(made, tuple) else made
+    def ours(noise: Tensor) -> Tensor:
         if noise.shape != latents.shape:
             raise PluginError(
                 f"{type(pipe).__name__} starts from latents {tuple(noise.shape)}, not from {tuple(latents.shape)}",
                 hint="pass the latents of an image of this generator, of the same size",
             )
-        ours = latents.to(noise)
-        return (ours, *made[1:]) if isinstance(made, tuple) else ours
+        return latents.to(noise)
+
+    return _changed_latents(pipe, ours)
+
+
+def _changed_latents(pipe: Any, change: Callable[[Tensor], Tensor]) -> Callable[..., Any]:
+    """The pipeline's `prepare_latents` with its noise changed; its other results (position ids) are kept."""
+    real = pipe.prepare_latents
+
+    def prepare(*args: Any, **kwargs: Any) -> Any:
+        made = real(*args, **kwargs)
+        return (change(made[0]), *made[1:]) if isinstance(made, tuple) else change(made)
 
     return prepare
