@@ -38,6 +38,7 @@ BUILT_IN: list[tuple[str, str, dict[str, Any]]] = [
     ("visual_prompts", "box", {"from": [0.1, 0.1], "to": [0.4, 0.5]}),
     ("anchors", "base_denoise", {}),
     ("anchors", "base_answers", {"questions": ["Is the sky blue?", "Is there snow on the ground?"]}),
+    ("anchors", "base_colors", {}),
     ("anchors", "base_image", {"blur": 0.05}),
     ("anchors", "base_image", {"norm": "l1"}),
     ("anchors", "base_layout", {}),

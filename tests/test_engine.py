@@ -261,6 +261,26 @@ def test_steps_differ_for_another_seed() -> None:
     assert one.step().loss != other.step().loss
 
 
+def test_with_a_share_an_anchor_is_left_out_of_steps_and_counts_more_in_the_others() -> None:
+    """With a learning rate of nearly 0, the same images have the same penalty in all steps of the same number."""
+
+    def penalties(**anchor: Any) -> list[float]:
+        ref = {"type": "base_denoise", "weight": 2.0, "low": 0.3, "high": 0.3, **anchor}
+        train = {"steps": 24, "batch": 1, "lr": 1e-12, "lora": {"rank": 2}}
+        return [one.anchor for one in Engine(make_spec(anchor=ref, train=train), build=stubs()).steps()]
+
+    always, half = penalties(), penalties(share=0.5)
+    added = [step for step, penalty in enumerate(half) if penalty]
+    assert 6 < len(added) < 18
+    assert [half[step] for step in added] == pytest.approx([2 * always[step] for step in added], rel=0.01)
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(SpecError, match="share"):
+        make_spec(anchor={"type": "base_denoise", "share": share})
+
+
 def test_loss_is_the_sum_of_weighted_anchors_minus_the_reward() -> None:
     """In the first step, the LoRA changes nothing, so `base_image` adds nothing."""
     denoise, near = {"type": "base_denoise", "weight": 2.0}, {"type": "base_image", "weight": 3.0}

@@ -16,7 +16,7 @@ from dualproc import resolve
 from dualproc.errors import DualprocError, DualprocWarning, NotFiniteError
 from dualproc.kit.devices import free_memory, without_cudnn_attention
 from dualproc.protocols import Anchor, Generator, Reward
-from dualproc.spec import TaskSpec
+from dualproc.spec import AnchorRef, TaskSpec
 from dualproc.spec.paths import lora_file
 from dualproc.types import Prompt, Question, StepRecord
 
@@ -98,8 +98,8 @@ class Loop:
             "anchors": live(self._build, "anchors", used, self.built["anchors"]),
         }
         self.reward: Reward = self.built["rewards"][0][1]
-        self.anchors: list[tuple[float, Anchor]] = [
-            (ref.weight, anchor) for ref, (_, anchor) in zip(used, self.built["anchors"], strict=True)
+        self.anchors: list[tuple[AnchorRef, Anchor]] = [
+            (ref, anchor) for ref, (_, anchor) in zip(used, self.built["anchors"], strict=True)
         ]
         for _, anchor in self.anchors:
             if hasattr(anchor, "judge"):
@@ -173,9 +173,12 @@ class Loop:
         images = worst_images(sample.images, radius, lambda near: self._judged(near, drawn)[0])
         reward, p_answer = self._judged(images, drawn)
         penalty = torch.zeros_like(reward)
-        for (weight, anchor), seed in zip(self.anchors, drawn.anchors, strict=True):
+        for (ref, anchor), seed in zip(self.anchors, drawn.anchors, strict=True):
             noise = torch.Generator().manual_seed(seed)
-            penalty = penalty + weight * returned.penalty(anchor, sample, self.generator, texts, drawn.seeds, noise)
+            if ref.share < 1 and torch.rand((), generator=noise).item() >= ref.share:
+                continue
+            found = returned.penalty(anchor, sample, self.generator, texts, drawn.seeds, noise)
+            penalty = penalty + ref.weight / ref.share * found
         return torch.stack([penalty.mean() - reward.mean(), reward.mean(), p_answer, penalty.mean()])
 
     def _judged(self, images: Tensor, drawn: Draw) -> tuple[Tensor, Tensor]:

@@ -248,8 +248,8 @@ def _for_dry_run(spec: TaskSpec) -> TaskSpec:
     def longest_wording(question: QuestionSpec) -> QuestionSpec:
         return question.model_copy(update={"template": max(question.wordings, key=len), "paraphrases": ()})
 
-    def always(ref: AnchorRef) -> AnchorRef:  # `base_image` may be left out of some steps
-        return ref.model_copy(update={"share": 1.0}) if "share" in ref.params else ref
+    def always(ref: AnchorRef) -> AnchorRef:
+        return ref.model_copy(update={"share": 1.0})
 
     texts = [prompt.text for prompt in spec.prompts.train_prompts()]
     longest = spec.prompts.train[texts.index(max(texts, key=len))]

@@ -19,7 +19,7 @@ from dualproc.protocols import KINDS, MemoryOptions
 
 UNKNOWN = "no_such_parameter"
 RESERVED = dict.fromkeys(KINDS, ("type",)) | {
-    "anchors": ("type", "weight"), "judges": ("type", "weight"), "visual_prompts": ("type", "hidden"),
+    "anchors": ("type", "weight", "share"), "judges": ("type", "weight"), "visual_prompts": ("type", "hidden"),
 }  # fmt: skip
 """Keys that a spec reads itself: a spec could not set a parameter of such a name."""
 MEMORY_KINDS = ("generators", "judges")

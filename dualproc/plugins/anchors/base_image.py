@@ -48,13 +48,6 @@ class BaseImage:
             le=0.25,
             description="Blur both images first; the standard deviation as a share of the image height, 0 for no blur.",
         )
-        share: float = Field(
-            1.0,
-            gt=0,
-            le=1,
-            description="Compare in this share of the training steps, drawn at random; the penalty is divided by it, "
-            "so its mean stays the same. Less than 1 saves the time for the base model's images in the other steps.",
-        )
         norm: Literal["l2", "l1"] = Field(
             "l2",
             description="`l2`: squared difference. `l1`: length of the difference, which keeps changes to few areas.",
@@ -67,12 +60,8 @@ class BaseImage:
         self, sample: Sample, generator: Generator, prompts: Sequence[str], seeds: Sequence[int], rng: torch.Generator
     ) -> Tensor:
         """[B] penalties >= 0: mean difference to the base images, squared or not, with pixels in [0, 1]."""
-        import torch
-
-        if self.params.share < 1 and torch.rand((), generator=rng).item() >= self.params.share:
-            return sample.images.new_zeros(len(seeds))
         base = base_images(generator, prompts, seeds)
         # The blur is linear: blurring the difference equals the difference of the blurred images.
         squared = blurred(sample.images - base, self.params.blur).square().mean(1).flatten(1)
         lengths = (squared + SMOOTH**2).sqrt() - SMOOTH if self.params.norm == "l1" else squared
-        return lengths.mean(1) / self.params.share
+        return lengths.mean(1)
