@@ -79,6 +79,7 @@ def plugins() -> str:
     from dualproc.cli.plugins import gated_note, published_note
     from dualproc.kit.hub import LOGIN
     from dualproc.protocols import KINDS
+    from dualproc.spec.refs import own_keys
 
     parts = [
         f"# Plugins and their parameters\n\n{MADE}\n\n"
@@ -88,6 +89,8 @@ def plugins() -> str:
     ]
     for kind in KINDS:
         parts.append(f"## {kind.replace('_', ' ')}\n")
+        if len(own_keys(kind).model_fields) > 1:
+            parts.append(f"Besides its parameters, each has in a spec:\n\n{_table(own_keys(kind), hidden=('type',))}")
         ours = [entry for entry in registry.discover(kind).entries if entry.distribution == "dualproc"]
         names = {entry.target: entry.name for entry in ours}
         for entry in ours:
@@ -225,8 +228,8 @@ def _within(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _within(argument)
 
 
-def _table(model: type[BaseModel], *, sections: Collection[type[BaseModel]] = ()) -> str:
-    """One row per field; a model with its own section is only referred to."""
+def _table(model: type[BaseModel], *, sections: Collection[type[BaseModel]] = (), hidden: Collection[str] = ()) -> str:
+    """One row per field that is not `hidden`; a model with its own section is only referred to."""
     from dualproc.cli.plugins import type_words
 
     schema = model.model_json_schema()
@@ -234,6 +237,8 @@ def _table(model: type[BaseModel], *, sections: Collection[type[BaseModel]] = ()
     annotations = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
     rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for name, field in schema.get("properties", {}).items():
+        if name in hidden:
+            continue
         nested = any(inner in sections for inner in _within(annotations[name]))
         words = "mapping, see below" if nested else type_words(field, schema)
         default = "**required**" if name in required else _default(field, nested)

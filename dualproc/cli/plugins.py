@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,18 +135,24 @@ def _print_entries(*kinds: str) -> None:
 
 
 def _parameters(loaded: LoadedPlugin) -> list[tuple[str, str, str]]:
-    """Each parameter's name, type and default, and meaning."""
-    schema = loaded.cls.Params.model_json_schema()
+    """Each parameter's name, type and default, and meaning; then those of the keys that a spec reads itself."""
+    from dualproc.spec.refs import own_keys
+
+    theirs, ours = loaded.cls.Params, own_keys(loaded.entry.kind)
+    return [
+        row for model in (theirs, ours) for row in _rows(model.model_json_schema(), loaded.preset) if row[0] != "type"
+    ]
+
+
+def _rows(schema: Mapping[str, Any], preset: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     required = set(schema.get("required", ()))
-    rows = []
     for name, field in schema.get("properties", {}).items():
         default = f"default {value_words(field['default'])}" if "default" in field else "optional"
-        if name in loaded.preset:
-            default = f"this preset: {value_words(loaded.preset[name])}"
+        if name in preset:
+            default = f"this preset: {value_words(preset[name])}"
         elif name in required:
             default = "required"
-        rows.append((name, f"{type_words(field, schema)}  ({default})", str(field.get("description", ""))))
-    return rows
+        yield name, f"{type_words(field, schema)}  ({default})", str(field.get("description", ""))
 
 
 def gated_note(model: str) -> str:

@@ -110,6 +110,12 @@ _PLACES: tuple[tuple[KeyPath, str, type[PluginRef]], ...] = (
 )
 
 
+def own_keys(kind: str) -> type[PluginRef]:
+    """The reference to a plugin of this kind that has the most keys of its own; the spec reads these itself."""
+    models = (model for _, of, model in _PLACES if of == kind)
+    return max(models, key=lambda model: len(model.model_fields))
+
+
 def plugin_places(data: Mapping[str, Any]) -> Iterator[PluginPlace]:
     """Every plugin named in a spec's plain data; values that are not a mapping with a `type` are skipped."""
     for pattern, kind, model in _PLACES:
