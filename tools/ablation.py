@@ -32,7 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TASKS = (
     "specs/horizon.yaml:middle:variants.middle.row=0.48:anchor.1.share=1.0:train.steps=200",
     'specs/palette.yaml:retro:variants.retro.colors=["#b7d3a8","#8fb8c9","#e3c98f"]'
-    ":anchor.1.share=1.0:train.antithetic=false",
+    ":anchor.1.type=base_image:anchor.1.norm=l1:anchor.1.blur=0.03:anchor.1.weight=0.5:anchor.1.share=1.0"
+    ":train.antithetic=false",
     "specs/relative_depth.yaml:closer:anchor.1.share=1.0",
     "specs/line_weight.yaml:thin:variants.thin.width=0.015:anchor.1.share=1.0"
     ":train.stratified=false:train.steps=240:train.lr=1.5e-4",
@@ -42,12 +43,16 @@ VALIDATION_EVERY = 4
 """Every fourth training prompt is evaluated instead of trained on."""
 FIRST_SEED = 5
 """The results that the docs report have the seeds 0 to 2."""
-ANSWERS = {
-    "type": "base_answers",
-    "weight": 4.0,
-    "questions": [f"Is the sky {color}?" for color in ("blue", "orange", "pink", "green", "gray")],
+OTHER_ANCHORS: dict[str, dict[str, object]] = {
+    "base_answers": {
+        "type": "base_answers",
+        "weight": 4.0,
+        "questions": [f"Is the sky {color}?" for color in ("blue", "orange", "pink", "green", "gray")],
+    },
+    "base_colors": {"type": "base_colors", "weight": 0.4},
+    "base_layout": {"type": "base_layout", "weight": 0.5},
 }
-"""The anchor `base_answers`, with questions that the shipped judge knows."""
+"""Anchors in place of `base_image`; `base_answers` has questions that the shipped judge knows."""
 PARAPHRASES = {
     "Is the overlaid red line aligned with the horizon of the scene?": (
         "Does the overlaid red line represent the horizon of the scene?",
@@ -114,7 +119,8 @@ def settings(spec: TaskSpec) -> Iterator[Setting]:
     yield Setting("anchor", "base_image", (_set("anchor", near),))
     if half := [a | {"share": 0.5} if name == "base_image" else a for name, a in anchors.items()]:
         yield Setting("cheaper anchor", "in half of the steps", (_set("anchor", half),))
-    yield Setting("anchor", "base_denoise, base_answers", (_set("anchor", [*denoise, ANSWERS]),))
+    for name, other in OTHER_ANCHORS.items():
+        yield Setting("anchor", f"base_denoise, {name}", (_set("anchor", [*denoise, other]),))
     if spec.preserve is not None:
         bare = [one.model_dump(exclude_defaults=True) for one in spec.measured_questions]
         subject = spec.preserve.model_dump(exclude_defaults=True)
