@@ -34,8 +34,8 @@ lint: install  ## Run ruff, mypy and import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install  ## Train every variant of every spec with 3 seeds; resumes (start again: make bench ARGS=--overwrite)
-	$(BIN)/dp bench specs/ --seeds 3 --jobs 2 $(ARGS)
+bench: install  ## Train every variant of every spec with 3 seeds, 24 images per prompt; resumes (start again: make bench ARGS=--overwrite)
+	$(BIN)/dp bench specs/ --seeds 3 --jobs 2 --set evaluation.seeds=24 $(ARGS)
 
 table: bench  ## Run the bench, then write its tables and images into README.md and docs/
 	$(BIN)/python -m tools.results
