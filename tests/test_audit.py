@@ -39,6 +39,15 @@ def test_shipped_spec_has_no_findings(shipped: Audit) -> None:
     assert not torch.equal(shipped.images, shipped.judge_view)
 
 
+def test_the_judge_is_asked_in_all_wordings_and_the_referee_in_that_of_the_evaluation() -> None:
+    other = "Does the red line match the horizon?"
+    audited = audit_spec(horizon(f'question={{template: "{LINE}", paraphrases: ["{other}", "Is it raining?"]}}'))
+    assert [(one.role, one.question.template) for one in audited.answers] == [
+        ("judge", LINE), ("judge", other), ("judge", "Is it raining?"), ("referee", LINE), ("referee", SUBJECT),
+    ]  # fmt: skip
+    assert any("the judge" in text and "does not know the words: it, raining?" in text for text in audited.warnings)
+
+
 def test_images_are_of_training_prompts_and_seeds_of_their_own(shipped: Audit) -> None:
     spec = horizon()
     assert [prompt.text for prompt in shipped.prompts] == [p.text for p in spec.prompts.train_prompts()][:16]

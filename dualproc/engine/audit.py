@@ -125,18 +125,22 @@ def audit(generator: Generator, evaluators: Evaluators, *, images: int = IMAGES)
 def _answers(
     evaluators: Evaluators, images: Tensor, view: Tensor, prompts: Sequence[Prompt], parts: Sequence[slice]
 ) -> Iterator[Answered]:
-    """The judge about all questions of the spec, then the referee about those that it is asked in the evaluation."""
+    """The judge about all questions of the spec, in all wordings; then the referee about those of the evaluation."""
     spec, measured = evaluators.spec, evaluators.spec.measured_questions
     overlaid = spec.visual_prompt is not None
-    asked = [("judge", evaluators.judge, question, overlaid) for question in spec.questions]
+    asked = [
+        ("judge", evaluators.judge, question.model_copy(update={"template": text}), overlaid, question in measured)
+        for question in spec.questions
+        for text in question.wordings
+    ]
     if evaluators.referee is not None:
-        asked += [("referee", evaluators.referee, question, overlaid) for question in measured]
-        asked += [("referee", evaluators.referee, spec.preserve, False)] if spec.preserve else []
-    for role, judge, question, under in asked:
+        asked += [("referee", evaluators.referee, question, overlaid, True) for question in measured]
+        asked += [("referee", evaluators.referee, spec.preserve, False, False)] if spec.preserve else []
+    for role, judge, question, under, of_task in asked:
         with speaking_as(role):
             seen, sayable = _p_wanted(judge, question, view if under else images, prompts, parts)
             plain = _p_wanted(judge, question, images, prompts, parts)[0] if under else None
-        findings = _of_task(question, seen, plain) if question in measured else _of_subject(seen)
+        findings = _of_task(question, seen, plain) if of_task else _of_subject(seen)
         if sayable < SAYABLE:
             listed = " or ".join(question.candidates)
             findings = [f"it does not answer with {listed} (P = {sayable:.1g} for all of them together): ask otherwise"]
