@@ -7,6 +7,8 @@ import sys
 def main() -> None:
     """Run the command line; Ctrl+C while it is imported ends it like a later one."""
     _open_closed_streams()
+    # Before torch is imported: beside another busy process, threads that spin while they wait take far longer.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         from dualproc.cli import main as run
     except KeyboardInterrupt:
