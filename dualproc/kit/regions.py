@@ -109,9 +109,9 @@ def layouts(images: Tensor) -> Iterator[Layout | None]:
         yield _known(lab.tobytes(), lab.shape[1], height > ROWS)
 
 
-@lru_cache(maxsize=160)
+@lru_cache(maxsize=1024)
 def _known(lab: bytes, width: int, textured: bool) -> Layout:
-    """`layout` of an image of ROWS rows, once for all scorers that need it."""
+    """`layout` of an image of ROWS rows, once for all scorers that need it, also on hundreds of images (50 kB each)."""
     return layout(np.frombuffer(lab, "float32").reshape(-1, width, 3), textured=textured)
 
 
