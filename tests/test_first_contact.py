@@ -20,6 +20,7 @@ from run_examples import record
 
 import dualproc
 from dualproc import Engine, load_spec
+from dualproc.__main__ import main
 from dualproc.cli.progress import Bars, FitBars
 from dualproc.engine.notebook import NotebookProgress, in_notebook
 from dualproc.errors import DualprocWarning
@@ -274,3 +275,17 @@ def test_a_fit_in_a_notebook_shows_its_progress_and_its_warnings_reach_result_an
     again, shown = warned_by(lambda: Engine(loaded).fit(tmp_path / "again", progress=None))
     assert again.warnings == result.warnings
     assert len(shown) == 4
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_leave_the_core_to_others_unless_the_user_decides(
+    given: str | None, used: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    monkeypatch.setattr(sys, "argv", ["dp", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["OMP_WAIT_POLICY"] == used
+    assert capsys.readouterr().out.startswith("dualproc ")
