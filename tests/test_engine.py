@@ -24,7 +24,6 @@ from dualproc.engine.reload import load_engine, load_generator
 from dualproc.engine.seeds import SPAN
 from dualproc.errors import DualprocError, PluginError, RunError, SpecError
 from dualproc.plugins.visual_prompts.line import Line
-from dualproc.plugins.visual_prompts.swatches import Swatches
 from dualproc.run import RunFolder
 from dualproc.spec import PluginRef, VisualPromptSpec, spec_from_dict
 from dualproc.types import Answers, Sample, StepRecord
@@ -368,23 +367,6 @@ def test_wrong_parameters_are_reported_before_any_model_is_loaded() -> None:
     message = str(caught.value)
     assert "stepz" in message
     assert "line_weight" in message
-
-
-def test_with_wrap_what_leaves_the_image_comes_in_on_the_other_side() -> None:
-    colors = Swatches(Swatches.Params(colors=("#ff0000", "#00ff00", "#0000ff")))
-    spec = VisualPromptSpec.model_validate({"layers": [{"type": "swatches"}], "jitter": {"x": [0, 1], "wrap": True}})
-    canvas, images = draw_canvas([colors], 30, 30), torch.zeros(4, 3, 30, 30)
-
-    def order(shifts: list[tuple[float, float]] | None, spec: VisualPromptSpec) -> list[str]:
-        """The swatch at the left, in the middle and at the right of each image's lowest row; black where none is."""
-        seen = overlay(images, spec, canvas, shifts)[:, :, -1, [5, 15, 25]]
-        return ["".join("rgb"[one.argmax()] if one.max() > 0.5 else "-" for one in image.T) for image in seen]
-
-    shifts = [(0.0, 0.0), (1 / 3, 0.0), (2 / 3, 0.0), (-1 / 3, 0.0)]
-    assert order(shifts, spec) == ["rgb", "brg", "gbr", "gbr"]
-    assert order(None, spec) == ["rgb"] * 4  # in evaluations, it stays in place
-    cut = VisualPromptSpec.model_validate({"layers": [{"type": "swatches"}], "jitter": {"x": [0, 1]}})
-    assert order(shifts, cut) == ["rgb", "-rg", "--r", "gb-"]
 
 
 def test_visual_prompt_is_differentiable_shifted_per_image_and_blended() -> None:
