@@ -59,8 +59,7 @@ def overlay(images: Tensor, spec: VisualPromptSpec, canvas: Image, shifts: Seque
 
     height, width = images.shape[-2:]
     shifts = shifts or [(0.0, 0.0)] * len(images)
-    wrap = spec.jitter.wrap
-    placed = {shift: to_tensor(_place(canvas, shift, width, height, wrap=wrap)) for shift in set(shifts)}
+    placed = {shift: to_tensor(_place(canvas, shift, width, height)) for shift in set(shifts)}
     rgba = torch.stack([placed[shift] for shift in shifts]).to(images)
     alpha = rgba[:, 3:] * (spec.opacity if spec.blend == "alpha" else 1.0)
     return images * (1 - alpha) + rgba[:, :3] * alpha
@@ -71,15 +70,12 @@ def draw_shift(spec: VisualPromptSpec, rng: random.Random) -> Shift:
     return rng.uniform(*spec.jitter.x), rng.uniform(*spec.jitter.y)
 
 
-def _place(canvas: Image, shift: Shift, width: int, height: int, *, wrap: bool) -> Image:
-    """The canvas shifted (what leaves it is cut off; with `wrap`, it comes in again) and downscaled to the image."""
-    from PIL import Image, ImageChops
+def _place(canvas: Image, shift: Shift, width: int, height: int) -> Image:
+    """The canvas shifted (what leaves it is cut off) and downscaled to the image's size."""
+    from PIL import Image
 
-    right, down = round(shift[0] * canvas.width), round(shift[1] * canvas.height)
     moved = canvas
-    if wrap:
-        moved = ImageChops.offset(canvas, right, down)
-    elif shift != (0.0, 0.0):
+    if shift != (0.0, 0.0):
         moved = Image.new("RGBa", canvas.size)
-        moved.paste(canvas, (right, down))
+        moved.paste(canvas, (round(shift[0] * canvas.width), round(shift[1] * canvas.height)))
     return moved.resize((width, height), Image.Resampling.BOX).convert("RGBA")

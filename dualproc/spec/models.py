@@ -47,12 +47,6 @@ class Jitter(SpecModel):
     y: tuple[Shift, Shift] = Field(
         default=(0.0, 0.0), description="Range of the shift downwards, as shares of the image's height."
     )
-    wrap: bool = Field(
-        default=False,
-        strict=True,
-        description="What leaves the image comes in again on the other side, so no part of the visual prompt is always "
-        "over the same part of the image.",
-    )
 
     @field_validator("x", "y")
     @classmethod
