@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TASKS = (
     "specs/horizon.yaml:middle:variants.middle.row=0.48:anchor.1.share=1.0:train.steps=200",
     'specs/palette.yaml:retro:variants.retro.colors=["#b7d3a8","#8fb8c9","#e3c98f"]'
-    ":anchor.1.type=base_image:anchor.1.norm=l1:anchor.1.blur=0.03:anchor.1.weight=0.5:anchor.1.share=1.0"
+    ":variants.retro.layout=0:variants.retro.keep=0.5:anchor.2.share=1.0"
     ":train.antithetic=false",
     "specs/relative_depth.yaml:closer:anchor.1.share=1.0",
     "specs/line_weight.yaml:thin:variants.thin.width=0.015:anchor.1.share=1.0"
