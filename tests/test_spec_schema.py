@@ -80,7 +80,7 @@ def test_the_schema_has_the_parameters_of_every_plugin() -> None:
     params = schema["$defs"]["scorers.line_weight"]["properties"]
     assert params["target"]["description"] == "Target width."
     assert set(params) == {"type", "target", "tolerance", "inner"}
-    assert set(schema["$defs"]["anchors.base_denoise"]["properties"]) == {"type", "weight"}
+    assert set(schema["$defs"]["anchors.base_denoise"]["properties"]) == {"type", "weight", "share"}
     assert "allOf" not in json_schema({})["$defs"]["scorers"]
 
 
