@@ -23,6 +23,7 @@ from dualproc.engine.overlay import draw_canvas, draw_shift, overlay
 from dualproc.engine.reload import load_engine, load_generator
 from dualproc.engine.seeds import SPAN
 from dualproc.errors import DualprocError, PluginError, RunError, SpecError
+from dualproc.plugins.anchors.base_denoise import BaseDenoise
 from dualproc.plugins.visual_prompts.line import Line
 from dualproc.run import RunFolder
 from dualproc.spec import PluginRef, VisualPromptSpec, spec_from_dict
@@ -261,16 +262,28 @@ def test_steps_differ_for_another_seed() -> None:
     assert one.step().loss != other.step().loss
 
 
-def test_with_a_share_an_anchor_is_left_out_of_steps_and_counts_more_in_the_others() -> None:
-    """With a learning rate of nearly 0, the same images have the same penalty in all steps of the same number."""
+def test_with_a_share_an_anchor_is_left_out_of_steps_and_counts_more_in_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a learning rate of nearly 0, a step has the same images in both fits, so the same penalty."""
+    calls, real = [], BaseDenoise.penalty
+
+    def counted(*given: Any) -> torch.Tensor:
+        calls.append(given)
+        return real(*given)
+
+    monkeypatch.setattr(BaseDenoise, "penalty", counted)
 
     def penalties(**anchor: Any) -> list[float]:
         ref = {"type": "base_denoise", "weight": 2.0, "low": 0.3, "high": 0.3, **anchor}
         train = {"steps": 24, "batch": 1, "lr": 1e-12, "lora": {"rank": 2}}
         return [one.anchor for one in Engine(make_spec(anchor=ref, train=train), build=stubs()).steps()]
 
-    always, half = penalties(), penalties(share=0.5)
+    always = penalties()
+    calls.clear()
+    half = penalties(share=0.5)
     added = [step for step, penalty in enumerate(half) if penalty]
+    assert len(calls) == len(added)  # in the other steps, it takes no time
     assert 6 < len(added) < 18
     assert [half[step] for step in added] == pytest.approx([2 * always[step] for step in added], rel=0.01)
 

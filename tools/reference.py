@@ -79,7 +79,7 @@ def plugins() -> str:
     from dualproc.cli.plugins import gated_note, published_note
     from dualproc.kit.hub import LOGIN
     from dualproc.protocols import KINDS
-    from dualproc.spec.refs import own_keys
+    from dualproc.spec.refs import fullest_ref
 
     parts = [
         f"# Plugins and their parameters\n\n{MADE}\n\n"
@@ -89,8 +89,9 @@ def plugins() -> str:
     ]
     for kind in KINDS:
         parts.append(f"## {kind.replace('_', ' ')}\n")
-        if len(own_keys(kind).model_fields) > 1:
-            parts.append(f"Besides its parameters, each has in a spec:\n\n{_table(own_keys(kind), hidden=('type',))}")
+        ref = fullest_ref(kind)
+        if len(ref.model_fields) > 1:
+            parts.append(f"Besides its parameters, each has in a spec:\n\n{_table(ref, hidden=('type',))}")
         ours = [entry for entry in registry.discover(kind).entries if entry.distribution == "dualproc"]
         names = {entry.target: entry.name for entry in ours}
         for entry in ours:

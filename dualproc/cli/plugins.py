@@ -136,12 +136,10 @@ def _print_entries(*kinds: str) -> None:
 
 def _parameters(loaded: LoadedPlugin) -> list[tuple[str, str, str]]:
     """Each parameter's name, type and default, and meaning; then those of the keys that a spec reads itself."""
-    from dualproc.spec.refs import own_keys
+    from dualproc.spec.refs import fullest_ref
 
-    theirs, ours = loaded.cls.Params, own_keys(loaded.entry.kind)
-    return [
-        row for model in (theirs, ours) for row in _rows(model.model_json_schema(), loaded.preset) if row[0] != "type"
-    ]
+    ours = _rows(fullest_ref(loaded.entry.kind).model_json_schema(), {})
+    return [*_rows(loaded.cls.Params.model_json_schema(), loaded.preset), *(row for row in ours if row[0] != "type")]
 
 
 def _rows(schema: Mapping[str, Any], preset: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

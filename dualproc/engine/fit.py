@@ -150,7 +150,7 @@ def fit(
         end = _train(loop, run, monitoring, trackers, progress)
 
         def save() -> None:
-            monitoring.take_best()
+            _take(loop, monitoring.kept)
             with explained(loop, run, "while the LoRA was saved", "fix the cause, then continue with `resume=True`"):
                 _save_lora(loop, run, lora_facts(spec, loop.generator.recipe(), resolved.text))
 
@@ -406,10 +406,6 @@ class _Monitoring:
             else:
                 self.checks_since += 1
         return replace(record, referee=score, hack_meter=hacked)
-
-    def take_best(self) -> None:
-        """Set the LoRA to the one that is saved."""
-        _take(self.loop, self.kept)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Its part of a checkpoint."""

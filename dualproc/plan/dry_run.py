@@ -19,7 +19,7 @@ from dualproc.errors import DualprocError
 from dualproc.kit.blocks import recomputed_blocks
 from dualproc.kit.patching import replaced
 from dualproc.protocols import MemoryOptions
-from dualproc.spec import AnchorRef, PluginRef, QuestionSpec, TaskSpec
+from dualproc.spec import PluginRef, QuestionSpec, TaskSpec
 from dualproc.types import Sample
 
 from .ledger import MAIN, Ledger
@@ -248,9 +248,6 @@ def _for_dry_run(spec: TaskSpec) -> TaskSpec:
     def longest_wording(question: QuestionSpec) -> QuestionSpec:
         return question.model_copy(update={"template": max(question.wordings, key=len), "paraphrases": ()})
 
-    def always(ref: AnchorRef) -> AnchorRef:
-        return ref.model_copy(update={"share": 1.0})
-
     texts = [prompt.text for prompt in spec.prompts.train_prompts()]
     longest = spec.prompts.train[texts.index(max(texts, key=len))]
     changes = {
@@ -259,7 +256,7 @@ def _for_dry_run(spec: TaskSpec) -> TaskSpec:
         "referee": plain("judges", spec.referee) if spec.referee else None,
         "prompts": spec.prompts.model_copy(update={"train": (longest,), "eval": spec.prompts.eval[:1]}),
         "question": tuple(map(longest_wording, spec.questions)),
-        "anchor": tuple(map(always, spec.anchors)) or None,
+        "anchor": tuple(ref.model_copy(update={"share": 1.0}) for ref in spec.anchors) or None,
         "scorers": (),
     }
     return spec.model_copy(update=changes)

@@ -110,8 +110,8 @@ _PLACES: tuple[tuple[KeyPath, str, type[PluginRef]], ...] = (
 )
 
 
-def own_keys(kind: str) -> type[PluginRef]:
-    """The reference to a plugin of this kind that has the most keys of its own; the spec reads these itself."""
+def fullest_ref(kind: str) -> type[PluginRef]:
+    """The reference to a plugin of this kind with the most keys that the spec reads itself, besides `type`."""
     models = (model for _, of, model in _PLACES if of == kind)
     return max(models, key=lambda model: len(model.model_fields))
 

@@ -9,13 +9,12 @@ from dualproc.protocols import KINDS
 
 from .fields import WORD
 from .models import TaskSpec
-from .refs import AnchorRef, LayerRef, MemberRef, PluginRef
+from .refs import MemberRef, PluginRef, fullest_ref
 
 Schema = dict[str, Any]
 
-_PLACES: dict[str, tuple[str, type[PluginRef]]] = {kind: (kind, PluginRef) for kind in KINDS}
-_PLACES |= {"anchors": ("anchors", AnchorRef), "members": ("judges", MemberRef)}
-_PLACES |= {"visual_prompts": ("visual_prompts", LayerRef)}
+_PLACES: dict[str, tuple[str, type[PluginRef]]] = {kind: (kind, fullest_ref(kind)) for kind in KINDS}
+_PLACES |= {"judges": ("judges", PluginRef), "members": ("judges", MemberRef)}
 """For each `x-plugin` marker: the kind of plugin, and the model with the keys besides the plugin's parameters."""
 _FILLED_KINDS = ("rewards", "visual_prompts", "anchors", "scorers")
 _FILLED_MODELS = ("Jitter", "QuestionSpec", "VisualPromptSpec")
@@ -75,7 +74,7 @@ def _plugin(kind: str, name: str, params: Mapping[str, Any]) -> Schema:
 
 
 def _own_keys(kind: str) -> Schema:
-    """The spec's own keys in a reference to a plugin: `type`, and for some kinds `weight` or `hidden`."""
+    """The spec's own keys in a reference to a plugin: `type`, and for some kinds others such as `weight`."""
     schema = _PLACES[kind][1].model_json_schema()
     return dict((_with_placeholders(schema) if kind in _FILLED_KINDS else schema)["properties"])
 

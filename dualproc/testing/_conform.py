@@ -16,10 +16,10 @@ from torch import Tensor
 from dualproc import registry
 from dualproc.errors import DualprocError
 from dualproc.protocols import KINDS, MemoryOptions
-from dualproc.spec.refs import own_keys
+from dualproc.spec.refs import fullest_ref
 
 UNKNOWN = "no_such_parameter"
-RESERVED = {kind: tuple(own_keys(kind).model_fields) for kind in KINDS}
+RESERVED = {kind: tuple(fullest_ref(kind).model_fields) for kind in KINDS}
 """Keys that a spec reads itself: a spec could not set a parameter of such a name."""
 MEMORY_KINDS = ("generators", "judges")
 """The kinds whose parameters `MemoryOptions` describes."""
