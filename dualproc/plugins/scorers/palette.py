@@ -29,7 +29,8 @@ class Palette:
     swatch that is furthest from being in the image; a swatch's distance is that to the `share` of the image with the
     nearest colours. So an image in one of the swatches' colours alone is not on target. *Contrast*: how much less the
     colours that stand for two swatches differ from each other than the swatches do. So one colour between two swatches
-    does not stand for both, unless they differ by less than `within`.
+    does not stand for both, unless they differ by less than `within`. A colour other than the nearest one may stand for
+    a swatch, at its own distance; of all choices, the pair of swatches has the one with the smallest value.
 
     Outlines (narrow and darker than their surroundings) are left out, unless a swatch is nearly black. The small fills
     of a drawing count, and mostly keep their own colours. So a rendered scene whose sky and ground have two of three
@@ -93,15 +94,32 @@ def palette_distance(colours: Array, shares: Array, params: Palette.Params) -> f
     present = len(params.colors) - params.missing
     if not params.share or present <= 0:
         return off
-    lacking, found = [], []
-    for each in apart.T:
-        nearest = np.argsort(each, kind="stable")
-        before = np.cumsum(shares[nearest]) - shares[nearest]
-        counted = (params.share - before).clip(0, shares[nearest])  # the first colours that cover `share` together
-        lacking.append(float(each[nearest] @ counted / counted.sum()))
-        found.append(counted @ colours[nearest] / counted.sum())
+    stand_ins = [_stand_ins(each, colours, shares, params.share) for each in apart.T]
+    lacking, found = (np.array(each) for each in zip(*stand_ins, strict=True))
     wanted = distances_between(to_lab(params.colors), lightness=params.lightness)
-    too_alike = wanted - distances_between(np.array(found), lightness=params.lightness)
-    np.fill_diagonal(too_alike, lacking)
-    kept = (list(swatches) for swatches in combinations(range(len(lacking)), present))
-    return max(off, min(float(too_alike[np.ix_(swatches, swatches)].max()) for swatches in kept))
+    between = distances_between(found.reshape(-1, 3), lightness=params.lightness).reshape(*lacking.shape * 2)
+    too_alike = wanted[:, None, :, None] - between
+    values = np.maximum(too_alike, np.maximum(lacking[:, :, None, None], lacking)).min(axis=(1, 3))
+    np.fill_diagonal(values, lacking[:, 0])
+    kept = (list(swatches) for swatches in combinations(range(len(values)), present))
+    return max(off, min(float(values[np.ix_(swatches, swatches)].max()) for swatches in kept))
+
+
+def _stand_ins(apart: Array, colours: Array, shares: Array, share: float) -> tuple[Array, Array]:
+    """What can stand for a swatch at distances `apart` [K] from the colours: [K] distances and [K, 3] colours.
+
+    The first is the mean of the nearest colours that cover `share` of the image together; the next leaves out the
+    nearest colour, and so on. The distance is inf where too little is left.
+    """
+    import numpy as np
+
+    distance, found = [], []
+    nearest = np.argsort(apart, kind="stable")
+    for first in range(len(nearest)):
+        rest = nearest[first:]
+        before = np.cumsum(shares[rest]) - shares[rest]
+        counted = (share - before).clip(0, shares[rest])
+        enough = not first or shares[rest].sum() >= share
+        distance.append(float(apart[rest] @ counted / counted.sum()) if enough else math.inf)
+        found.append(counted @ colours[rest] / counted.sum())
+    return np.array(distance), np.array(found)
