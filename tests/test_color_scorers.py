@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFilter
 from pydantic import ValidationError
 
 from dualproc.errors import PluginError
-from dualproc.kit.colors import SHADES, distances, dominant_colors, lab_and_ink, to_lab
+from dualproc.kit.colors import SHADES, distances, distances_to_each, dominant_colors, lab_and_ink, to_lab
 from dualproc.plugins.scorers.hue import Hue
-from dualproc.plugins.scorers.palette import Palette
+from dualproc.plugins.scorers.palette import Palette, palette_distance
 from dualproc.plugins.scorers.region_color import RegionColor
 from dualproc.types import Prompt, ScoreContext
 
@@ -152,6 +153,28 @@ def test_one_colour_between_two_swatches_does_not_stand_for_both(missing: int) -
     assert float(distances(to_lab([between]), swatches).max()) < 8  # near both
     assert palette(one, colors=colors, missing=missing)[0] == pytest.approx(apart, abs=0.5)
     assert palette(both, colors=colors, missing=missing)[0] < 2
+
+
+def test_a_colour_that_is_nearest_to_no_swatch_may_stand_for_one() -> None:
+    """The brown is darker than its swatch, so that the sky is nearer to both; still both are there."""
+    swatches = ("#b3937f", "#9c9580")
+    sky, brown = np.array([61.0, 3.0, 16.0]), np.array([56.0, 15.0, 13.0])
+    apart = distances_to_each(np.stack([sky, brown]), swatches)
+    assert (apart[0] < apart[1]).all()
+    params = Palette.Params(colors=swatches)
+    found = palette_distance(np.stack([sky, brown]), np.array([0.45, 0.45]), params)
+    assert found == pytest.approx(apart[1, 0])  # the brown's own distance
+    assert found < 10
+    assert palette_distance(np.stack([sky, sky]), np.array([0.45, 0.45]), params) > 11  # the distance of the swatches
+
+
+def test_the_value_changes_gradually_with_a_colour() -> None:
+    params = Palette.Params(colors=("#b3937f", "#9c9580"))
+    sky, start, end = np.array([61.0, 3.0, 16.0]), to_lab(params.colors[:1])[0], np.array([52.0, 20.0, 11.0])
+    browns = start + np.linspace(0, 1, 100)[:, None] * (end - start)
+    values = [palette_distance(np.stack([sky, brown]), np.array([0.45, 0.45]), params) for brown in browns]
+    assert np.abs(np.diff(values)).max() < 0.3  # each step is 0.18 in CIELAB
+    assert values[-1] > 11  # at the end, the sky stands for both
 
 
 def test_outlines_of_any_thickness_do_not_count() -> None:
