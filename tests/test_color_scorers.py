@@ -166,6 +166,8 @@ def test_a_colour_that_is_nearest_to_no_swatch_may_stand_for_one() -> None:
     assert found == pytest.approx(apart[1, 0])  # the brown's own distance
     assert found < 10
     assert palette_distance(np.stack([sky, sky]), np.array([0.45, 0.45]), params) > 11  # the distance of the swatches
+    none = np.array([0.0, 0.9])  # colours that cover nothing stand for nothing
+    assert palette_distance(np.stack([sky, brown]), none, params) == palette_distance(brown[None], none[1:], params)
 
 
 def test_the_value_changes_gradually_with_a_colour() -> None:

@@ -113,13 +113,14 @@ def _stand_ins(apart: Array, colours: Array, shares: Array, share: float) -> tup
     """
     import numpy as np
 
-    distance, found = [], []
     nearest = np.argsort(apart, kind="stable")
+    distance, found = np.full(len(nearest), math.inf), colours.astype(np.float64)
     for first in range(len(nearest)):
         rest = nearest[first:]
+        if first and shares[rest].sum() < share:
+            break
         before = np.cumsum(shares[rest]) - shares[rest]
         counted = (share - before).clip(0, shares[rest])
-        enough = not first or shares[rest].sum() >= share
-        distance.append(float(apart[rest] @ counted / counted.sum()) if enough else math.inf)
-        found.append(counted @ colours[rest] / counted.sum())
-    return np.array(distance), np.array(found)
+        distance[first] = apart[rest] @ counted / counted.sum()
+        found[first] = counted @ colours[rest] / counted.sum()
+    return distance, found
