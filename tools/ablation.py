@@ -34,7 +34,7 @@ TASKS = (
     'specs/palette.yaml:retro:variants.retro.colors=["#b7d3a8","#8fb8c9","#e3c98f"]'
     ":variants.retro.layout=0:variants.retro.keep=0.5:anchor.2.share=1.0"
     ":train.antithetic=false",
-    "specs/relative_depth.yaml:closer:anchor.1.share=1.0",
+    "specs/relative_depth.yaml:closer:anchor.1.share=1.0:anchor.2.weight=0",
     "specs/line_weight.yaml:thin:variants.thin.width=0.015:anchor.1.share=1.0"
     ":train.stratified=false:train.steps=240:train.lr=1.5e-4",
 )
