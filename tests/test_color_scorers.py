@@ -179,6 +179,16 @@ def test_the_value_changes_gradually_with_a_colour() -> None:
     assert values[-1] > 11  # at the end, the sky stands for both
 
 
+def test_the_value_changes_gradually_with_the_share_of_a_colour() -> None:
+    params = Palette.Params(colors=("#b3937f", "#9c9580"))
+    colours = np.array([[61.0, 3.0, 16.0], [56.0, 15.0, 13.0]])  # the sky is nearer to both swatches
+    shares = np.linspace(0, 0.1, 200)
+    values = [palette_distance(colours, np.array([0.45, share]), params) for share in shares]
+    assert np.abs(np.diff(values)).max() < 0.3
+    assert values[0] > 11  # without the brown, the sky stands for both
+    assert values[-1] == pytest.approx(distances_to_each(colours, params.colors)[1, 0])
+
+
 def test_outlines_of_any_thickness_do_not_count() -> None:
     thin, thick, brown = palette(
         tensor(scene(width=0.01, fill=SKY)), tensor(scene(width=0.06, fill=SKY)), tensor(scene(ink="#5a3a20", fill=SKY))

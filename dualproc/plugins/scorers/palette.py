@@ -30,7 +30,8 @@ class Palette:
     nearest colours. So an image in one of the swatches' colours alone is not on target. *Contrast*: how much less the
     colours that stand for two swatches differ from each other than the swatches do. So one colour between two swatches
     does not stand for both, unless they differ by less than `within`. A colour other than the nearest one may stand for
-    a swatch, at its own distance; of all choices, the pair of swatches has the one with the smallest value.
+    a swatch, at its own distance; for each pair of swatches, the choice with the smallest value counts. Each pair chooses
+    for itself, so two colours may stand for three swatches that both are near to.
 
     Outlines (narrow and darker than their surroundings) are left out, unless a swatch is nearly black. The small fills
     of a drawing count, and mostly keep their own colours. So a rendered scene whose sky and ground have two of three
@@ -95,12 +96,12 @@ def palette_distance(colours: Array, shares: Array, params: Palette.Params) -> f
     if not params.share or present <= 0:
         return off
     stand_ins = [_stand_ins(each, colours, shares, params.share) for each in apart.T]
-    lacking, found = (np.array(each) for each in zip(*stand_ins, strict=True))
+    distance, found = (np.array(each) for each in zip(*stand_ins, strict=True))
     wanted = distances_between(to_lab(params.colors), lightness=params.lightness)
-    between = distances_between(found.reshape(-1, 3), lightness=params.lightness).reshape(*lacking.shape * 2)
-    too_alike = wanted[:, None, :, None] - between
-    values = np.maximum(too_alike, np.maximum(lacking[:, :, None, None], lacking)).min(axis=(1, 3))
-    np.fill_diagonal(values, lacking[:, 0])
+    between = distances_between(found.reshape(-1, 3), lightness=params.lightness).reshape(*distance.shape * 2)
+    too_alike = wanted[:, None, :, None] - between  # [swatch, choice, swatch, choice]
+    values = np.maximum(too_alike, np.maximum(distance[:, :, None, None], distance)).min(axis=(1, 3))
+    np.fill_diagonal(values, distance[:, 0])
     kept = (list(swatches) for swatches in combinations(range(len(values)), present))
     return max(off, min(float(values[np.ix_(swatches, swatches)].max()) for swatches in kept))
 
@@ -108,19 +109,14 @@ def palette_distance(colours: Array, shares: Array, params: Palette.Params) -> f
 def _stand_ins(apart: Array, colours: Array, shares: Array, share: float) -> tuple[Array, Array]:
     """What can stand for a swatch at distances `apart` [K] from the colours: [K] distances and [K, 3] colours.
 
-    The first is the mean of the nearest colours that cover `share` of the image together; the next leaves out the
-    nearest colour, and so on. The distance is inf where too little is left.
+    Each is the mean of colours that cover `share` of the image together: the first of the nearest ones; the next of
+    those from the second nearest on, filled up with the nearest if too little is left; and so on.
     """
     import numpy as np
 
     nearest = np.argsort(apart, kind="stable")
-    distance, found = np.full(len(nearest), math.inf), colours.astype(np.float64)
-    for first in range(len(nearest)):
-        rest = nearest[first:]
-        if first and shares[rest].sum() < share:
-            break
-        before = np.cumsum(shares[rest]) - shares[rest]
-        counted = (share - before).clip(0, shares[rest])
-        distance[first] = apart[rest] @ counted / counted.sum()
-        found[first] = counted @ colours[rest] / counted.sum()
-    return distance, found
+    order = np.stack([np.roll(nearest, -first) for first in range(len(nearest))])
+    before = shares[order].cumsum(axis=1) - shares[order]
+    counted = (share - before).clip(0, shares[order])
+    weights = counted / counted.sum(axis=1, keepdims=True)
+    return (weights * apart[order]).sum(axis=1), (weights[..., None] * colours[order]).sum(axis=1)
