@@ -143,11 +143,13 @@ class Generator(Plugin, Protocol):
 class Judge(Plugin, Protocol):
     """The frozen vision-language model whose gradient trains the generator.
 
-    Two things are optional. `reading: str`, an attribute or property, says in a few words how several questions about
+    Three things are optional. `reading: str`, an attribute or property, says in a few words how several questions about
     an image are read; `dp run` prints it. `check_questions(questions: Sequence[Question]) -> None` is called once with
     the questions about one image, when models are loaded: it raises PluginError if the judge cannot say a candidate, or
     takes two candidates for the same answer. A judge with this method also honours `Question.wordings`: P(candidate) is
     the sum over its wordings. Questions with several wordings are refused for other judges.
+    `image_features(images: Tensor) -> Tensor` returns the features [B, N, D] of the images [B, 3, H, W], differentiable
+    with respect to them; the anchor `base_features` needs it.
     """
 
     def answer_log_likelihoods(self, images: Tensor, questions: Sequence[Sequence[Question]]) -> Answers:

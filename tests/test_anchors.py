@@ -11,10 +11,13 @@ import torch
 from small_models import stable_diffusion
 
 from dualproc.engine import lora
+from dualproc.engine.ensemble import Ensemble
+from dualproc.errors import PluginError
 from dualproc.kit.structure import blurred
 from dualproc.plugins.anchors.base_answers import BaseAnswers
 from dualproc.plugins.anchors.base_colors import BaseColors
 from dualproc.plugins.anchors.base_denoise import BaseDenoise
+from dualproc.plugins.anchors.base_features import BaseFeatures
 from dualproc.plugins.anchors.base_image import BaseImage
 from dualproc.plugins.anchors.base_layout import BaseLayout
 from dualproc.plugins.generators.diffusers import DiffusersGenerator
@@ -130,6 +133,27 @@ def test_the_judge_s_answers_to_other_questions_are_kept(generator: DiffusersGen
     (gradient,) = torch.autograd.grad(found.sum(), sample.images)
     assert gradient.isfinite().all()
     assert gradient.abs().sum() > 0
+
+
+def test_what_the_judge_sees_of_an_image_is_kept(generator: DiffusersGenerator) -> None:
+    base = generator.sample(PROMPTS, SEEDS, base=True)
+    anchor = BaseFeatures(BaseFeatures.Params())
+    anchor.judge = build("judges", PluginRef(type="tiny"))
+    noisy = base.images + 0.02 * torch.randn(base.images.shape, generator=torch.Generator().manual_seed(0))
+    moved = base.images.roll(16, dims=3)
+    costs = [penalty(anchor, replace(base, images=images), generator) for images in (base.images, noisy, moved)]
+    assert costs[0].abs().max() < 1e-5
+    assert (10 * costs[1] < costs[2]).all()
+    sample = replace(base, images=moved.requires_grad_())
+    (gradient,) = torch.autograd.grad(penalty(anchor, sample, generator).sum(), sample.images)
+    assert gradient.isfinite().all()
+    assert gradient.abs().sum() > 0
+
+
+def test_a_judge_without_image_features_is_refused_when_models_are_loaded() -> None:
+    anchor, judge = BaseFeatures(BaseFeatures.Params()), build("judges", PluginRef(type="tiny"))
+    with pytest.raises(PluginError, match="Ensemble has none"):
+        anchor.judge = Ensemble([(1.0, judge)])
 
 
 def test_the_layout_is_free_of_colours_and_sees_what_moved(generator: DiffusersGenerator) -> None:

@@ -41,6 +41,7 @@ BUILT_IN: list[tuple[str, str, dict[str, Any]]] = [
     ("anchors", "base_colors", {}),
     ("anchors", "base_image", {"blur": 0.05}),
     ("anchors", "base_image", {"norm": "l1"}),
+    ("anchors", "base_features", {}),
     ("anchors", "base_layout", {}),
     ("scorers", "line_weight", {"target": 0.04}),
     ("scorers", "palette", {"colors": ["red", "blue"]}),

@@ -12,6 +12,7 @@ from small_judges import FAMILIES, generated_log_likelihood, pixels_of, save
 from torch import Tensor
 
 from dualproc import registry
+from dualproc.errors import PluginError
 from dualproc.plugins.judges.transformers import TransformersJudge
 from dualproc.types import Question
 
@@ -137,6 +138,24 @@ def test_generate_answers_in_words(judge: TransformersJudge, images: Tensor) -> 
     said = judge.generate(images.detach(), TEXTS[:2], max_new_tokens=3)
     assert len(said) == 2
     assert all(isinstance(text, str) for text in said)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_features_of_an_image_are_its_own_and_have_a_gradient(family: str, load: Load, images: Tensor) -> None:
+    judge = load(family)
+    if family == "mllama":  # its language model reads the image by cross-attention
+        with pytest.raises(PluginError, match="gives no image features"):
+            judge.image_features(images)
+        return
+    together = judge.image_features(images)
+    assert together.ndim == 3
+    for b in range(2):
+        torch.testing.assert_close(together[b : b + 1], judge.image_features(images[b : b + 1]), **ABSOLUTE)
+    assert (together[0] - together[1]).abs().max() > 0.01
+    found = gradient(together.square(), images)
+    assert found.isfinite().all()
+    assert (found.abs().sum((1, 2, 3)) > 0).all()
+    judge.answer_log_likelihoods(images, questions(TEXTS, TEXTS))  # the model is as before
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -56,7 +56,7 @@ BUILT_IN = {
     ],
     "rewards": ["answer_likelihood", "yes_no_gap"],
     "visual_prompts": ["box", "image", "line", "points", "swatches", "text"],
-    "anchors": ["base_answers", "base_colors", "base_denoise", "base_image", "base_layout"],
+    "anchors": ["base_answers", "base_colors", "base_denoise", "base_features", "base_image", "base_layout"],
     "scorers": [
         "clip", "composition", "depth", "depth_horizon", "depth_order", "detect", "dino", "horizon", "hue",
         "kept", "line_weight", "palette", "pickscore", "region_color", "tone",

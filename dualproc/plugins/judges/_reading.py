@@ -84,11 +84,10 @@ def encoded_once(model: nn.Module) -> Iterator[None]:
 
     Needs the method `get_image_features`, which nearly all model families have; without it, every pass encodes them.
     """
-    owners = [part for part in model.modules() if callable(getattr(part, "get_image_features", None))]
-    if not owners:
+    inner = _encoding(model)
+    if inner is None:
         yield
         return
-    inner: Any = owners[-1]  # the outer ones only forward the call
     encode, features = inner.get_image_features, list[Any]()
 
     def cached(*args: Any, **kwargs: Any) -> Any:
@@ -101,3 +100,41 @@ def encoded_once(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         del inner.get_image_features
+
+
+def image_features(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """[N, D]: the features of the images' N tokens, as the language model reads them; None without the method above.
+
+    They are taken from the model's own forward pass of `inputs`, because families call their encoders with different
+    arguments. The pass ends there.
+    """
+    import torch
+
+    inner = _encoding(model)
+    if inner is None:
+        return None
+    encode = inner.get_image_features
+
+    def only(*args: Any, **kwargs: Any) -> None:
+        raise _Encoded(encode(*args, **kwargs))
+
+    inner.get_image_features = only
+    try:
+        model(**inputs)
+    except _Encoded as encoded:
+        (found,) = encoded.args
+    finally:
+        del inner.get_image_features
+    found = getattr(found, "pooler_output", found)  # in transformers, this is what its projector returns
+    tokens = found if isinstance(found, torch.Tensor) else torch.cat(list(found))
+    return tokens.flatten(0, -2)
+
+
+class _Encoded(Exception):  # noqa: N818 (not an error: it ends a forward pass)
+    """The images are encoded."""
+
+
+def _encoding(model: nn.Module) -> Any:
+    """The part of the model that encodes images by its method `get_image_features`; None if no part has it."""
+    owners = [part for part in model.modules() if callable(getattr(part, "get_image_features", None))]
+    return owners[-1] if owners else None  # the outer ones only forward the call

@@ -17,7 +17,18 @@ from dualproc.kit.weights import freeze, warn_about_unknown_words
 from dualproc.types import Answers, Question
 
 from ._loading import TensorImageProcessor, checkpoint, load
-from ._reading import Row, cut, encoded_once, extended, joined, last_positions, mask, per_token, shared_length
+from ._reading import (
+    Row,
+    cut,
+    encoded_once,
+    extended,
+    image_features,
+    joined,
+    last_positions,
+    mask,
+    per_token,
+    shared_length,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,6 +147,23 @@ class TransformersJudge:
         ]
         counts = [[len(wordings[0]) for wordings in candidates] for candidates in answers]
         return Answers(torch.stack(scores, dim=1).to(images.device), torch.tensor(counts, device=images.device))
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """[B, N, D]: the N tokens that the language model reads of each of `images` [B, 3, H, W] in [0, 1].
+
+        Differentiable with respect to the images.
+
+        Raises:
+            PluginError: if the model family encodes its images in another way (Mllama).
+        """
+        rows = [self._question_tokens("", *images.shape[-2:])] * len(images)
+        found = image_features(self.model, {**self._image_inputs(images), **self._batch(rows)})
+        if found is None:
+            raise PluginError(
+                f"the judge {self.params.model!r} ({type(self.model).__name__}) gives no image features",
+                hint="use another judge, or another anchor than base_features",
+            )
+        return found.reshape(len(images), -1, found.shape[-1]).to(images.device)
 
     def check_questions(self, questions: Sequence[Question]) -> None:
         """Raise PluginError if the tokenizer cannot represent a candidate, or two candidates are the same tokens."""

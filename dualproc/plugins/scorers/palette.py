@@ -30,8 +30,8 @@ class Palette:
     nearest colours. So an image in one of the swatches' colours alone is not on target. *Contrast*: how much less the
     colours that stand for two swatches differ from each other than the swatches do. So one colour between two swatches
     does not stand for both, unless they differ by less than `within`. A colour other than the nearest one may stand for
-    a swatch, at its own distance; for each pair of swatches, the choice with the smallest value counts. Each pair chooses
-    for itself, so two colours may stand for three swatches that both are near to.
+    a swatch, at its own distance. Each pair of swatches has the choice with the smallest value, so two colours may
+    stand for three swatches if both are near to all of them.
 
     Outlines (narrow and darker than their surroundings) are left out, unless a swatch is nearly black. The small fills
     of a drawing count, and mostly keep their own colours. So a rendered scene whose sky and ground have two of three
