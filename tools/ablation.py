@@ -49,6 +49,7 @@ OTHER_ANCHORS: dict[str, dict[str, object]] = {
         "weight": 4.0,
         "questions": [f"Is the sky {color}?" for color in ("blue", "orange", "pink", "green", "gray")],
     },
+    "base_features": {"type": "base_features", "weight": 2.0},
     "base_colors": {"type": "base_colors", "weight": 0.4},
     "base_layout": {"type": "base_layout", "weight": 0.5},
 }
