@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from dualproc.kit.patching import replaced
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -95,18 +97,15 @@ def encoded_once(model: nn.Module) -> Iterator[None]:
             features.append(encode(*args, **kwargs))
         return features[0]
 
-    inner.get_image_features = cached
-    try:
+    with replaced(inner, "get_image_features", cached):
         yield
-    finally:
-        del inner.get_image_features
 
 
 def image_features(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor | None:
-    """[N, D]: the features of the images' N tokens, as the language model reads them; None without the method above.
+    """[N, D]: the features of the images' N tokens, as the language model reads them.
 
     They are taken from the model's own forward pass of `inputs`, because families call their encoders with different
-    arguments. The pass ends there.
+    arguments. The pass ends there. None if no part of the model has the method `get_image_features`.
     """
     import torch
 
@@ -118,13 +117,11 @@ def image_features(model: nn.Module, inputs: Mapping[str, Tensor]) -> Tensor | N
     def only(*args: Any, **kwargs: Any) -> None:
         raise _Encoded(encode(*args, **kwargs))
 
-    inner.get_image_features = only
-    try:
-        model(**inputs)
-    except _Encoded as encoded:
-        (found,) = encoded.args
-    finally:
-        del inner.get_image_features
+    with replaced(inner, "get_image_features", only):
+        try:
+            model(**inputs)
+        except _Encoded as encoded:
+            (found,) = encoded.args
     found = getattr(found, "pooler_output", found)  # in transformers, this is what its projector returns
     tokens = found if isinstance(found, torch.Tensor) else torch.cat(list(found))
     return tokens.flatten(0, -2)

@@ -13,6 +13,7 @@ from dualproc.kit.blocks import compile_blocks
 from dualproc.kit.devices import pick_device
 from dualproc.kit.model_params import ModelParams
 from dualproc.kit.offload import offload
+from dualproc.kit.patching import replaced
 from dualproc.kit.weights import freeze, warn_about_unknown_words
 from dualproc.types import Answers, Question
 
@@ -229,9 +230,8 @@ class TransformersJudge:
         if first is not None and prompts[0].startswith(first):
             text["add_special_tokens"] = False  # the chat template has added them
         blank = Image.new("RGB", (images.shape[-1], images.shape[-2]))
-        real = self.processor.image_processor
-        self.processor.image_processor = tensors = TensorImageProcessor(real, images.to(self._processes_on))
-        try:
+        tensors = TensorImageProcessor(self.processor.image_processor, images.to(self._processes_on))
+        with replaced(self.processor, "image_processor", tensors):
             out = self.processor(
                 images=[[blank] for _ in prompts],
                 text=prompts,
@@ -239,8 +239,6 @@ class TransformersJudge:
                 text_kwargs=text,
                 images_kwargs={"do_rescale": False, **self.params.images},
             ).to(self.device)
-        finally:
-            self.processor.image_processor = real
         self._process = tensors.again
         return {name: self._cast(value) for name, value in out.items() if name != "labels"}
 
